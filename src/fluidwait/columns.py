@@ -1,0 +1,142 @@
+"""Number columns of a CSV file, with one clear line for whatever is wrong in it."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from fluidwait.config import ConfigError, nearest
+
+LARGEST = 1_000_000_000  # of any whole number read here: sums and products of lengths then stay exact
+
+
+def column_names(path: str | Path) -> list[str]:
+    """The header of a CSV file. Lines that start with ``#`` above the header are comments.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, not UTF-8 text, or empty.
+    """
+    return _header(Path(path))[1]
+
+
+def read_columns(path: str | Path, whole: Mapping[str, int], real: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Read the named columns; other columns and blank lines are ignored.
+
+    Args:
+        path: a CSV file in UTF-8; see :func:`column_names` for its comments.
+        whole: columns of whole numbers with the smallest value allowed in each.
+        real: columns of finite numbers.
+
+    Returns:
+        Arrays of equal length by column name, int64 for ``whole`` and float64 for ``real``.
+
+    Raises:
+        ConfigError: what :func:`column_names` raises; a column is missing; there are no rows; a row has too many
+            fields; a value is empty, not a number, not whole, too small or above 1e9 (names the line and column).
+    """
+    path = Path(path)
+    above, header = _header(path)
+    for name in (*whole, *real):
+        if name not in header:
+            raise ConfigError(f"{path}: no column '{name}'{nearest(name, [h for h in header if h])}")
+    text = _text_columns(path, above, header, [*whole, *real])
+    blank = pl.all_horizontal(pl.all().is_null())
+    rows = text.with_row_index("row").filter(~blank)
+    if rows.is_empty():
+        raise ConfigError(f"{path}: no rows below the header")
+    line_of = _Lines(path, above, rows["row"])
+    values = {name: _numbers(rows[name], line_of, path, least) for name, least in whole.items()}
+    return values | {name: _numbers(rows[name], line_of, path, None) for name in real}
+
+
+def _header(path: Path) -> tuple[int, list[str]]:
+    """Number of lines above the header, and the header's names."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for above, line in enumerate(file):
+                if line.strip() and not line.startswith("#"):
+                    return above, [name.strip() for name in next(csv.reader([line]))]
+    except FileNotFoundError:
+        there = [p.name for p in path.parent.glob("*")]
+        hint = nearest(path.name, difflib.get_close_matches(path.name, there, n=1, cutoff=0.5))
+        raise ConfigError(f"{path}: no such file{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as CSV text ({error})") from None
+    raise ConfigError(f"{path}: the file is empty")
+
+
+def _text_columns(path: Path, above: int, header: list[str], names: list[str]) -> pl.DataFrame:
+    """The columns as text, null where empty."""
+    try:
+        frame = pl.read_csv(
+            path,
+            has_header=False,
+            skip_lines=above + 1,
+            columns=[header.index(name) for name in names],
+            new_columns=names,
+            schema={f"field{i}": pl.String for i in range(len(header))},
+        )
+    except pl.exceptions.NoDataError:
+        raise ConfigError(f"{path}: no rows below the header") from None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ConfigError(f"{path}: {_why_unreadable(path, above, len(header), error)}") from None
+    stripped = frame.with_columns(pl.all().str.strip_chars())
+    return stripped.with_columns(pl.when(pl.all() != "").then(pl.all()))
+
+
+def _why_unreadable(path: Path, above: int, fields: int, error: Exception) -> str:
+    try:
+        for line, record in _records(path, above):
+            if len(record) > fields:
+                return f"line {line}: {len(record)} fields where the header has {fields}"
+    except (UnicodeDecodeError, csv.Error) as found:
+        return f"cannot be read as CSV text ({found})"
+    return f"cannot be read as CSV text ({str(error).splitlines()[0]})"
+
+
+def _records(path: Path, above: int) -> Iterator[tuple[int, list[str]]]:
+    """Line number and fields of every record below the header."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(islice(file, above + 1, None))
+        start = above + 2
+        for record in reader:
+            yield start, record
+            start = above + 2 + reader.line_num
+
+
+class _Lines:
+    """Line number in the file of a row that was read, looked up only once something is wrong with it."""
+
+    def __init__(self, path: Path, above: int, rows: pl.Series) -> None:
+        self.path, self.above, self.rows = path, above, rows
+
+    def __call__(self, row: int) -> int:
+        return next(islice(_records(self.path, self.above), self.rows[row], None))[0]
+
+
+def _numbers(text: pl.Series, line_of: _Lines, path: Path, least: int | None) -> np.ndarray:
+    values = text.cast(pl.Float64, strict=False).to_numpy()
+    good = np.isfinite(values)  # nulls are NaN here
+    if least is not None:
+        good &= (values == np.rint(values)) & (values >= least) & (values <= LARGEST)
+    if good.all():
+        return values if least is None else values.astype(np.int64)
+    row = int(np.argmin(good))
+    raise ConfigError(f"{path}: line {line_of(row)}, column '{text.name}': {_fault(text[row], values[row], least)}")
+
+
+def _fault(text: str | None, value: float, least: int | None) -> str:
+    if text is None:
+        return "the value is missing"
+    shown = f"'{text if len(text) <= 40 else text[:37] + '...'}'"
+    if not np.isfinite(value):
+        return f"{shown} is not a number"
+    if value != np.rint(value):
+        return f"{shown} is not a whole number (nearest: {value:.0f})"
+    return f"{shown} is out of range, must be {least} to {LARGEST}"

@@ -1,0 +1,166 @@
+"""Joint histograms of prompt and output lengths: made from a data set, small enough to ship, and read back.
+
+A table is a CSV file with columns ``prompt``, ``output`` and ``count``: each row is one (prompt, output) pair in tokens
+that stands for ``count`` requests. Pairs are exact up to 100 tokens and binned beyond (:func:`bin_width`); a row is the
+mean of the pairs of its bin, rounded to whole tokens. A law drawn from a table therefore *is* the table: what
+:func:`fluidwait.workload.generate` draws and what the fluid model computes with agree exactly.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fluidwait.columns import read_columns
+from fluidwait.config import ConfigError
+from fluidwait.paths import atomic_path
+
+EXACT_BELOW = 100  # tokens: bins are one token wide up to here
+
+
+class Table(NamedTuple):
+    """Joint histogram of lengths, int64 arrays of shape (cells,): tokens, tokens, requests."""
+
+    prompt: np.ndarray
+    output: np.ndarray
+    count: np.ndarray
+
+
+class TableSummary(NamedTuple):
+    """What :func:`make_table` kept of the data set, in requests, and the cells of the table it made."""
+
+    rows: int
+    empty: int
+    too_long: int
+    kept: int
+    cells: int
+
+
+def make_table(
+    csv_in: str | Path,
+    out: str | Path,
+    *,
+    prompt_column: str = "prompt",
+    output_column: str = "output",
+    max_prompt: int | None = None,
+    max_output: int | None = None,
+    source: str | None = None,
+) -> TableSummary:
+    """Turn a data set of requests into a table file for ``lengths: {kind: table}``.
+
+    Args:
+        csv_in: CSV with one request per row; only the two named columns are read.
+        out: the table to write; it appears under its name only when it is complete.
+        prompt_column, output_column: names of the columns with the lengths, tokens.
+        max_prompt, max_output: longest lengths kept, tokens, inclusive.
+        source: one line saying where the data come from, for the table's header; the file's name when None.
+
+    Requests with an empty prompt or an empty output (length 0) are dropped and counted: there is nothing to serve.
+
+    Raises:
+        ConfigError: one line for a file that is missing, empty or unreadable, a missing column, a value that is not
+            a whole number of tokens (file, line, column), a limit below 1, nothing left, or an unwritable ``out``.
+    """
+    for name, limit in (("max_prompt", max_prompt), ("max_output", max_output)):
+        if limit is not None and limit < 1:
+            raise ConfigError(f"{name}: must be at least 1, found {limit}")
+    columns = read_columns(csv_in, {prompt_column: 0, output_column: 0})
+    prompt, output = columns[prompt_column], columns[output_column]
+    served = (prompt > 0) & (output > 0)
+    kept = served & _within(prompt, max_prompt) & _within(output, max_output)
+    if not kept.any():
+        raise ConfigError(
+            f"{csv_in}: no request is left of {kept.size} ({int((~served).sum())} empty, others too long)"
+        )
+    table = histogram(prompt[kept], output[kept])
+    summary = TableSummary(
+        rows=kept.size,
+        empty=int((~served).sum()),
+        too_long=int((served & ~kept).sum()),
+        kept=int(kept.sum()),
+        cells=table.count.size,
+    )
+    header = _header(source or Path(csv_in).name, max_prompt, max_output, summary)
+    _write(table, header, Path(out))
+    return summary
+
+
+def histogram(prompt: np.ndarray, output: np.ndarray) -> Table:
+    """Bin pairs of lengths (int64 of shape (N,), tokens >= 1) and represent every bin by its mean pair.
+
+    Means are rounded half to even, which leaves the overall means in place. Rows are in increasing order.
+    """
+    cells, member, count = np.unique(
+        np.column_stack([bin_upper(prompt), bin_upper(output)]), axis=0, return_inverse=True, return_counts=True
+    )
+    mean_prompt = np.rint(np.bincount(member.ravel(), prompt, minlength=len(cells)) / count).astype(np.int64)
+    mean_output = np.rint(np.bincount(member.ravel(), output, minlength=len(cells)) / count).astype(np.int64)
+    return Table(mean_prompt, mean_output, count.astype(np.int64))
+
+
+def bin_width(length: np.ndarray) -> np.ndarray:
+    """Width in tokens of the bin of each length: the smallest w of 1, 2, 5, 10, 20, 50, ... with length <= 100 w.
+
+    So 1 up to 100 tokens, 2 up to 200, 5 up to 500, 10 up to 1000: at most 2.5 % of the length.
+    """
+    widths = np.array([step * 10**power for power in range(9) for step in (1, 2, 5)], dtype=np.int64)
+    return widths[np.searchsorted(EXACT_BELOW * widths, length, side="left")]
+
+
+def bin_upper(length: np.ndarray) -> np.ndarray:
+    """Largest length of the bin of each length, tokens.
+
+    A bin holds (upper - w, upper] with upper a multiple of w. Round lengths are therefore edges, and shares such as
+    P(output <= 50) or P(output > 300) survive the binning exactly.
+    """
+    width = bin_width(length)
+    return -(-length // width) * width
+
+
+def read_table(path: str | Path, max_prompt: int | None = None, max_output: int | None = None) -> Table:
+    """Read a table file, keeping the pairs with ``prompt <= max_prompt`` and ``output <= max_output`` (tokens).
+
+    Raises:
+        ConfigError: the file cannot be read or holds a bad value (line and column named), or the limits leave nothing.
+    """
+    columns = read_columns(path, {"prompt": 1, "output": 1, "count": 1})
+    table = Table(columns["prompt"], columns["output"], columns["count"])
+    kept = _within(table.prompt, max_prompt) & _within(table.output, max_output)
+    if not kept.any():
+        shortest = int(np.argmin(table.prompt + table.output))
+        raise ConfigError(
+            f"{path}: no pair has prompt <= {max_prompt} and output <= {max_output}; "
+            f"the shortest is {table.prompt[shortest]} + {table.output[shortest]}"
+        )
+    return Table(*(column[kept] for column in table))
+
+
+def _within(length: np.ndarray, limit: int | None) -> np.ndarray:
+    return np.ones(length.shape, dtype=bool) if limit is None else length <= limit
+
+
+def _header(source: str, max_prompt: int | None, max_output: int | None, summary: TableSummary) -> list[str]:
+    limits = [f"{n} <= {v}" for n, v in (("prompt", max_prompt), ("output", max_output)) if v is not None]
+    return [
+        "Joint histogram of request lengths, tokens. Each row stands for `count` requests.",
+        f"source: {' '.join(source.split())}",
+        f"filter: {' and '.join(['lengths >= 1', *limits])}",
+        f"requests: {summary.rows} read, {summary.empty} with an empty prompt or output dropped, "
+        f"{summary.too_long} too long dropped, {summary.kept} kept",
+        f"cells: {summary.cells}, widths 1 token up to {EXACT_BELOW}, then 2 up to 200, 5 up to 500, ...; "
+        "a row is the rounded mean of its cell",
+        "made by: fluidwait.workload_table.make_table",
+    ]
+
+
+def _write(table: Table, header: list[str], out: Path) -> None:
+    rows = np.column_stack(table).tolist()
+    text = "".join(f"# {line}\n" for line in header) + "prompt,output,count\n"
+    text += "".join(f"{prompt},{output},{count}\n" for prompt, output, count in rows)
+    try:
+        with atomic_path(out) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error.strerror or error})") from None

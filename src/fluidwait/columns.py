@@ -46,8 +46,7 @@ def read_columns(path: str | Path, whole: Mapping[str, int], real: Sequence[str]
         if name not in header:
             raise ConfigError(f"{path}: no column '{name}'{nearest(name, [h for h in header if h])}")
     text = _text_columns(path, above, header, [*whole, *real])
-    blank = pl.all_horizontal(pl.all().is_null())
-    rows = text.with_row_index("row").filter(~blank)
+    rows = _without_blank_lines(text.with_row_index("row"), path, above)
     if rows.is_empty():
         raise ConfigError(f"{path}: no rows below the header")
     line_of = _Lines(path, above, rows["row"])
@@ -61,7 +60,7 @@ def _header(path: Path) -> tuple[int, list[str]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for above, line in enumerate(file):
                 if line.strip() and not line.startswith("#"):
-                    return above, [name.strip() for name in next(csv.reader([line]))]
+                    return above, [name.strip() for name in next(csv.reader([line], skipinitialspace=True))]
     except FileNotFoundError:
         there = [p.name for p in path.parent.glob("*")]
         hint = nearest(path.name, difflib.get_close_matches(path.name, there, n=1, cutoff=0.5))
@@ -73,28 +72,38 @@ def _header(path: Path) -> tuple[int, list[str]]:
 
 def _text_columns(path: Path, above: int, header: list[str], names: list[str]) -> pl.DataFrame:
     """The columns as text, null where empty."""
+    fields = [f"column_{i + 1}" for i in range(len(header))]  # the names polars insists on
     try:
         frame = pl.read_csv(
             path,
             has_header=False,
             skip_lines=above + 1,
-            columns=[header.index(name) for name in names],
-            new_columns=names,
-            schema={f"field{i}": pl.String for i in range(len(header))},
+            schema=dict.fromkeys(fields, pl.String),
+            columns=[fields[header.index(name)] for name in names],
         )
     except pl.exceptions.NoDataError:
         raise ConfigError(f"{path}: no rows below the header") from None
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ConfigError(f"{path}: {_why_unreadable(path, above, len(header), error)}") from None
+    frame = frame.select(pl.col(fields[header.index(name)]).alias(name) for name in names)
     stripped = frame.with_columns(pl.all().str.strip_chars())
     return stripped.with_columns(pl.when(pl.all() != "").then(pl.all()))
 
 
+def _without_blank_lines(rows: pl.DataFrame, path: Path, above: int) -> pl.DataFrame:
+    empty = pl.all_horizontal(pl.exclude("row").is_null())
+    if not rows.select(empty.any()).item():
+        return rows
+    # Empty in the columns read is not blank when another column has text: that row lacks its values.
+    blank = [row for row, (_, record) in enumerate(_records(path, above)) if not any(f.strip() for f in record)]
+    return rows.filter(~(empty & pl.col("row").is_in(blank)))
+
+
 def _why_unreadable(path: Path, above: int, fields: int, error: Exception) -> str:
     try:
-        for line, record in _records(path, above):
-            if len(record) > fields:
-                return f"line {line}: {len(record)} fields where the header has {fields}"
+        wrong = [(line, len(record)) for line, record in _records(path, above) if len(record) not in (0, fields)]
+        for line, found in sorted(wrong, key=lambda w: w[1] < fields):  # too many first: too few is also a missing value
+            return f"line {line}: {found} fields where the header has {fields}"
     except (UnicodeDecodeError, csv.Error) as found:
         return f"cannot be read as CSV text ({found})"
     return f"cannot be read as CSV text ({str(error).splitlines()[0]})"

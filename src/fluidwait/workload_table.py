@@ -66,6 +66,8 @@ def make_table(
     for name, limit in (("max_prompt", max_prompt), ("max_output", max_output)):
         if limit is not None and limit < 1:
             raise ConfigError(f"{name}: must be at least 1, found {limit}")
+    if prompt_column == output_column:
+        raise ConfigError(f"{csv_in}: prompts and outputs cannot both be column '{prompt_column}'")
     columns = read_columns(csv_in, {prompt_column: 0, output_column: 0})
     prompt, output = columns[prompt_column], columns[output_column]
     served = (prompt > 0) & (output > 0)

@@ -1,0 +1,493 @@
+"""Workloads: which requests arrive when, and how long their prompts and outputs are.
+
+A workload is two laws: the joint law of (prompt, output) lengths in tokens, and the arrival process. :func:`generate`
+draws from both with separate random streams, so that
+
+- the same (seed, replication) gives the same requests to every policy and every engine,
+- the first n requests do not depend on how many are drawn,
+- lengths do not depend on the rate, and gaps of one rate are those of another rescaled (common random numbers).
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from fluidwait.columns import LARGEST, read_columns
+from fluidwait.config import ConfigError, Strict, load_yaml, nearest, parse
+from fluidwait.paths import project_root
+from fluidwait.workload_table import read_table
+
+Tokens = Annotated[int, Field(strict=True, ge=1, le=LARGEST)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+TRUNCATION = 3.0  # mean gaps; what Vidur's Poisson generator cuts its gaps at
+
+
+class Requests(NamedTuple):
+    """Requests in arrival order, arrays of shape (N,)."""
+
+    arrival: np.ndarray  # float64, s, nondecreasing
+    prompt: np.ndarray  # int64, tokens, >= 1
+    output: np.ndarray  # int64, tokens, >= 1
+    kind: np.ndarray  # int64, index of the request's type; 0 unless the lengths are a mixture
+
+
+class LengthLaw(NamedTuple):
+    """Joint law of the lengths: pair (prompt[i], output[i]) has probability share[i]; float64 of shape (m,)."""
+
+    prompt: np.ndarray  # tokens
+    output: np.ndarray  # tokens
+    share: np.ndarray  # > 0, sums to 1
+
+
+class _Support(NamedTuple):
+    prompt: np.ndarray  # int64
+    output: np.ndarray  # int64
+    weight: np.ndarray  # float64, any positive scale
+
+
+# --- lengths --------------------------------------------------------------------------------------------------------
+
+
+class FixedLengths(Strict):
+    """Every request has the same lengths."""
+
+    kind: Literal["fixed"]
+    prompt: Tokens
+    output: Tokens
+
+    def support(self) -> _Support:
+        return _Support(np.array([self.prompt]), np.array([self.output]), np.ones(1))
+
+
+class RequestType(Strict):
+    """One type of a mixture: its share of the arrivals and its lengths in tokens."""
+
+    share: Positive
+    prompt: Tokens
+    output: Tokens
+
+
+class MixtureLengths(Strict):
+    """Each request is independently of type j with probability share_j."""
+
+    kind: Literal["mixture"]
+    types: Annotated[tuple[RequestType, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> MixtureLengths:
+        total = sum(t.share for t in self.types)
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"the shares of the types must sum to 1, found {total:.12g}")
+        return self
+
+    def support(self) -> _Support:
+        prompt, output = (np.array([getattr(t, name) for t in self.types]) for name in ("prompt", "output"))
+        return _Support(prompt, output, np.array([t.share for t in self.types]))
+
+
+class TableLengths(Strict):
+    """Lengths drawn from a joint histogram (:mod:`fluidwait.workload_table`), optionally cut at longest lengths."""
+
+    kind: Literal["table"]
+    file: str
+    max_prompt: Tokens | None = None
+    max_output: Tokens | None = None
+
+    def support(self) -> _Support:
+        table = read_table(project_root() / self.file, self.max_prompt, self.max_output)
+        return _Support(table.prompt, table.output, table.count.astype(np.float64))
+
+
+class TraceLengths(Strict):
+    """A recorded list of requests: replayed in order, or resampled with replacement."""
+
+    kind: Literal["trace"]
+    file: str
+
+    def support(self) -> _Support:
+        columns = read_columns(project_root() / self.file, {"prompt": 1, "output": 1})
+        pairs, count = np.unique(np.column_stack([columns["prompt"], columns["output"]]), axis=0, return_counts=True)
+        return _Support(pairs[:, 0], pairs[:, 1], count.astype(np.float64))
+
+    def recording(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Arrivals (s, the first at 0), prompts and outputs (tokens) in the order of the file.
+
+        Raises:
+            ConfigError: the file is unusable or has no ``arrival`` column, or its arrivals go back in time.
+        """
+        path = project_root() / self.file
+        columns = read_columns(path, {"prompt": 1, "output": 1}, ("arrival",))
+        arrival = columns["arrival"]
+        back = np.flatnonzero(np.diff(arrival) < 0)
+        if back.size:
+            earlier, later = arrival[back[0]], arrival[back[0] + 1]
+            raise ConfigError(f"{path}: column 'arrival' must not decrease, but {later} follows {earlier}")
+        return arrival - arrival[0], columns["prompt"], columns["output"]
+
+
+Lengths = Annotated[FixedLengths | MixtureLengths | TableLengths | TraceLengths, Field(discriminator="kind")]
+
+
+# --- arrivals -------------------------------------------------------------------------------------------------------
+
+
+class Renewal(Strict):
+    """Independent gaps ``unit_gap / rate``; the first request arrives after the first gap."""
+
+    rate: Positive | None = None  # requests/s; a rate given to `generate` replaces it
+
+    def unit_gaps(self, random: np.random.Generator, n: int) -> np.ndarray:
+        """n gaps at rate 1 (s)."""
+        raise NotImplementedError
+
+    def mean_unit_gap(self) -> float:
+        return 1.0
+
+    def times(self, random: np.random.Generator, n: int, rate: float | None) -> np.ndarray:
+        gaps = self.unit_gaps(random, n)
+        return np.cumsum(gaps, out=gaps) / self._rate(rate)
+
+    def mean_rate(self, rate: float | None) -> float:
+        return self._rate(rate) / self.mean_unit_gap()
+
+    def _rate(self, rate: float | None) -> float:
+        chosen = self.rate if rate is None else rate
+        if chosen is None:
+            raise ConfigError("arrivals.rate: not set; write it in the workload file or give a rate")
+        return chosen
+
+
+class PoissonArrivals(Renewal):
+    """Exponential gaps of mean 1/rate."""
+
+    process: Literal["poisson"]
+
+    def unit_gaps(self, random: np.random.Generator, n: int) -> np.ndarray:
+        return random.standard_exponential(n)
+
+
+class TruncatedPoissonArrivals(Renewal):
+    """Exponential gaps cut at 3/rate, as Vidur's generator draws them: mean gap (1 - e^-3)/rate, true rate 1.052 rate.
+
+    With the same seed its gaps are those of ``poisson``, cut.
+    """
+
+    process: Literal["poisson_truncated"]
+
+    def unit_gaps(self, random: np.random.Generator, n: int) -> np.ndarray:
+        return np.minimum(random.standard_exponential(n), TRUNCATION)
+
+    def mean_unit_gap(self) -> float:
+        return -float(np.expm1(-TRUNCATION))
+
+
+class GammaArrivals(Renewal):
+    """Gamma gaps of mean 1/rate and coefficient of variation ``cv``; cv = 1 is Poisson, above 1 burstier."""
+
+    process: Literal["gamma"]
+    cv: Positive
+
+    def unit_gaps(self, random: np.random.Generator, n: int) -> np.ndarray:
+        return random.gamma(self.cv**-2, self.cv**2, n)
+
+
+class DeterministicArrivals(Renewal):
+    """One request every 1/rate seconds."""
+
+    process: Literal["deterministic"]
+
+    def unit_gaps(self, random: np.random.Generator, n: int) -> np.ndarray:
+        return np.ones(n)
+
+
+class RateSegment(Strict):
+    """A constant rate (requests/s) up to time ``until`` (s), from the end of the segment before it."""
+
+    until: Positive
+    rate: NonNegative
+
+
+class PiecewiseArrivals(Strict):
+    """Poisson arrivals of piecewise constant rate; after the last segment its rate continues, or the profile repeats.
+
+    Exact by time rescaling: with Λ(t) the integral of the rate, arrivals are Λ⁻¹ of a Poisson process of rate 1.
+    ``rate`` (1 unless given) multiplies the rate of every segment, so a sweep scales the whole profile.
+    """
+
+    process: Literal["piecewise"]
+    segments: Annotated[tuple[RateSegment, ...], Field(min_length=1)]
+    repeat: bool = False
+    rate: Positive | None = None
+
+    @model_validator(mode="after")
+    def _segments_make_sense(self) -> PiecewiseArrivals:
+        ends = [s.until for s in self.segments]
+        for before, after in zip(ends, ends[1:], strict=False):
+            if after <= before:
+                raise ValueError(f"'until' must increase from segment to segment, but {after:g} follows {before:g}")
+        if self.repeat and not any(s.rate > 0 for s in self.segments):
+            raise ValueError("at least one segment needs a rate above 0")
+        if not self.repeat and self.segments[-1].rate == 0:
+            raise ValueError("the last segment's rate continues for ever, so it must be above 0 (or set repeat: true)")
+        return self
+
+    def profile(self, rate: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Knots of Λ and its slopes: times (s) and Λ there, shape (segments + 1,); rates (requests/s), (segments,)."""
+        rates = np.array([s.rate for s in self.segments]) * self._scale(rate)
+        knots = np.array([0.0, *(s.until for s in self.segments)])
+        return knots, np.append(0.0, np.cumsum(np.diff(knots) * rates)), rates
+
+    def times(self, random: np.random.Generator, n: int, rate: float | None) -> np.ndarray:
+        knots, count, rates = self.profile(rate)
+        target = np.cumsum(random.standard_exponential(n))  # Λ(arrival)
+        periods, target = np.divmod(target, count[-1]) if self.repeat else (0.0, target)
+        # "right" steps over segments of rate 0, into which no arrival falls
+        into = np.searchsorted(count[1:-1], target, side="right")
+        times = periods * knots[-1] + knots[into] + (target - count[into]) / rates[into]
+        return np.maximum.accumulate(times)  # rounding at the seams must not reorder
+
+    def expected(self, time: np.ndarray, rate: float | None = None) -> np.ndarray:
+        """Λ(time): expected number of arrivals up to each time (s)."""
+        knots, count, rates = self.profile(rate)
+        periods, time = np.divmod(time, knots[-1]) if self.repeat else (0.0, np.asarray(time))
+        beyond = np.maximum(time - knots[-1], 0.0) * rates[-1]
+        return periods * count[-1] + np.interp(time, knots, count) + beyond
+
+    def mean_rate(self, rate: float | None) -> float:
+        knots, count, rates = self.profile(rate)
+        return float(count[-1] / knots[-1] if self.repeat else rates[-1])
+
+    def _scale(self, rate: float | None) -> float:
+        chosen = self.rate if rate is None else rate
+        return 1.0 if chosen is None else chosen
+
+
+class TraceArrivals(Strict):
+    """The arrivals recorded in the trace that also gives the lengths, stretched to mean rate ``rate`` when given."""
+
+    process: Literal["trace"]
+    rate: Positive | None = None
+
+
+Arrivals = Annotated[
+    PoissonArrivals
+    | TruncatedPoissonArrivals
+    | GammaArrivals
+    | DeterministicArrivals
+    | PiecewiseArrivals
+    | TraceArrivals,
+    Field(discriminator="process"),
+]
+
+
+# --- the workload ---------------------------------------------------------------------------------------------------
+
+
+class Workload(Strict):
+    """A named workload, one file of ``config/workloads``. File names in it are relative to the project folder."""
+
+    name: Annotated[str, Field(min_length=1)]
+    lengths: Lengths
+    arrivals: Arrivals
+
+    @field_validator("name")
+    @classmethod
+    def _one_line(cls, name: str) -> str:
+        if not name.isprintable():
+            raise ValueError("must be printable text on one line")
+        return name
+
+    @model_validator(mode="after")
+    def _replay_needs_a_trace(self) -> Workload:
+        if self.arrivals.process == "trace" and self.lengths.kind != "trace":
+            raise ValueError(
+                f"arrivals 'trace' replays the file of lengths 'trace', but lengths are '{self.lengths.kind}'"
+            )
+        return self
+
+
+def load_workload(path_or_name: str | Path) -> Workload:
+    """Read a workload file, or the one called ``config/workloads/<name>.yaml`` in the project folder.
+
+    ``lengths.file`` is looked for beside the workload file, then in the project folder. It is kept relative to the
+    project folder when it lies inside, so that a workload reads the same on every machine.
+
+    Raises:
+        ConfigError: one line; unknown names get the nearest one.
+    """
+    path = _workload_path(path_or_name)
+    data = load_yaml(path)
+    return parse(Workload, _with_found_file(data, path), path)
+
+
+def input_files(workload: Workload) -> list[Path]:
+    """Files whose contents the workload depends on, absolute."""
+    file = getattr(workload.lengths, "file", None)
+    return [] if file is None else [project_root() / file]
+
+
+def generate(workload: Workload, *, n: int, rate: float | None = None, seed: int, replication: int = 0) -> Requests:
+    """Draw the first n requests of a workload.
+
+    Args:
+        n: number of requests, >= 1.
+        rate: requests/s; replaces ``arrivals.rate``. Multiplies the profile of piecewise arrivals; stretches a
+            replayed trace to this mean rate.
+        seed, replication: >= 0; together they name the random streams. A replayed trace uses none.
+
+    Raises:
+        ConfigError: no rate, a bad argument, an unusable file, or a replayed trace with fewer than n rows.
+    """
+    _check_arguments(workload, n, rate, seed, replication)
+    if isinstance(workload.arrivals, TraceArrivals):
+        return _replay(workload, n, rate)
+    gaps, lengths = (np.random.default_rng(s) for s in np.random.SeedSequence([seed, replication]).spawn(2))
+    with _named(workload):
+        arrival = workload.arrivals.times(gaps, n, rate)
+        support = workload.lengths.support()
+    index = _draw(support.weight, n, lengths)
+    kind = index if isinstance(workload.lengths, MixtureLengths) else np.zeros(n, dtype=np.int64)
+    return Requests(arrival, support.prompt[index], support.output[index], kind)
+
+
+def length_law(workload: Workload) -> LengthLaw:
+    """The exact joint law of (prompt, output) that :func:`generate` draws from.
+
+    One pair for fixed lengths; one per type, in order, for a mixture (equal pairs are not merged); the rows of a
+    table; the distinct pairs of a trace with their frequencies over the whole file (also when it is replayed).
+
+    Raises:
+        ConfigError: the file of a table or a trace is unusable.
+    """
+    support = workload.lengths.support()
+    return LengthLaw(
+        support.prompt.astype(np.float64), support.output.astype(np.float64), support.weight / support.weight.sum()
+    )
+
+
+def mean_rate(workload: Workload, rate: float | None = None) -> float:
+    """True long-run arrivals per second when ``rate`` is asked for: 1.052 rate with truncated Poisson arrivals.
+
+    For a piecewise profile the mean of a period when it repeats, else the last rate; for a trace the mean recorded
+    rate, (rows - 1)/(last - first arrival), or ``rate``.
+
+    Raises:
+        ConfigError: no rate is given or set, or the trace is unusable.
+    """
+    with _named(workload):
+        if isinstance(workload.arrivals, TraceArrivals):
+            wanted = workload.arrivals.rate if rate is None else rate
+            return _recorded_rate(workload.lengths.recording()[0]) if wanted is None else wanted
+        return workload.arrivals.mean_rate(rate)
+
+
+def check_fits(law_or_requests: LengthLaw | Requests, capacity_tokens: float, where: str) -> None:
+    """Refuse lengths that no empty server could hold: prompt + output tokens of KV cache above ``capacity_tokens``.
+
+    Args:
+        where: start of the message, the file or experiment the lengths come from.
+
+    Raises:
+        ConfigError: one line with the longest request and the longest output that would fit.
+    """
+    need = law_or_requests.prompt + law_or_requests.output
+    worst = int(np.argmax(need))
+    if need[worst] <= capacity_tokens:
+        return
+    prompt, output = int(law_or_requests.prompt[worst]), int(law_or_requests.output[worst])
+    room = int(capacity_tokens) - prompt
+    hint = f"longest output that fits: {room}" if room >= 1 else f"longest prompt that fits: {int(capacity_tokens) - 1}"
+    raise ConfigError(
+        f"{where}: a request of {prompt} prompt and {output} output tokens needs {prompt + output} tokens of KV cache, "
+        f"but memory holds {int(capacity_tokens)} ({hint})"
+    )
+
+
+# --- inside ---------------------------------------------------------------------------------------------------------
+
+
+def _draw(weight: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
+    """n independent indices with probabilities proportional to ``weight``, by inversion."""
+    edges = np.cumsum(weight)
+    index = np.searchsorted(edges, random.random(n) * edges[-1], side="right")
+    return np.minimum(index, weight.size - 1)  # a product that rounds up to the last edge
+
+
+def _replay(workload: Workload, n: int, rate: float | None) -> Requests:
+    with _named(workload):
+        arrival, prompt, output = workload.lengths.recording()
+        if n > arrival.size:
+            raise ConfigError(f"{workload.lengths.file}: asked for {n} requests, but the trace has {arrival.size}")
+        wanted = workload.arrivals.rate if rate is None else rate
+        if wanted is not None:
+            arrival = arrival * (_recorded_rate(arrival) / wanted)
+    return Requests(arrival[:n], prompt[:n], output[:n], np.zeros(n, dtype=np.int64))
+
+
+def _recorded_rate(arrival: np.ndarray) -> float:
+    span = arrival[-1] - arrival[0]
+    if span <= 0:
+        raise ConfigError("lengths.file: all requests of the trace arrive at once, so it has no rate")
+    return (arrival.size - 1) / span
+
+
+class _named:
+    """Puts the workload's name in front of a ConfigError raised inside, unless it already starts with a file."""
+
+    def __init__(self, workload: Workload) -> None:
+        self.name = workload.name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, ConfigError):
+            raise ConfigError(f"workload {self.name}: {error}") from None
+
+
+def _check_arguments(workload: Workload, n: int, rate: float | None, seed: int, replication: int) -> None:
+    if n < 1:
+        raise ConfigError(f"workload {workload.name}: n: must be at least 1 request, found {n}")
+    if rate is not None and not (0 < rate < np.inf):
+        raise ConfigError(f"workload {workload.name}: rate: must be above 0 requests/s and finite, found {rate}")
+    for name, value in (("seed", seed), ("replication", replication)):
+        if value < 0:
+            raise ConfigError(f"workload {workload.name}: {name}: must be at least 0, found {value}")
+
+
+def _workload_path(path_or_name: str | Path) -> Path:
+    path = Path(path_or_name)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) != 1:
+        return path
+    folder = project_root() / "config" / "workloads"
+    found = folder / f"{path}.yaml"
+    if not found.is_file():
+        names = sorted(p.stem for p in folder.glob("*.yaml"))
+        raise ConfigError(f"workload '{path}': no such file {found}{nearest(str(path), names)}")
+    return found
+
+
+def _with_found_file(data: dict[str, Any], source: Path) -> dict[str, Any]:
+    """``data`` with ``lengths.file`` resolved, see :func:`load_workload`."""
+    lengths = data.get("lengths")
+    if not isinstance(lengths, dict) or not isinstance(lengths.get("file"), str):
+        return data
+    root, file = project_root(), lengths["file"]
+    for folder in (source.parent, root):
+        if (folder / file).is_file():
+            found = (folder / file).resolve()
+            break
+    else:
+        there = [p.name for folder in (source.parent / file, root / file) for p in folder.parent.glob("*")]
+        hint = nearest(Path(file).name, difflib.get_close_matches(Path(file).name, there, n=1, cutoff=0.5))
+        raise ConfigError(f"{source}: lengths.file: no file '{file}' beside this file or in the project folder{hint}")
+    inside = found.is_relative_to(root.resolve())
+    name = found.relative_to(root.resolve()).as_posix() if inside else str(found)
+    return data | {"lengths": lengths | {"file": name}}

@@ -1,0 +1,52 @@
+"""Fluid model: equilibrium, thresholds, segments and safety buffer of the paper, and their calibrated counterparts."""
+
+from fluidwait.fluid.calibrated import (
+    CalibratedBoundary,
+    CalibratedEquilibrium,
+    calibrated_boundary,
+    calibrated_equilibrium,
+    calibrated_thresholds,
+)
+from fluidwait.fluid.equilibrium import Equilibrium, boundary, equilibrium, kv_work
+from fluidwait.fluid.report import threshold_table
+from fluidwait.fluid.safety import RequiredMemory, required_memory, theta, theta_bound
+from fluidwait.fluid.segments import (
+    NestedThresholds,
+    SegmentDesign,
+    design,
+    equal_mass_boundaries,
+    even_boundaries,
+    nested_thresholds,
+)
+from fluidwait.fluid.thresholds import Infeasible, Thresholds, wait_thresholds
+from fluidwait.fluid.varying import continuation_sup, peak_arrivals, varying_thresholds, window_arrivals
+
+__all__ = [
+    "CalibratedBoundary",
+    "CalibratedEquilibrium",
+    "Equilibrium",
+    "Infeasible",
+    "NestedThresholds",
+    "RequiredMemory",
+    "SegmentDesign",
+    "Thresholds",
+    "boundary",
+    "calibrated_boundary",
+    "calibrated_equilibrium",
+    "calibrated_thresholds",
+    "continuation_sup",
+    "design",
+    "equal_mass_boundaries",
+    "equilibrium",
+    "even_boundaries",
+    "kv_work",
+    "nested_thresholds",
+    "peak_arrivals",
+    "required_memory",
+    "theta",
+    "theta_bound",
+    "threshold_table",
+    "varying_thresholds",
+    "wait_thresholds",
+    "window_arrivals",
+]

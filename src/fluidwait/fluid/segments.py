@@ -1,0 +1,260 @@
+"""Segments over decode progress: continuation probabilities, caps of chunked WAIT, thresholds of Nested WAIT.
+
+Boundaries 0 = r_0 < r_1 < ... < r_L are output lengths, r_L the largest. A request reaches segment k when its output is
+longer than r_{k-1}; p_k = P(output > r_{k-1}) / P(output > r_{k-2}) for k = 2..L.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from fluidwait.config import ConfigError
+from fluidwait.fluid.equilibrium import boundary, check_capacity, equilibrium
+from fluidwait.fluid.safety import RequiredMemory, base_memory, required_memory, stage_work
+from fluidwait.fluid.thresholds import Infeasible, check_equilibrium, check_rate, enough, integrality, least_fixed_point
+
+if TYPE_CHECKING:
+    from fluidwait.workload import LengthLaw
+
+LARGEST_RATIO = 0.99  # q_k stays below 1, so that later segments never get more room than earlier ones
+
+
+class SegmentDesign(NamedTuple):
+    """Caps of "WAIT with chunked prefill" for L segments.
+
+    boundaries    i8[L], r_1..r_L
+    continuation  f8[L-1], p_2..p_L
+    ratio         f8[L-1], q_k = min(p_k + margin, 0.99)
+    per_stage     f8[L], n_k: requests per stage, real-valued
+    caps          i8[L], B_k: requests per segment, >= 1, sum = in_service
+    stage_caps    L arrays i8[r_k - r_{k-1}], B_k spread evenly over the stages of the segment
+    """
+
+    boundaries: np.ndarray
+    continuation: np.ndarray
+    ratio: np.ndarray
+    per_stage: np.ndarray
+    caps: np.ndarray
+    stage_caps: list[np.ndarray]
+
+
+class NestedThresholds(NamedTuple):
+    """Feasible thresholds of Nested WAIT for L segments.
+
+    n               i8[L] requests, >= 1
+    boundaries      i8[L], r_1..r_L
+    continuation    f8[L-1], p_2..p_L
+    iteration_time  s, Delta T(n): every stage of every segment full
+    memory          KV tokens of that batch
+    required        the memory with its safety buffer, term by term
+    fits            whether required.total <= capacity
+    """
+
+    n: np.ndarray
+    boundaries: np.ndarray
+    continuation: np.ndarray
+    iteration_time: float
+    memory: float
+    required: RequiredMemory
+    fits: bool
+
+
+def check_boundaries(law: LengthLaw, boundaries: Sequence[int]) -> np.ndarray:
+    """Boundaries as i8[L].
+
+    Raises:
+        ConfigError: not whole numbers that increase from >= 1 to the largest output length of the law.
+    """
+    given = np.asarray(boundaries, dtype=np.float64)
+    longest = int(law.output.max())
+    if given.ndim != 1 or len(given) == 0 or np.any(given != np.floor(given)) or np.any(np.diff(given, prepend=0) <= 0):
+        raise ConfigError(f"boundaries: must be whole numbers that increase from 1, found {list(boundaries)}")
+    if given[-1] != longest:
+        raise ConfigError(f"boundaries: the last one must be the largest output length, {longest}, found {given[-1]:g}")
+    return given.astype(np.int64)
+
+
+def reach_probabilities(law: LengthLaw, boundaries: Sequence[int]) -> np.ndarray:
+    """P(reach segment k) = P(output > r_{k-1}), f8[L]; the first is 1."""
+    start = np.concatenate([[0], np.asarray(boundaries)[:-1]])
+    return (law.output[None, :] > start[:, None]) @ law.share
+
+
+def continuation_probabilities(law: LengthLaw, boundaries: Sequence[int]) -> np.ndarray:
+    """p_k = P(reach segment k | reached segment k-1), f8[L-1], k = 2..L."""
+    reach = reach_probabilities(law, check_boundaries(law, boundaries))
+    return reach[1:] / reach[:-1]
+
+
+def segment_prompts(law: LengthLaw, boundaries: Sequence[int]) -> np.ndarray:
+    """Mean prompt length of the requests that reach each segment, f8[L] tokens."""
+    start = np.concatenate([[0], np.asarray(boundaries)[:-1]])
+    weight = (law.output[None, :] > start[:, None]) * law.share
+    return (weight @ law.prompt) / weight.sum(axis=1)
+
+
+def equal_mass_boundaries(law: LengthLaw, segments: int) -> np.ndarray:
+    """Cut points i8[L] at which about 1/L of the requests finish: the k/L quantiles of the output length.
+
+    Where one length carries more than 1/L, the next longer lengths are taken, so there are always L different ones.
+
+    Raises:
+        ConfigError: fewer than L different output lengths.
+    """
+    lengths, where = np.unique(law.output, return_inverse=True)
+    _check_count(segments, len(lengths), "different output lengths")
+    below = np.cumsum(np.bincount(where, weights=law.share))
+    index = np.empty(segments, dtype=np.int64)
+    for k in range(segments):
+        quantile = int(np.searchsorted(below, (k + 1) / segments * (1.0 - 1e-12)))
+        earliest = index[k - 1] + 1 if k else 0
+        index[k] = np.clip(quantile, earliest, len(lengths) - segments + k)
+    return lengths[index].astype(np.int64)
+
+
+def even_boundaries(law: LengthLaw, segments: int) -> np.ndarray:
+    """Cut points i8[L] with equally many stages per segment: k/L of the largest output length, rounded.
+
+    Raises:
+        ConfigError: fewer than L stages.
+    """
+    longest = int(law.output.max())
+    _check_count(segments, longest, "decode stages")
+    return np.rint(np.arange(1, segments + 1) * longest / segments).astype(np.int64)
+
+
+def design(law: LengthLaw, boundaries: Sequence[int], in_service: int, margin: float = 0.05) -> SegmentDesign:
+    """Segment caps for a system-wide cap ``in_service`` on requests in service.
+
+    With Delta_k = r_k - r_{k-1} and q_k = min(p_k + margin, 0.99)::
+
+        n_k = n_1 prod_{i=2..k} q_i      sum_k Delta_k n_k = in_service      B_k = Delta_k n_k rounded
+
+    Rounding is by largest remainder, then every segment is given at least 1 from the largest. Example: boundaries 20
+    and 50, p_2 = 0.3, margin 0, in_service 30 give n_1 = 30/29 and caps 21 and 9.
+
+    Raises:
+        ConfigError: bad boundaries, margin outside [0, 1], or in_service smaller than the number of segments.
+    """
+    ends = check_boundaries(law, boundaries)
+    _check_margin(margin)
+    if in_service != int(in_service) or in_service < len(ends):
+        raise ConfigError(
+            f"in_service: must be a whole number, at least one per segment ({len(ends)}), found {in_service}"
+        )
+    continuation = continuation_probabilities(law, ends)
+    ratio = np.minimum(continuation + margin, LARGEST_RATIO)
+    stages = np.diff(ends, prepend=0)
+    shape = np.cumprod(np.concatenate([[1.0], ratio]))
+    per_stage = shape * (in_service / (stages @ shape))
+    caps = largest_remainder(stages * per_stage, int(in_service))
+    stage_caps = [spread(int(cap), int(count)) for cap, count in zip(caps, stages, strict=True)]
+    return SegmentDesign(ends, continuation, ratio, per_stage, caps, stage_caps)
+
+
+def largest_remainder(amounts: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers >= 1 nearest to ``amounts`` (which sum to ``total`` >= their number) that sum to ``total``, i8."""
+    whole = np.floor(amounts).astype(np.int64)
+    order = np.argsort(-(amounts - whole), kind="stable")  # ties go to the earlier segment
+    whole[order[: total - int(whole.sum())]] += 1
+    while np.any(whole == 0):
+        whole[np.argmax(whole)] -= 1
+        whole[np.argmin(whole)] += 1
+    return whole
+
+
+def spread(total: int, places: int) -> np.ndarray:
+    """``total`` units over ``places`` as evenly as possible, i8[places]: floor((i+1) t/p) - floor(i t/p)."""
+    return np.diff(np.arange(places + 1, dtype=np.int64) * total // places)
+
+
+def nested_thresholds(
+    law: LengthLaw,
+    rate: float,
+    boundaries: Sequence[int],
+    d0: float,
+    d1: float,
+    capacity: float,
+    *,
+    margin: float = 0.0,
+    horizon: float = 2000.0,
+    risk: float = 1e-3,
+) -> NestedThresholds:
+    """The componentwise smallest integer thresholds of Nested WAIT with::
+
+        Delta T(n) = d0 + d1 sum_k n_k (l_k + s_k) delta_k < n_1 / rate      q_k < n_k / n_{k-1} < 1
+
+    where q_k = p_k, or with a margin min(p_k + margin, 0.99) when that is larger; l_k is the mean prompt of the
+    requests that reach segment k. All conditions have the form n >= F(n) with F monotone,
+    n_1 >= floor(rate Delta T) + 1, n_k >= floor(q_k n_{k-1}) + 1 and n_{k-1} >= n_k + 1,
+    so the smallest solution exists and is found as in :mod:`fluidwait.fluid.thresholds`.
+
+    The batch must fit, memory <= C. The memory with the safety buffer (``horizon`` T in s, ``risk`` delta) is
+    reported, and ``fits`` says whether it is within C: it is not monotone in n (a larger n_k raises theta_k and
+    shrinks the buffer), so thresholds with a margin may fit where the smallest ones do not.
+
+    Raises:
+        Infeasible: unstable, continuation, segments, memory or integrality (see the class).
+        ConfigError: a number outside its range.
+    """
+    check_rate(rate)
+    check_capacity(capacity)
+    _check_margin(margin)
+    ends = check_boundaries(law, boundaries)
+    base = equilibrium(law, rate, d0, d1)
+    check_equilibrium(base, rate, capacity, boundary(law, d0, d1, capacity))
+    continuation, prompts = continuation_probabilities(law, ends), segment_prompts(law, ends)
+    _check_continuation(continuation, ends)
+    ratio = np.maximum(continuation, np.minimum(continuation + margin, LARGEST_RATIO))
+    work = stage_work(ends, prompts)
+    lower = _check_work(work, ratio, rate, d0, d1, capacity)
+
+    def need(n: np.ndarray) -> np.ndarray:
+        from_rate = enough(rate * (d0 + d1 * (work @ n)), strict=True)
+        least = np.concatenate([[from_rate], enough(ratio * n[:-1], strict=True)])
+        least[:-1] = np.maximum(least[:-1], n[1:] + 1)
+        return least
+
+    start = np.ones(len(ends), dtype=np.int64)
+    start[0] = enough(lower)
+    n = least_fixed_point(need, start, fits=lambda n: work @ n <= capacity)
+    if n is None:
+        raise integrality(rate, base.memory, capacity)
+    memory = base_memory(n, ends, prompts)
+    required = required_memory(n, continuation, ends, prompts, horizon=horizon, risk=risk, d0=d0)
+    return NestedThresholds(n, ends, continuation, d0 + d1 * memory, memory, required, bool(required.total <= capacity))
+
+
+def _check_work(work: np.ndarray, ratio: np.ndarray, rate: float, d0: float, d1: float, capacity: float) -> float:
+    """n_1 when n_k = q_k n_{k-1} exactly, a lower bound of the integer one; Infeasible when there is none."""
+    per_arrival = float(work @ np.cumprod(np.concatenate([[1.0], ratio])))  # KV-token-iterations, >= the true mean work
+    load = d1 * rate * per_arrival
+    needed = d0 * rate * per_arrival / (1.0 - load) if load < 1.0 else np.inf
+    if not needed <= capacity:
+        largest = 1.0 / (per_arrival * (d1 + d0 / capacity))
+        raise Infeasible(
+            "segments",
+            f"rate {rate:g} requests/s: with these segments a request counts as {per_arrival:.0f} KV-token-iterations, "
+            f"which fit only up to rate {largest:.4g}; use more segments or a smaller margin",
+        )
+    return rate * d0 / (1.0 - load)
+
+
+def _check_continuation(continuation: np.ndarray, ends: np.ndarray) -> None:
+    sure = np.flatnonzero(continuation >= 1.0)
+    if len(sure):
+        k = int(sure[0])
+        raise Infeasible("continuation", f"nobody finishes by boundary {ends[k]}; leave it out of the boundaries")
+
+
+def _check_margin(margin: float) -> None:
+    if not 0.0 <= margin <= 1.0:
+        raise ConfigError(f"margin: must lie in [0, 1], found {margin}")
+
+
+def _check_count(segments: int, available: int, what: str) -> None:
+    if segments != int(segments) or not 1 <= segments <= available:
+        raise ConfigError(f"segments: must lie in 1..{available} (there are {available} {what}), found {segments}")

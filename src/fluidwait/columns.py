@@ -72,20 +72,15 @@ def _header(path: Path) -> tuple[int, list[str]]:
 
 def _text_columns(path: Path, above: int, header: list[str], names: list[str]) -> pl.DataFrame:
     """The columns as text, null where empty."""
-    fields = [f"column_{i + 1}" for i in range(len(header))]  # the names polars insists on
+    places = [header.index(name) for name in names]
+    in_file_order = sorted(range(len(names)), key=places.__getitem__)
     try:
-        frame = pl.read_csv(
-            path,
-            has_header=False,
-            skip_lines=above + 1,
-            schema=dict.fromkeys(fields, pl.String),
-            columns=[fields[header.index(name)] for name in names],
-        )
+        frame = pl.read_csv(path, skip_lines=above, infer_schema=False, columns=sorted(places))
     except pl.exceptions.NoDataError:
         raise ConfigError(f"{path}: no rows below the header") from None
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ConfigError(f"{path}: {_why_unreadable(path, above, len(header), error)}") from None
-    frame = frame.select(pl.col(fields[header.index(name)]).alias(name) for name in names)
+    frame.columns = [names[i] for i in in_file_order]  # as the header has them, without spaces around
     stripped = frame.with_columns(pl.all().str.strip_chars())
     return stripped.with_columns(pl.when(pl.all() != "").then(pl.all()))
 
@@ -102,7 +97,7 @@ def _without_blank_lines(rows: pl.DataFrame, path: Path, above: int) -> pl.DataF
 def _why_unreadable(path: Path, above: int, fields: int, error: Exception) -> str:
     try:
         wrong = [(line, len(record)) for line, record in _records(path, above) if len(record) not in (0, fields)]
-        for line, found in sorted(wrong, key=lambda w: w[1] < fields):  # too many first: too few is also a missing value
+        for line, found in sorted(wrong, key=lambda w: w[1] < fields):  # a row too short may be a missing value
             return f"line {line}: {found} fields where the header has {fields}"
     except (UnicodeDecodeError, csv.Error) as found:
         return f"cannot be read as CSV text ({found})"

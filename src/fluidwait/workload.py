@@ -11,6 +11,8 @@ draws from both with separate random streams, so that
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -366,7 +368,8 @@ def length_law(workload: Workload) -> LengthLaw:
     Raises:
         ConfigError: the file of a table or a trace is unusable.
     """
-    support = workload.lengths.support()
+    with _named(workload):
+        support = workload.lengths.support()
     return LengthLaw(
         support.prompt.astype(np.float64), support.output.astype(np.float64), support.weight / support.weight.sum()
     )
@@ -438,18 +441,13 @@ def _recorded_rate(arrival: np.ndarray) -> float:
     return (arrival.size - 1) / span
 
 
-class _named:
-    """Puts the workload's name in front of a ConfigError raised inside, unless it already starts with a file."""
-
-    def __init__(self, workload: Workload) -> None:
-        self.name = workload.name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, ConfigError):
-            raise ConfigError(f"workload {self.name}: {error}") from None
+@contextmanager
+def _named(workload: Workload) -> Iterator[None]:
+    """Put the workload's name in front of a ConfigError raised inside."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"workload {workload.name}: {error}") from None
 
 
 def _check_arguments(workload: Workload, n: int, rate: float | None, seed: int, replication: int) -> None:

@@ -17,7 +17,7 @@ from fluidwait.columns import read_columns
 from fluidwait.config import ConfigError
 from fluidwait.paths import atomic_path
 
-EXACT_BELOW = 100  # tokens: bins are one token wide up to here
+EXACT_UP_TO = 100  # tokens: bins are one token wide up to here
 
 
 class Table(NamedTuple):
@@ -108,7 +108,7 @@ def bin_width(length: np.ndarray) -> np.ndarray:
     So 1 up to 100 tokens, 2 up to 200, 5 up to 500, 10 up to 1000: at most 2.5 % of the length.
     """
     widths = np.array([step * 10**power for power in range(9) for step in (1, 2, 5)], dtype=np.int64)
-    return widths[np.searchsorted(EXACT_BELOW * widths, length, side="left")]
+    return widths[np.searchsorted(EXACT_UP_TO * widths, length, side="left")]
 
 
 def bin_upper(length: np.ndarray) -> np.ndarray:
@@ -151,7 +151,7 @@ def _header(source: str, max_prompt: int | None, max_output: int | None, summary
         f"filter: {' and '.join(['lengths >= 1', *limits])}",
         f"requests: {summary.rows} read, {summary.empty} with an empty prompt or output dropped, "
         f"{summary.too_long} too long dropped, {summary.kept} kept",
-        f"cells: {summary.cells}, widths 1 token up to {EXACT_BELOW}, then 2 up to 200, 5 up to 500, ...; "
+        f"cells: {summary.cells}, widths 1 token up to {EXACT_UP_TO}, then 2 up to 200, 5 up to 500, ...; "
         "a row is the rounded mean of its cell",
         "made by: fluidwait.workload_table.make_table",
     ]

@@ -1,0 +1,1 @@
+"""Three engines that run the same policies: the compiled simulator, real Vidur, real vLLM."""

@@ -1,0 +1,316 @@
+"""The compiled simulator: one pass over iterations, exact and deterministic.
+
+An iteration starts at the decision epoch, lasts ``iteration_time`` of the batch, and ends with every effect of the
+batch at once: tokens appear, finished requests leave and free their memory. Decision epochs are the ends of iterations
+and, while the server is idle, arrivals and the times at which the policy asked to be woken.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fluidwait import timing
+from fluidwait.config import ConfigError
+from fluidwait.engines import core
+from fluidwait.engines.core import EngineError, Semantics, State, admission_blocks, decide, new_state
+from fluidwait.policies.contract import jit
+from fluidwait.timing import TimeModel, iteration_time
+
+DONE, STRANDED, OVERCOMMITTED, BAD_PLAN, BROKEN_INVARIANT = range(5)
+LOG_COLUMNS = ("start", "duration", "tokens", "batch_size", "kv_tokens")
+
+
+class Run(NamedTuple):
+    """The outcome of a run. Arrays by request, in arrival order."""
+
+    first_token: np.ndarray  # float64[N], s
+    completion: np.ndarray  # float64[N], s
+    evictions: np.ndarray  # int64[N]
+    iterations: int
+    busy: float  # s spent in iterations
+    peak_blocks: int  # most KV blocks in use during any iteration
+    log: np.ndarray | None  # float64[iterations, 5] with LOG_COLUMNS, when asked for
+
+
+def simulate(
+    requests,
+    policy,
+    knobs: Any,
+    time_model: TimeModel,
+    semantics: Semantics,
+    *,
+    log: bool = False,
+    check: bool = False,
+) -> Run:
+    """Run ``requests`` (arrival, prompt, output, kind; N each) through ``policy`` until every one has completed.
+
+    Args:
+        policy: a :class:`fluidwait.policies.Policy`.
+        knobs: what ``policy.prepare`` returned.
+        log: keep one row per iteration.
+        check: verify conservation, capacity and causality at every iteration (about half the speed).
+
+    Raises:
+        ConfigError: a request can never fit the memory.
+        EngineError: a request was left behind, the policy broke the contract, or an invariant failed.
+    """
+    semantics = reservation(policy.module, knobs, semantics)
+    check_requests(requests, policy, knobs, semantics)
+    rows = np.empty((0, len(LOG_COLUMNS)))
+    run = _once(requests, policy, knobs, time_model, semantics, rows, check)
+    if not log:
+        return run
+    # The compiled code cannot allocate, so a first run counts the iterations and a second, the same, logs them.
+    rows = np.empty((run.iterations, len(LOG_COLUMNS)))
+    return _once(requests, policy, knobs, time_model, semantics, rows, check)._replace(log=rows)
+
+
+def _once(requests, policy, knobs, time_model, semantics, rows, check) -> Run:
+    state = new_state(requests, semantics)
+    memory = np.zeros(memory_size(policy.module, knobs), dtype=np.int64)
+    status, where, at, iterations, busy, peak = compiled(policy.module)(
+        knobs, memory, state, time_model, semantics, rows, check
+    )
+    if status != DONE:
+        raise EngineError(_explain(status, where, at, policy.name, state))
+    return Run(state.first_token, state.completion, state.evictions, iterations, busy, peak, None)
+
+
+def memory_size(module, knobs) -> int:
+    """Length of the int64 array that the policy keeps between calls."""
+    return module.memory_size(knobs) if hasattr(module, "memory_size") else 1
+
+
+def reservation(module, knobs, semantics: Semantics) -> Semantics:
+    """``semantics`` with the blocks that this policy reserves for a whole sequence at admission, if it does."""
+    if not hasattr(module, "reserved_tokens"):
+        return semantics
+    return semantics._replace(reserved_blocks=module.reserved_tokens(knobs) // semantics.block_size)
+
+
+def check_requests(requests, policy, knobs, semantics: Semantics) -> None:
+    """Refuse requests that could never be admitted or never finish, before anything runs.
+
+    Raises:
+        ConfigError: names the first such request and the longest that fits.
+    """
+    usable = (semantics.blocks - semantics.watermark) * semantics.block_size
+    reason = f"the KV memory holds {usable} tokens of one request"
+    if semantics.reserved_blocks > 0:
+        usable = semantics.reserved_blocks * semantics.block_size
+        reason = f"'{policy.name}' reserves {usable} tokens for a request"
+        if semantics.reserved_blocks > semantics.blocks:
+            raise ConfigError(f"{policy.name}: {reason}, the KV memory has {semantics.blocks * semantics.block_size}")
+    if hasattr(policy.module, "longest_prompt"):
+        longest = policy.module.longest_prompt(knobs)
+        if longest < usable:
+            usable, reason = longest, f"'{policy.name}' prefills at most {longest} tokens at once"
+    length = requests.prompt + requests.output
+    if len(length) and length.max() > usable:
+        r = int(np.argmax(length > usable))
+        raise ConfigError(
+            f"request {r}: prompt {requests.prompt[r]} + output {requests.output[r]} = {length[r]} tokens, "
+            f"but {reason} (nearest valid value: {usable})"
+        )
+
+
+@cache
+def compiled(module):
+    """The simulator specialised to one policy; compiled on the first call ever, then read from Numba's cache."""
+    return core.specialise(_run, module, [core, timing, sys.modules[__name__]])
+
+
+def _run(knobs, memory, state, time_model, semantics, rows, check):
+    n = len(state.arrival)
+    free, head, tail, residents, finished, iterations = semantics.blocks, 0, 0, 0, 0, 0
+    now, busy, kv_tokens, peak = 0.0, 0.0, 0, 0
+    while finished < n:
+        while tail < n and state.arrival[tail] <= now:
+            state.waiting[tail] = tail
+            tail += 1
+        before = residents
+        admitted, wake, free, head, residents = decide(
+            knobs, memory, state, semantics, now, tail == n, free, head, tail, residents
+        )
+        if residents < before:  # evictions dropped cached tokens: count again
+            kv_tokens = 0
+            for k in range(residents):
+                kv_tokens += state.cached[state.resident[k]]
+        duration, tokens, batch, served_kv, free, head, residents, kv_tokens, status = _start(
+            state, time_model, semantics, admitted, free, head, residents, kv_tokens
+        )
+        if status != DONE:
+            return status, -1, now, iterations, busy, peak
+        if batch == 0:
+            following = min(wake, state.arrival[tail] if tail < n else np.inf)
+            if not following > now or following == np.inf:
+                return STRANDED, _first(state, head, tail, residents), now, iterations, busy, peak
+            now = following
+            continue
+        peak = max(peak, semantics.blocks - free)
+        if iterations < len(rows):
+            rows[iterations, 0], rows[iterations, 1], rows[iterations, 2] = now, duration, tokens
+            rows[iterations, 3], rows[iterations, 4] = batch, kv_tokens
+        now += duration
+        busy += duration
+        iterations += 1
+        free, residents, left, left_tokens = _finish(state, semantics, now, duration, free, residents)
+        finished += left
+        kv_tokens -= left_tokens
+        if check and not _holds(state, semantics, free, head, tail, residents, finished, kv_tokens, now):
+            return BROKEN_INVARIANT, -1, now, iterations, busy, peak
+    return DONE, -1, now, iterations, busy, peak
+
+
+@jit
+def _start(state, time_model, semantics, admitted, free, head, residents, kv_tokens):
+    """Carry out the plan up to the end of the iteration: memory, residency, and the time that the batch takes."""
+    tokens, batch, batch_kv = 0, 0, 0
+    prefills, prefill_tokens, prefill_squares, prefill_context = 0, 0, 0, 0
+    decodes, decode_context = 0, 0
+    status = DONE
+    for k in range(residents):
+        q = state.tokens[k]
+        if q == 0:
+            continue
+        r = state.resident[k]
+        cached = state.cached[r]
+        if cached < state.goal[r]:
+            if q < 0 or q > state.goal[r] - cached:
+                status = BAD_PLAN
+            prefills += 1
+            prefill_tokens += q
+            prefill_squares += q * q
+            prefill_context += q * cached
+        else:
+            if q != 1:
+                status = BAD_PLAN
+            decodes += 1
+            decode_context += cached + 1
+            if cached >= state.held[r] * semantics.block_size:
+                state.held[r] += 1
+                free -= 1
+        batch += 1
+        tokens += q
+        batch_kv += cached + q
+    last = -1
+    for i in range(admitted):
+        position, q = state.admit[i], state.chunk[i]
+        r = state.waiting[head + position]
+        if position <= last or q < 1 or q > state.goal[r]:
+            status = BAD_PLAN
+        last = position
+        state.held[r] = admission_blocks(semantics, state.goal[r])
+        free -= state.held[r]
+        if free < 0:
+            break
+        state.resident[residents] = r
+        state.tokens[residents] = q
+        residents += 1
+        batch += 1
+        tokens += q
+        batch_kv += q
+        prefills += 1
+        prefill_tokens += q
+        prefill_squares += q * q
+    if free < 0:
+        status = OVERCOMMITTED
+    close_gaps(state, admitted, head)
+    head += admitted
+    duration = 0.0
+    if batch > 0:
+        duration = iteration_time(
+            time_model,
+            tokens,
+            batch_kv,
+            prefills,
+            prefill_tokens,
+            prefill_squares,
+            prefill_context,
+            decodes,
+            decode_context,
+        )
+    return duration, tokens, batch, batch_kv, free, head, residents, kv_tokens + tokens, status
+
+
+@jit
+def close_gaps(state, admitted, head):
+    """Move the waiting requests that admissions skipped to the end of the space that the admitted ones leave."""
+    gap = admitted - 1
+    if admitted == 0 or state.admit[gap] == gap:
+        return
+    write = state.admit[gap]
+    for read in range(state.admit[gap], -1, -1):
+        if gap >= 0 and state.admit[gap] == read:
+            gap -= 1
+        else:
+            state.waiting[head + write] = state.waiting[head + read]
+            write -= 1
+
+
+@jit
+def _finish(state, semantics, now, duration, free, residents):
+    """Effects at the end of an iteration; requests that are done leave and the others close ranks."""
+    kept, left, left_tokens = 0, 0, 0
+    for k in range(residents):
+        r, q = state.resident[k], state.tokens[k]
+        if q > 0:
+            prefilling = state.cached[r] < state.goal[r]
+            state.cached[r] += q
+            state.service[r] += duration
+            if not prefilling:
+                state.generated[r] += 1
+            elif state.cached[r] == state.goal[r]:
+                if np.isnan(state.first_token[r]):
+                    state.first_token[r] = now
+                if semantics.prefill_emits:
+                    state.generated[r] += 1
+            if state.generated[r] == state.output[r]:
+                state.completion[r] = now
+                free += state.held[r]
+                state.held[r] = 0
+                left += 1
+                left_tokens += state.cached[r]
+                continue
+        state.resident[kept] = r
+        kept += 1
+    return free, kept, left, left_tokens
+
+
+@jit
+def _holds(state, semantics, free, head, tail, residents, finished, kv_tokens, now):
+    """Conservation of requests, blocks and tokens; memory within capacity; nothing before it arrived."""
+    blocks, tokens = 0, 0
+    for k in range(residents):
+        r = state.resident[k]
+        blocks += state.held[r]
+        tokens += state.cached[r]
+        if state.arrival[r] > now or not np.isnan(state.completion[r]):
+            return False
+        if state.cached[r] > state.held[r] * semantics.block_size or state.generated[r] > state.output[r]:
+            return False
+    conserved = residents + (tail - head) + finished == tail
+    return conserved and free >= 0 and blocks + free == semantics.blocks and tokens == kv_tokens
+
+
+@jit
+def _first(state, head, tail, residents):
+    return state.resident[0] if residents > 0 else (state.waiting[head] if head < tail else -1)
+
+
+def _explain(status: int, where: int, at: float, policy: str, state: State) -> str:
+    when = f"at t = {at:.6g} s"
+    if status == STRANDED:
+        return (
+            f"{policy}: requests stranded {when}: no arrival and no wake-up is left, request {where} "
+            f"(prompt {state.prompt[where]}, {state.generated[where]} tokens generated) would wait for ever"
+        )
+    if status == OVERCOMMITTED:
+        return f"{policy}: the plan {when} admits more than the free KV blocks hold"
+    if status == BAD_PLAN:
+        return f"{policy}: the plan {when} breaks the contract (tokens out of range or positions not ascending)"
+    return f"{policy}: invariant violated {when} (conservation of requests, blocks or tokens; causality)"

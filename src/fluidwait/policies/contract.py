@@ -1,0 +1,128 @@
+"""The contract between a policy and the engines: a view goes in, a plan comes out.
+
+A policy is one function, compiled by Numba and shared by every engine::
+
+    @jit
+    def plan(view, knobs, memory, out):
+        ...
+        return admitted, wake
+
+At a decision epoch the engine fills a :class:`View`. The policy writes into ``out`` (a :class:`Plan`)
+
+* ``out.tokens[k]``: tokens to compute for the k-th resident request, 0 to pause it (the engine hands it in zeroed),
+* ``out.admit[i]``, ``out.chunk[i]`` for i < ``admitted``: positions in ``view.waiting``, ascending, of the requests to
+  admit, and the tokens of their first prefill chunk (at least 1),
+
+and returns how many it admits and the time at which it wants to be asked again if nothing happens before
+(``inf``: not until an arrival). A plan without tokens and admissions holds the server idle.
+
+``knobs`` is a named tuple of the policy's settings; ``memory`` is an int64 array that starts at zero and is the
+policy's own between calls. It should change only together with a non-empty plan: an engine may ask twice at one epoch.
+
+Memory shortage is not the policy's business. When the decodes of a plan do not fit, the engine evicts the newest
+resident request, puts it at the head of the waiting queue and asks again with ``view.evicted`` one higher.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from fluidwait.config import Strict
+
+
+def jit(function):
+    """Compile for the engines: they own every array, so the code neither allocates nor counts references.
+
+    Without this the bookkeeping of Numba's reference counts takes most of an iteration.
+    """
+    return njit(function, _nrt=False, error_model="numpy", forceinline=True)
+
+
+def jit_cached(function):
+    """:func:`jit`, with the machine code kept on disk."""
+    return njit(function, _nrt=False, error_model="numpy", cache=True)
+
+
+class View(NamedTuple):
+    """What a policy may know at a decision epoch. It never holds an output length that is not yet revealed.
+
+    ``waiting`` and ``resident`` list request indices; every other array is indexed by request.
+    """
+
+    now: float  # s
+    draining: bool  # True once no request will ever arrive again
+    evicted: int  # evictions forced so far in this decision
+    waiting: np.ndarray  # int64[n_waiting], in arrival order, evicted requests first
+    resident: np.ndarray  # int64[n_resident], in admission order
+    arrival: np.ndarray  # float64, s
+    service: np.ndarray  # float64, s spent inside batches so far
+    kind: np.ndarray  # int64, request type
+    goal: np.ndarray  # int64, tokens to prefill: the prompt, and after a recompute also what was generated before
+    cached: np.ndarray  # int64, tokens in the KV cache
+    generated: np.ndarray  # int64, output tokens so far
+    held: np.ndarray  # int64, KV blocks
+    free: int  # KV blocks
+    watermark: int  # KV blocks that admissions leave free
+    block_size: int  # tokens
+
+
+class Plan(NamedTuple):
+    """Where a policy writes its decision; see the module's text."""
+
+    tokens: np.ndarray  # int64[>= n_resident]
+    admit: np.ndarray  # int64[>= n_waiting]
+    chunk: np.ndarray  # int64[>= n_waiting]
+
+
+class PolicySettings(Strict):
+    """Base of a policy's settings: validated in YAML and in vLLM's additional_config alike."""
+
+
+class Context(NamedTuple):
+    """What a policy may use to derive its knobs before a run starts: the fluid model's inputs."""
+
+    law: Any  # fluidwait.workload.LengthLaw
+    rate: float  # requests/s
+    time_model: Any  # fluidwait.timing.TimeModel
+    linear: tuple[float, float]  # the paper's (d0 s, d1 s/token)
+    capacity: int  # KV tokens
+    prefill_emits: bool  # True when the iteration that ends the prefill yields the first token
+
+
+@jit
+def blocks_for(tokens, block_size):
+    """KV blocks that hold ``tokens`` tokens."""
+    return (tokens + block_size - 1) // block_size
+
+
+@jit
+def is_decoding(view, r):
+    """True when request ``r`` has its whole prompt in the cache."""
+    return view.cached[r] >= view.goal[r]
+
+
+@jit
+def growth(view, r):
+    """KV blocks that one more token of the resident request ``r`` takes: 0 or 1."""
+    return int(view.cached[r] >= view.held[r] * view.block_size)
+
+
+@jit
+def fits(view, r, free):
+    """True when the waiting request ``r`` can be admitted with ``free`` blocks left and the watermark kept."""
+    return free - blocks_for(view.goal[r], view.block_size) >= view.watermark
+
+
+@jit
+def patience_ends(view, r, max_wait):
+    """Time (s) at which request ``r`` has been held outside batches for ``max_wait`` in all, if it is not served."""
+    return view.arrival[r] + view.service[r] + max_wait
+
+
+@jit
+def even_quota(step, mean):
+    """The ``step``-th term of the most even integer sequence of mean ``mean``: floor((t+1) n) - floor(t n)."""
+    return int(np.floor((step + 1) * mean)) - int(np.floor(step * mean))

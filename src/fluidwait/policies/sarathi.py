@@ -1,0 +1,43 @@
+"""Sarathi-Serve: every decode advances, and prefill chunks fill the rest of a token budget.
+
+As in Vidur's ``SarathiReplicaScheduler``: running prefills come before new ones, FCFS, and a whole prompt's KV memory
+is reserved when it is admitted.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from fluidwait.policies.contract import PolicySettings, blocks_for, fits, growth, is_decoding, jit
+
+
+class Settings(PolicySettings):
+    token_budget: int = Field(512, gt=0, description="tokens per batch that prefill chunks fill up to")
+    max_requests: int = Field(256, gt=0, description="requests in service at most")
+
+
+@jit
+def plan(view, knobs, memory, out):
+    budget, free = knobs.token_budget, view.free
+    for k in range(len(view.resident)):
+        r = view.resident[k]
+        if is_decoding(view, r):
+            out.tokens[k] = 1
+            budget -= 1
+            free -= growth(view, r)
+    for k in range(len(view.resident)):
+        r = view.resident[k]
+        if not is_decoding(view, r) and budget > 0:
+            out.tokens[k] = min(view.goal[r] - view.cached[r], budget)
+            budget -= out.tokens[k]
+    admitted, room = 0, knobs.max_requests - len(view.resident)
+    while admitted < min(len(view.waiting), room) and budget > 0:
+        r = view.waiting[admitted]
+        if not fits(view, r, free):
+            break
+        out.admit[admitted] = admitted
+        out.chunk[admitted] = min(view.goal[r], budget)
+        budget -= out.chunk[admitted]
+        free -= blocks_for(view.goal[r], view.block_size)
+        admitted += 1
+    return admitted, float("inf")

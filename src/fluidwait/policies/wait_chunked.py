@@ -1,0 +1,154 @@
+"""WAIT with chunked prefill: the form the paper runs in its experiments (its section on implementation).
+
+At most ``in_service`` requests are in service. Decode progress is cut into segments; from the continuation
+probabilities follow real-valued thresholds n_k per stage and a cap B_k per segment. A batch holds one token for every
+decode of a served segment, up to ``chunk`` tokens for every running prefill, and new admissions up to the entry quota,
+the room in segment 1 and the room under ``in_service``. Fractional quotas are met by the most even integer sequence.
+
+The gate: a segment is served when it is full or when its entry queue holds its quota; ``gate: false`` is the paper's
+threshold-only ablation. Requests in prefill belong to segment 1. Liveness as in :mod:`fluidwait.policies.nested_wait`,
+except that segments open independently.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from fluidwait.fluid import design
+from fluidwait.policies.contract import (
+    Context,
+    PolicySettings,
+    blocks_for,
+    even_quota,
+    fits,
+    growth,
+    is_decoding,
+    jit,
+    patience_ends,
+)
+from fluidwait.policies.nested_wait import segment_boundaries, segment_of
+
+
+class Settings(PolicySettings):
+    in_service: int = Field(gt=0, description="requests in service at most (the paper's tl)")
+    chunk: int = Field(256, gt=0, description="prefill tokens per request and batch (the paper's cs)")
+    boundaries: list[int] | None = Field(None, description="output lengths r_1 < ... < r_L that end the segments")
+    segments: int | None = Field(None, gt=0, description="number of equally likely segments, instead of boundaries")
+    margin: float = Field(0.05, ge=0, description="added to every continuation probability (the paper's eta)")
+    gate: bool = Field(True, description="wait for a full segment or a full entry quota")
+    max_wait: float = Field(0.02, ge=0, description="s that the gate may hold a request in all")
+
+
+class Knobs(NamedTuple):
+    in_service: int
+    chunk: int  # tokens
+    boundaries: np.ndarray  # int64[L], output tokens
+    caps: np.ndarray  # int64[L], requests
+    quota: np.ndarray  # float64[L], requests per batch
+    gate: bool
+    max_wait: float  # s
+
+
+def prepare(settings: Settings, context: Context) -> Knobs:
+    """Segments, caps and quotas from the length law (SPEC section 5)."""
+    cuts = segment_boundaries(settings, context.law)
+    segments = design(context.law, cuts, settings.in_service, settings.margin)
+    return Knobs(
+        settings.in_service,
+        settings.chunk,
+        cuts,
+        segments.caps.astype(np.int64),
+        segments.per_stage.astype(np.float64),
+        settings.gate,
+        settings.max_wait,
+    )
+
+
+def memory_size(knobs: Knobs) -> int:
+    """Per segment: batches served so far, requests inside, requests in the entry queue, open or not."""
+    return 4 * len(knobs.caps)
+
+
+@jit
+def plan(view, knobs, memory, out):
+    segments = len(knobs.caps)
+    steps, inside = memory[:segments], memory[segments : 2 * segments]
+    entry, is_open = memory[2 * segments : 3 * segments], memory[3 * segments :]
+    wake = _find_open(view, knobs, steps, inside, entry, is_open)
+    free = view.free
+    room = knobs.in_service - len(view.resident)
+    for s in range(1, segments):
+        entry[s] = min(_quota(knobs, steps, inside, s), max(0, knobs.caps[s] - inside[s]))  # from here on: may enter
+    for k in range(len(view.resident)):
+        r = view.resident[k]
+        s = segment_of(knobs.boundaries, view.generated[r])
+        if is_open[s] == 0:
+            continue
+        if not is_decoding(view, r):
+            out.tokens[k] = min(knobs.chunk, view.goal[r] - view.cached[r])
+            continue
+        if s > 0 and view.generated[r] == knobs.boundaries[s - 1]:
+            if entry[s] == 0:
+                continue
+            entry[s] -= 1
+        out.tokens[k] = 1
+        free -= growth(view, r)
+    admitted = 0
+    if is_open[0] == 1:
+        room = min(_quota(knobs, steps, inside, 0), knobs.caps[0] - inside[0], room)
+        while admitted < min(len(view.waiting), room):
+            r = view.waiting[admitted]
+            if not fits(view, r, free):
+                break
+            out.admit[admitted] = admitted
+            out.chunk[admitted] = min(knobs.chunk, view.goal[r])
+            free -= blocks_for(view.goal[r], view.block_size)
+            admitted += 1
+    for s in range(segments):
+        steps[s] += is_open[s]
+    return admitted, wake
+
+
+@jit
+def _quota(knobs, steps, inside, s):
+    """Requests that may enter segment ``s`` in this batch; at least one into an empty segment, or nothing would move."""
+    quota = even_quota(steps[s], knobs.quota[s])
+    return max(quota, 1) if inside[s] == 0 else quota
+
+
+@jit
+def _find_open(view, knobs, steps, inside, entry, is_open):
+    """Set ``is_open`` per segment; return the time at which the next held request loses its patience."""
+    inside[:] = 0
+    entry[:] = 0
+    is_open[:] = 0
+    wake = np.inf
+    entry[0] = len(view.waiting)
+    if len(view.waiting) > 0:
+        wake = _check_patience(view, view.waiting[0], knobs, is_open, 0)
+    for k in range(len(view.resident)):
+        r = view.resident[k]
+        s = segment_of(knobs.boundaries, view.generated[r])
+        if s > 0 and view.generated[r] == knobs.boundaries[s - 1]:
+            entry[s] += 1
+        else:
+            inside[s] += 1
+        wake = min(wake, _check_patience(view, r, knobs, is_open, s))
+    for s in range(len(is_open)):
+        if inside[s] >= knobs.caps[s] or entry[s] >= _quota(knobs, steps, inside, s):
+            is_open[s] = 1
+        if inside[s] + entry[s] == 0:
+            is_open[s] = 0
+    return wake
+
+
+@jit
+def _check_patience(view, r, knobs, is_open, s):
+    ends = patience_ends(view, r, knobs.max_wait)
+    if not knobs.gate or view.draining or view.now >= ends:
+        is_open[s] = 1
+        return np.inf
+    return ends

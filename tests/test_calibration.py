@@ -336,6 +336,17 @@ def test_held_out_error_is_about_the_noise(tmp_path):
     assert 0.95 < held["r2"] < 1
 
 
+def test_held_out_rows_are_not_fitted(tmp_path):
+    """Twenty-five noisy rows and seven coefficients: rows that are fitted look much better than rows that are not."""
+    held, fitted = [], []
+    for seed in range(10):
+        rows = iterations(25, lambda q: 6e-5 * q, seed=seed, noise=0.2)
+        fit = calibrate_iterations(measured(tmp_path, rows), TEMPLATE, tmp_path / "hw.yaml").fit
+        held.append(fit["held_out"]["mape"])
+        fitted.append(fit["all_rows"]["mape"])
+    assert np.mean(held) > 1.25 * np.mean(fitted)
+
+
 def test_chunks_written_out_give_the_same_fit(tmp_path):
     rows = iterations(60, lambda q: 6e-5 * q)
     one = calibrate_iterations(measured(tmp_path, rows), TEMPLATE, tmp_path / "a.yaml")

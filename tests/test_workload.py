@@ -176,6 +176,13 @@ def test_seeds_and_replications_are_different_and_uncorrelated():
         assert np.abs(off_diagonal).max() < 5 / np.sqrt(20_000)
 
 
+def test_a_request_does_not_owe_its_length_to_its_gap():
+    # Many short runs: two streams from one state drift apart within a long one, so only the first requests would tell.
+    runs = [generate(workload(MIXTURE), n=1, rate=1.0, seed=0, replication=r) for r in range(3_000)]
+    first = np.array([(r.arrival[0], r.kind[0]) for r in runs]).T
+    assert abs(np.corrcoef(first)[0, 1]) < 5 / np.sqrt(3_000)
+
+
 # --- lengths --------------------------------------------------------------------------------------------------------
 
 

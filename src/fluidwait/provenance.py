@@ -1,0 +1,655 @@
+"""Provenance: which configuration, inputs, code and packages made an artifact, and whether they still would.
+
+An artifact is a file under ``results/`` or ``figures/``. Next to it lies its sidecar ``<artifact>.json``. The artifact
+is a function of its configuration, its inputs and the code alone, so running again gives the same bytes; what varies
+from run to run (wall time, git commit, device) is told by the sidecar only.
+
+The *configuration hash* is the SHA-256 of the canonical JSON of everything that can change the bytes: the resolved
+configuration (with its seeds, engine name and engine version), the hashes of the inputs, and the fingerprint of the
+code.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import datetime
+import enum
+import errno
+import functools
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from pydantic import BaseModel
+
+import fluidwait
+from fluidwait.config import ConfigError
+from fluidwait.paths import project_root
+
+SIDECAR = "fluidwait-sidecar-1"
+"""Value of the ``record`` key, by which a sidecar is told from an artifact that happens to be JSON."""
+
+PACKAGES = ("fluidwait", "numpy", "scipy", "numba", "vidur", "polars", "pyarrow", "matplotlib")
+"""Packages whose version can change the bytes of an artifact."""
+
+IGNORED = ("logs", "benchmarks")
+"""Folders of a results tree that hold no artifacts."""
+
+_PACKAGE_DIR = Path(fluidwait.__file__).resolve().parent
+_WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+_HASH_MARK = "fluidwait-config:"
+
+
+# --- canonical JSON and hashes -------------------------------------------------------------------------------------
+
+
+def canonical_json(value: Any) -> str:
+    """JSON text that is equal exactly when the values are: sorted keys, no whitespace, floats by ``repr``.
+
+    Models, tuples, paths, dates and NumPy numbers become their plain JSON counterpart; infinities and NaN, which JSON
+    cannot say, become the strings ``inf``, ``-inf`` and ``nan`` (which parse back to the same float).
+
+    Raises:
+        TypeError: the value holds something that has no canonical form, such as a set.
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def config_hash(config: Mapping[str, Any] | BaseModel) -> str:
+    """SHA-256 (64 hex digits) of the canonical JSON of ``config``."""
+    return hashlib.sha256(canonical_json(config).encode()).hexdigest()
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 (64 hex digits) of the bytes of a file.
+
+    Raises:
+        ConfigError: the file is missing or unreadable.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return _plain(value.model_dump())
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist())
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else repr(float(value))
+    if isinstance(value, os.PathLike):
+        return Path(value).as_posix()
+    if isinstance(value, datetime.date):  # YAML reads an unquoted date as one
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return _plain_mapping(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    raise TypeError(f"no canonical JSON for {type(value).__name__}")
+
+
+def _plain_mapping(value: Mapping) -> dict[str, Any]:
+    plain = {key if isinstance(key, str) else canonical_json(key): _plain(item) for key, item in value.items()}
+    if len(plain) != len(value):
+        raise TypeError("no canonical JSON for a mapping with both a number and its text as keys")
+    return plain
+
+
+# --- code ----------------------------------------------------------------------------------------------------------
+
+
+def imported_modules(*roots: str) -> tuple[str, ...]:
+    """Names of ``roots`` and of every fluidwait module that they import, directly or not, sorted.
+
+    Read from the source without importing anything, so an import inside a function counts and one of a package that is
+    not installed does no harm.
+
+    Raises:
+        ConfigError: a root is not a module of this package.
+    """
+    found: set[str] = set()
+    todo = list(roots)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += _imports_of(name)
+    return tuple(sorted(found))
+
+
+def code_fingerprint(modules: Iterable[str | Path], root: str | Path | None = None) -> dict[str, str]:
+    """SHA-256 of each source file that computes a result, by name.
+
+    A name is a module (``fluidwait.fluid.segments``), a package (all modules below it) or the path of a script, which
+    is recorded relative to ``root``. Line endings do not count.
+
+    Raises:
+        ConfigError: no such module or script.
+    """
+    root = _root(root)
+    prints: dict[str, str] = {}
+    for module in modules:
+        for name, path in _source_files(module, root):
+            prints[name] = _source_sha256(path, name)
+    return dict(sorted(prints.items()))
+
+
+def _source_files(module: str | Path, root: Path) -> list[tuple[str, Path]]:
+    if isinstance(module, Path) or str(module).endswith(".py"):
+        return [(_portable(Path(module), root), root / module)]
+    path = _module_path(str(module))
+    if path.name != "__init__.py":
+        return [(str(module), path)]
+    return [(_module_name(p), p) for p in sorted(path.parent.rglob("*.py"))]
+
+
+def _source_sha256(path: Path, name: str) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+    except OSError:
+        raise ConfigError(f"{name}: no such source file") from None
+
+
+def _module_path(name: str) -> Path:
+    base, *parts = name.split(".")
+    stem = _PACKAGE_DIR.joinpath(*parts)
+    candidates = [stem / "__init__.py", stem.with_suffix(".py")] if parts else [_PACKAGE_DIR / "__init__.py"]
+    path = next((p for p in candidates if p.is_file()), None)
+    if base != "fluidwait" or path is None:
+        raise ConfigError(f"{name}: no such module in fluidwait")
+    return path
+
+
+def _module_name(path: Path) -> str:
+    parts = path.relative_to(_PACKAGE_DIR).with_suffix("").parts
+    return ".".join(("fluidwait", *(p for p in parts if p != "__init__")))
+
+
+def _imports_of(name: str) -> list[str]:
+    path = _module_path(name)
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    wanted: list[str] = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            wanted += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parent = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parent, *([node.module] if node.module else [])])
+            wanted += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    # "from fluidwait.config import load" names a function: only what is a file is a module. A package's own file runs
+    # whenever one of its modules is imported, so every parent counts.
+    return [m for w in wanted if w.split(".")[0] == "fluidwait" for m in _with_parents(w) if _is_module(m)]
+
+
+def _with_parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+
+
+def _is_module(name: str) -> bool:
+    try:
+        _module_path(name)
+    except ConfigError:
+        return False
+    return True
+
+
+# --- inputs --------------------------------------------------------------------------------------------------------
+
+
+class Input(NamedTuple):
+    """A file that an artifact was made from.
+
+    Attributes:
+        path: relative to the project root, with forward slashes; ``$FLUIDWAIT_SHARED/...`` for a file in that folder.
+        sha256: of the file's bytes, or of its parsed content.
+        of: ``bytes``, or ``content`` for YAML, where comments and layout do not count.
+    """
+
+    path: str
+    sha256: str
+    of: str
+
+
+def describe_input(path: str | Path, root: str | Path | None = None) -> Input:
+    """The :class:`Input` of a file as it is now.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, or YAML that does not parse.
+    """
+    path, root = Path(path), _root(root)
+    of = "content" if path.suffix in (".yaml", ".yml") else "bytes"
+    return Input(_portable(path, root), _input_sha256(path, of), of)
+
+
+def _input_sha256(path: Path, of: str) -> str:
+    if of != "content":
+        return file_sha256(path)
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {getattr(error, 'problem', None) or 'syntax error'}") from None
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def _root(root: str | Path | None) -> Path:
+    return (project_root() if root is None else Path(root)).resolve()
+
+
+def _portable(path: Path, root: Path) -> str:
+    shared = os.environ.get("FLUIDWAIT_SHARED")
+    full = (root / path).resolve() if not path.is_absolute() else path.resolve()
+    if shared and full.is_relative_to(Path(shared).resolve()) and not full.is_relative_to(root):
+        return "$FLUIDWAIT_SHARED/" + full.relative_to(Path(shared).resolve()).as_posix()
+    return Path(os.path.relpath(full, root)).as_posix()
+
+
+def _located(portable: str, root: Path) -> Path:
+    head, _, rest = portable.partition("/")
+    if head == "$FLUIDWAIT_SHARED":
+        return Path(os.environ.get("FLUIDWAIT_SHARED") or root.parent / "shared") / rest
+    return root / portable
+
+
+# --- atomic writing ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; on success it is flushed to disk and renamed to ``path`` in one step.
+
+    On any failure the temporary file is removed and ``path`` is left as it was, so a half-written file is never seen
+    under its final name. The temporary name is hidden and keeps the suffix.
+
+    Raises:
+        ConfigError: the folder cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        temporary.open("xb").close()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        if error.errno in _WRITE_ERRORS or str(error.filename or "") == str(temporary):
+            raise ConfigError(f"{path}: cannot be written ({os.strerror(error.errno or errno.EIO)})") from None
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text atomically; see :func:`atomic_path` for the errors."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(text.encode())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of killed writers of ``path``."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.tmp{re.escape(path.suffix)}")
+    for other in path.parent.iterdir():
+        match = pattern.fullmatch(other.name)
+        if match and not _is_running(int(match[1])):
+            other.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # runs, under another user
+    return pid != os.getpid()
+
+
+# --- artifacts and their sidecars ----------------------------------------------------------------------------------
+
+
+def artifact_hash(config: Mapping[str, Any] | BaseModel, inputs: Iterable[Input], code: Mapping[str, str]) -> str:
+    """The configuration hash of an artifact: SHA-256 over its configuration, input hashes and code fingerprint."""
+    return config_hash({"config": config, "inputs": {i.path: i.sha256 for i in inputs}, "code": code})
+
+
+def write_artifact(
+    path: str | Path,
+    writer: Callable[[Path, str], Any],
+    *,
+    config: Mapping[str, Any] | BaseModel,
+    inputs: Iterable[str | Path] = (),
+    code: Iterable[str | Path] = (),
+    rule: str,
+    packages: Iterable[str] = PACKAGES,
+    root: str | Path | None = None,
+    wall_seconds: float | None = None,
+) -> str:
+    """Write an artifact and its sidecar, both atomically, and return the configuration hash.
+
+    Args:
+        path: final path of the artifact.
+        writer: called with a temporary path and the configuration hash; writes the file, and the hash into it where the
+            format allows. Must write the same bytes for the same hash.
+        config: everything that decides the bytes besides inputs and code, fully resolved: defaults, seeds, engine name
+            and version.
+        inputs: files read.
+        code: modules, packages or scripts that compute the result; :func:`imported_modules` finds them.
+        rule: name of the workflow rule or command that made it.
+        packages: installed packages whose versions matter for this artifact.
+        root: project root that recorded paths are relative to; :func:`fluidwait.paths.project_root` when not given.
+        wall_seconds: computing time in seconds; the time of ``writer`` when not given.
+
+    Raises:
+        ConfigError: an input is missing, a module does not exist, or the folder cannot be written.
+    """
+    path = Path(path)
+    root = _root(root)
+    described = sorted(describe_input(i, root) for i in inputs)
+    prints = code_fingerprint(code, root)
+    key = artifact_hash(config, described, prints)
+    started = time.perf_counter()
+    with atomic_path(path) as temporary:
+        writer(temporary, key)
+        sha256 = file_sha256(temporary)
+    seconds = time.perf_counter() - started if wall_seconds is None else wall_seconds
+    sidecar = {
+        "record": SIDECAR,
+        "artifact": path.name,
+        "sha256": sha256,
+        "config_hash": key,
+        "config": _plain(config),
+        "inputs": [i._asdict() for i in described],
+        "code": prints,
+        "rule": rule,
+        "packages": package_versions(packages),
+        "python": platform.python_version(),
+        "git": git_state(root),
+        "device": {"machine": platform.machine(), "processors": os.cpu_count()},
+        "wall_seconds": round(seconds, 3),
+    }
+    write_text(sidecar_path(path), json.dumps(sidecar, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    return key
+
+
+def sidecar_path(artifact: str | Path) -> Path:
+    """``<artifact>.json``."""
+    artifact = Path(artifact)
+    return artifact.with_name(artifact.name + ".json")
+
+
+def read_sidecar(artifact: str | Path) -> dict[str, Any]:
+    """The sidecar of an artifact.
+
+    Raises:
+        ConfigError: it is missing, or not a sidecar.
+    """
+    path = sidecar_path(artifact)
+    if not path.is_file():
+        raise ConfigError(f"{artifact}: has no sidecar {path.name}")
+    sidecar = _parse_sidecar(path)
+    if sidecar is None:
+        raise ConfigError(f"{path}: not a sidecar of fluidwait")
+    return sidecar
+
+
+def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Version of each of the packages that is installed."""
+    versions = {"fluidwait": fluidwait.__version__}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.setdefault(name, importlib.metadata.version(name))
+    return {name: versions[name] for name in sorted(names) if name in versions}
+
+
+@functools.cache
+def git_state(root: Path) -> dict[str, Any] | None:
+    """``{"commit": ..., "dirty": ...}`` of the checkout at ``root`` when first asked; None without git or a commit."""
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=30)
+    return done.stdout.strip()
+
+
+def _parse_sidecar(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) and data.get("record") == SIDECAR else None
+
+
+# --- hashes inside files -------------------------------------------------------------------------------------------
+
+
+def figure_metadata(key: str, suffix: str) -> dict[str, str | None]:
+    """Matplotlib ``metadata`` that carries the configuration hash and no date, so equal figures have equal bytes.
+
+    Raises:
+        ValueError: the format is none of ``.png``, ``.svg`` and ``.pdf``.
+    """
+    mark = _HASH_MARK + key
+    if suffix == ".png":
+        return {"Software": None, "Description": mark}
+    if suffix == ".svg":
+        return {"Date": None, "Creator": None, "Description": mark}
+    if suffix == ".pdf":
+        return {"CreationDate": None, "Creator": None, "Producer": None, "Keywords": mark}
+    raise ValueError(f"figures are written as .png, .svg or .pdf, not '{suffix}'")
+
+
+def save_figure(figure: Any, path: str | Path, key: str, dpi: float = 200.0) -> None:
+    """Save a Matplotlib figure with byte-identical results for equal figures; the format follows the suffix."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "fluidwait"}):  # element ids of SVG are random without a fixed salt
+        figure.savefig(path, dpi=dpi, metadata=figure_metadata(key, Path(path).suffix))
+
+
+def embedded_hash(path: str | Path) -> str | None:
+    """The configuration hash inside a Parquet, PNG, SVG or PDF file; None when it holds none.
+
+    Raises:
+        ConfigError: the file is missing, or not what its suffix says.
+    """
+    path = Path(path)
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        try:
+            metadata = pyarrow.parquet.read_metadata(path).metadata or {}
+        except (OSError, pyarrow.ArrowException):
+            raise ConfigError(f"{path}: not a readable Parquet file") from None
+        return metadata.get(b"config_hash", b"").decode() or None
+    try:
+        match = re.search(_HASH_MARK.encode() + rb"([0-9a-f]{64})", path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    return match[1].decode() if match else None
+
+
+# --- verification --------------------------------------------------------------------------------------------------
+
+STALE, MISSING, ALTERED, UNTRACKED, ENVIRONMENT = "stale", "missing", "altered", "untracked", "environment"
+
+
+class Finding(NamedTuple):
+    """One thing wrong with one artifact.
+
+    Attributes:
+        path: the artifact, relative to the folder that was verified.
+        status: ``stale`` (an input or the code has changed since), ``missing`` (the artifact or one of its inputs is
+            gone), ``altered`` (the artifact or its sidecar was changed by hand), ``untracked`` (no sidecar) or
+            ``environment`` (made by other package versions than those installed).
+        detail: what exactly, in words.
+    """
+
+    path: str
+    status: str
+    detail: str
+
+
+def verify(results_dir: str | Path, root: str | Path | None = None) -> list[Finding]:
+    """Everything wrong with the artifacts below a folder, sorted by path; empty when all is well.
+
+    Nothing is run again: inputs, code and package versions are compared with what each sidecar recorded. An artifact
+    made from one that is stale, altered or missing is stale too.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    base = Path(results_dir).resolve()
+    if not base.is_dir():
+        raise ConfigError(f"{results_dir}: no such folder")
+    root = _root(root)
+    sidecars, untracked = _inventory(base)
+    found = {artifact: _findings(artifact, sidecar, root) for artifact, sidecar in sidecars.items()}
+    _spread_staleness(found, sidecars, root)
+    named = [Finding(a.relative_to(base).as_posix(), *f) for a, problems in found.items() for f in problems]
+    named += [Finding(p.relative_to(base).as_posix(), UNTRACKED, "has no sidecar") for p in untracked]
+    return sorted(named)
+
+
+def artifacts(results_dir: str | Path) -> list[Path]:
+    """Paths of the artifacts below a folder that have a sidecar, sorted."""
+    return sorted(_inventory(Path(results_dir).resolve())[0])
+
+
+def _inventory(base: Path) -> tuple[dict[Path, dict[str, Any] | None], list[Path]]:
+    """Artifacts with their sidecars (None: cannot be read), and files that have none."""
+    files = [p for p in sorted(base.rglob("*")) if p.is_file() and not _is_ignored(p.relative_to(base))]
+    names = set(files)
+    sidecars: dict[Path, dict[str, Any] | None] = {}
+    for path in files:
+        artifact = path.with_name(path.name.removesuffix(".json"))
+        if path.suffix == ".json":
+            data = _parse_sidecar(path)
+            if data is not None or artifact in names:
+                sidecars[artifact] = data
+    known = set(sidecars) | {sidecar_path(a) for a in sidecars}
+    return sidecars, [p for p in files if p not in known]
+
+
+def _is_ignored(relative: Path) -> bool:
+    return any(part.startswith(".") or part in IGNORED for part in relative.parts) or relative.suffix == ".log"
+
+
+def _findings(artifact: Path, sidecar: dict[str, Any] | None, root: Path) -> list[tuple[str, str]]:
+    if sidecar is None:
+        return [(ALTERED, "its sidecar cannot be read")]
+    try:
+        inputs = [Input(**i) for i in sidecar["inputs"]]
+        own = artifact_hash(sidecar["config"], inputs, sidecar["code"])
+        return [
+            *_artifact_findings(artifact, sidecar, own),
+            *(finding for i in inputs for finding in _input_findings(i, root)),
+            *_code_findings(sidecar["code"], root),
+            *_environment_findings(sidecar["packages"], sidecar["python"]),
+        ]
+    except (KeyError, TypeError, AttributeError):
+        return [(ALTERED, "its sidecar lacks a key or holds a value of the wrong type")]
+
+
+def _artifact_findings(artifact: Path, sidecar: dict[str, Any], own_hash: str) -> Iterator[tuple[str, str]]:
+    if own_hash != sidecar["config_hash"]:
+        yield ALTERED, "its sidecar's configuration hash is not the hash of the configuration it holds"
+    if not artifact.is_file():
+        yield MISSING, "its sidecar is there, the file is not"
+    elif file_sha256(artifact) != sidecar["sha256"]:
+        yield ALTERED, "its bytes are not those that were written"
+    elif embedded_hash(artifact) not in (None, sidecar["config_hash"]):
+        yield ALTERED, "the configuration hash inside it is not that of its sidecar"
+
+
+def _input_findings(recorded: Input, root: Path) -> Iterator[tuple[str, str]]:
+    path = _located(recorded.path, root)
+    if not path.is_file():
+        yield MISSING, f"input {recorded.path} is gone"
+        return
+    try:
+        changed = _input_sha256(path, recorded.of) != recorded.sha256
+    except ConfigError as error:
+        yield STALE, f"input {recorded.path} cannot be read: {error}"
+        return
+    if changed:
+        yield STALE, f"input {recorded.path} has changed"
+
+
+def _code_findings(recorded: Mapping[str, str], root: Path) -> Iterator[tuple[str, str]]:
+    for name, sha256 in recorded.items():
+        try:
+            # A package is recorded module by module, so its own name stands for its __init__.py alone.
+            path = root / name if name.endswith(".py") else _module_path(name)
+            changed = _source_sha256(path, name) != sha256
+        except ConfigError:
+            yield STALE, f"code {name} is gone"
+            continue
+        if changed:
+            yield STALE, f"code {name} has changed"
+
+
+def _environment_findings(recorded: Mapping[str, str], python: str) -> Iterator[tuple[str, str]]:
+    installed = package_versions(recorded)
+    for name, version in recorded.items():
+        if installed.get(name) != version:
+            yield ENVIRONMENT, f"made with {name} {version}, installed is {installed.get(name, 'none')}"
+    if python.split(".")[:2] != platform.python_version().split(".")[:2]:
+        yield ENVIRONMENT, f"made with Python {python}, running is {platform.python_version()}"
+
+
+def _spread_staleness(
+    found: dict[Path, list[tuple[str, str]]], sidecars: Mapping[Path, dict[str, Any] | None], root: Path
+) -> None:
+    """Make every artifact stale that was made from one that is not what it should be."""
+    bad = {artifact for artifact, problems in found.items() if any(status != ENVIRONMENT for status, _ in problems)}
+    todo = sorted(bad)
+    while todo:
+        source = todo.pop()
+        for artifact, sidecar in sidecars.items():
+            made_from = {_located(i["path"], root).resolve() for i in (sidecar or {}).get("inputs", ()) if "path" in i}
+            if source in made_from and artifact not in bad:
+                found[artifact].append((STALE, f"input {_portable(source, root)} is itself not up to date"))
+                bad.add(artifact)
+                todo.append(artifact)

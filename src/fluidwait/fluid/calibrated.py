@@ -24,7 +24,6 @@ from numba import njit
 from fluidwait.config import ConfigError
 from fluidwait.fluid.equilibrium import check_capacity
 from fluidwait.fluid.thresholds import (
-    ROUNDING,
     Infeasible,
     Thresholds,
     check_rate,
@@ -32,6 +31,7 @@ from fluidwait.fluid.thresholds import (
     integrality,
     least_fixed_point,
     summary,
+    within,
 )
 from fluidwait.timing import iteration_time
 
@@ -169,7 +169,7 @@ def calibrated_equilibrium(
         return CalibratedEquilibrium(*[math.inf] * 5, feasible=False, reason="time")
     x = _crossing(model, mean, rate, stair)
     limits = _limits(mean, capacity, token_budget, cap)
-    reason = next((name for name, most in limits.items() if x > most * (1.0 + ROUNDING)), "")
+    reason = next((name for name, most in limits.items() if not within(x, most)), "")
     return CalibratedEquilibrium(x / rate, *_batch(mean, x), feasible=not reason, reason=reason)
 
 
@@ -251,7 +251,7 @@ def calibrated_thresholds(
     n = least_fixed_point(
         need=lambda n: enough((1.0 + slack) * rates * seconds(n)),
         start=enough(aimed.requests * law.share),
-        fits=lambda n: sums.kv_tokens @ n <= capacity,
+        fits=lambda n: within(sums.kv_tokens @ n, capacity),
     )
     if n is None:
         raise integrality(rate, base.memory, capacity)

@@ -14,7 +14,15 @@ import numpy as np
 from fluidwait.config import ConfigError
 from fluidwait.fluid.equilibrium import boundary, check_capacity, equilibrium
 from fluidwait.fluid.safety import RequiredMemory, base_memory, required_memory, stage_work
-from fluidwait.fluid.thresholds import Infeasible, check_equilibrium, check_rate, enough, integrality, least_fixed_point
+from fluidwait.fluid.thresholds import (
+    Infeasible,
+    check_equilibrium,
+    check_rate,
+    enough,
+    integrality,
+    least_fixed_point,
+    within,
+)
 
 if TYPE_CHECKING:
     from fluidwait.workload import LengthLaw
@@ -220,12 +228,12 @@ def nested_thresholds(
 
     start = np.ones(len(ends), dtype=np.int64)
     start[0] = enough(lower)
-    n = least_fixed_point(need, start, fits=lambda n: work @ n <= capacity)
+    n = least_fixed_point(need, start, fits=lambda n: within(work @ n, capacity))
     if n is None:
         raise integrality(rate, base.memory, capacity)
     memory = base_memory(n, ends, prompts)
     required = required_memory(n, continuation, ends, prompts, horizon=horizon, risk=risk, d0=d0)
-    return NestedThresholds(n, ends, continuation, d0 + d1 * memory, memory, required, bool(required.total <= capacity))
+    return NestedThresholds(n, ends, continuation, d0 + d1 * memory, memory, required, within(required.total, capacity))
 
 
 def _check_work(work: np.ndarray, ratio: np.ndarray, rate: float, d0: float, d1: float, capacity: float) -> float:
@@ -233,7 +241,7 @@ def _check_work(work: np.ndarray, ratio: np.ndarray, rate: float, d0: float, d1:
     per_arrival = float(work @ np.cumprod(np.concatenate([[1.0], ratio])))  # KV-token-iterations, >= the true mean work
     load = d1 * rate * per_arrival
     needed = d0 * rate * per_arrival / (1.0 - load) if load < 1.0 else np.inf
-    if not needed <= capacity:
+    if not within(needed, capacity):
         largest = 1.0 / (per_arrival * (d1 + d0 / capacity))
         raise Infeasible(
             "segments",

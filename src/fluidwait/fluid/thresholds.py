@@ -86,7 +86,7 @@ def wait_thresholds(
     largest = boundary(law, d0, d1, capacity)
     check_equilibrium(base, rate, capacity, largest)
     aimed = equilibrium(law, rate * (1.0 + slack), d0, d1)
-    if not aimed.memory <= capacity:
+    if not within(aimed.memory, capacity):
         raise Infeasible(
             "slack", f"rate {rate:g} plus slack {slack:g} exceeds the largest rate that fits, {largest:.4g}"
         )
@@ -94,7 +94,7 @@ def wait_thresholds(
     n = least_fixed_point(
         need=lambda n: enough((1.0 + slack) * rates * (d0 + d1 * (work @ n)), strict),
         start=enough(aimed.per_stage, strict),  # every solution lies above the real-valued one
-        fits=lambda n: work @ n <= capacity,
+        fits=lambda n: within(work @ n, capacity),
     )
     if n is None:
         raise integrality(rate, base.memory, capacity)
@@ -125,6 +125,11 @@ def enough(amount: np.ndarray, strict: bool = False) -> np.ndarray:
     return count.astype(np.int64)
 
 
+def within(memory: float, capacity: float) -> bool:
+    """memory <= capacity, where a rounding error does not count: C = M* is a case of interest in the theory."""
+    return bool(memory <= capacity * (1.0 + ROUNDING))
+
+
 def summary(
     n: np.ndarray, rates: np.ndarray, iteration_time: float, memory: float, equilibrium_memory: float
 ) -> Thresholds:
@@ -149,7 +154,7 @@ def check_equilibrium(state: Equilibrium, rate: float, capacity: float, largest:
             f"rate {rate:g} requests/s has load d1*W = {state.load:.4g} >= 1; "
             f"the largest rate that fits is {largest:.4g}",
         )
-    if not state.memory <= capacity:
+    if not within(state.memory, capacity):
         raise Infeasible(
             "memory",
             f"rate {rate:g} requests/s needs {state.memory:.0f} KV tokens of {capacity:.0f}; "

@@ -12,7 +12,7 @@ import numpy as np
 
 from fluidwait.config import ConfigError
 from fluidwait.fluid.equilibrium import check_capacity, check_times, equilibrium, kv_work
-from fluidwait.fluid.thresholds import Infeasible, Thresholds, enough, least_fixed_point, summary
+from fluidwait.fluid.thresholds import Infeasible, Thresholds, enough, least_fixed_point, summary, within
 
 if TYPE_CHECKING:
     from fluidwait.workload import LengthLaw
@@ -74,7 +74,7 @@ def varying_thresholds(
     n = least_fixed_point(
         need=lambda n: enough(peak_arrivals(start, rates, d0 + d1 * (work @ n))),
         start=enough(peak_arrivals(start, rates, d0)),
-        fits=lambda n: work @ n <= capacity,
+        fits=lambda n: within(work @ n, capacity),
     )
     if n is None:
         raise Infeasible("memory", f"the peak rates need more than the capacity of {capacity:.0f} KV tokens")

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from fluid_laws import CAPACITY, D0, D1, SINGLE, TOY, law, laws
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fluidwait.config import ConfigError
+from fluidwait.fluid import Infeasible, boundary, equilibrium, kv_work, wait_thresholds
+from fluidwait.fluid.thresholds import enough
+
+
+def test_thresholds_by_hand():
+    # n >= 2 (1 + 0.1 * 3 n) holds with equality at n = 5
+    found = wait_thresholds(TOY, 2.0, 1.0, 0.1, capacity=15.0)
+    assert found.n.tolist() == [5]
+    assert found.n.dtype == np.int64
+    assert found.iteration_time == pytest.approx(2.5)
+    assert found.memory == 15.0
+    assert found.equilibrium_memory == pytest.approx(15.0)
+    assert found.slack == pytest.approx([0.0])
+
+
+def test_strict_and_slack_ask_for_more():
+    assert wait_thresholds(TOY, 2.0, 1.0, 0.1, math.inf, strict=True).n.tolist() == [6]
+    # n >= 2.2 (1 + 0.3 n), so n >= 2.2 / 0.34 = 6.47
+    found = wait_thresholds(TOY, 2.0, 1.0, 0.1, math.inf, slack=0.1)
+    assert found.n.tolist() == [7]
+    assert found.slack[0] >= 0.1
+
+
+def test_two_types_by_hand():
+    # work 3 and 2 * 2.5 = 5, rates 1 and 0.5: (1, 1) gives Delta T = 1.8, so n_1 = 2 and Delta T = 2.1, so (3, 2)
+    # with Delta T = 1 + 0.1 (9 + 10) = 2.9, which 3 / 1 and 2 / 0.5 both cover
+    found = wait_thresholds(law([1, 2], [1, 1], [2, 1]), 1.5, 1.0, 0.1, math.inf)
+    assert found.n.tolist() == [3, 2]
+    assert found.iteration_time == pytest.approx(2.9)
+
+
+def test_low_rate_needs_one_request():
+    assert wait_thresholds(SINGLE, 20.0, D0, D1, CAPACITY).n.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("rate", "capacity", "options", "reason"),
+    [
+        (10 / 3, math.inf, {}, "unstable"),
+        (2.1, 15.0, {}, "memory"),
+        (2.0, 15.0, {"strict": True}, "integrality"),
+        (2.0, 100.0, {"slack": 1.0}, "slack"),
+        (0.5, 2.0, {}, "integrality"),  # a single request already needs 3 tokens
+    ],
+)
+def test_reason_why_there_are_none(rate, capacity, options, reason):
+    with pytest.raises(Infeasible) as caught:
+        wait_thresholds(TOY, rate, 1.0, 0.1, capacity, **options)
+    assert caught.value.reason == reason
+    assert f"({reason})" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_error_names_the_largest_rate_that_fits():
+    with pytest.raises(Infeasible, match="the largest rate that fits is 2$"):
+        wait_thresholds(TOY, 2.1, 1.0, 0.1, 15.0)
+
+
+@pytest.mark.parametrize(("rate", "slack", "key"), [(0.0, 0.0, "rate"), (math.nan, 0.0, "rate"), (1.0, -0.1, "slack")])
+def test_numbers_outside_their_range_are_named(rate, slack, key):
+    with pytest.raises(ConfigError, match=f"^{key}: "):
+        wait_thresholds(TOY, rate, 1.0, 0.1, 15.0, slack=slack)
+
+
+def _clearly_feasible(n, law, rate, d0, d1, capacity, slack):
+    memory = kv_work(law).per_type @ n
+    needed = (1 + slack) * rate * law.share * (d0 + d1 * memory)
+    return memory <= capacity and np.all(needed <= np.asarray(n) * (1 - 1e-9))
+
+
+@settings(max_examples=60, deadline=None)
+@given(laws(most_types=2, longest=4), st.floats(0.05, 1.1), st.floats(0.0, 0.3), st.sampled_from([0.0, 0.02, 0.1]))
+def test_no_feasible_vector_is_smaller_in_any_component(law, share_of_boundary, slack, d1):
+    capacity, d0 = 400.0, 1.0
+    rate = share_of_boundary * boundary(law, d0, d1, capacity)
+    work = kv_work(law).per_type
+    box = [range(1, int(capacity // w) + 1) for w in work]
+    feasible = [
+        n for n in itertools.product(*box) if _clearly_feasible(np.array(n), law, rate, d0, d1, capacity, slack)
+    ]
+    try:
+        found = wait_thresholds(law, rate, d0, d1, capacity, slack=slack)
+    except Infeasible:
+        assert feasible == []
+        return
+    assert np.all((1 + slack) * rate * law.share * found.iteration_time <= found.n * (1 + 1e-9))
+    assert found.memory == work @ found.n <= capacity
+    assert found.memory >= found.equilibrium_memory * (1 - 1e-9)
+    for n in feasible:
+        assert np.all(np.array(n) >= found.n)
+
+
+@settings(deadline=None)
+@given(laws(), st.floats(0.05, 0.9), st.floats(1.0, 1.1))
+def test_thresholds_grow_with_the_rate(law, load, factor):
+    d0, d1 = 0.01, 1e-4
+    rate = load * boundary(law, d0, d1, math.inf)
+    low, high = (wait_thresholds(law, r, d0, d1, math.inf) for r in (rate, rate * factor))
+    assert np.all(high.n >= low.n)
+    assert np.all(low.n >= equilibrium(law, rate, d0, d1).per_stage * (1 - 1e-9))
+
+
+def test_enough_treats_a_rounding_error_as_equality():
+    amounts = np.array([(0.1 + 0.2) * 10, 3.0, 3.0001, 2.9999])
+    assert amounts[0] != 3.0
+    assert enough(amounts).tolist() == [3, 3, 4, 3]
+    assert enough(amounts, strict=True).tolist() == [4, 4, 4, 3]

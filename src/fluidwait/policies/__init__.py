@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from fluidwait.config import ConfigError, load_yaml, nearest, parse
 from fluidwait.paths import project_root
-from fluidwait.policies.contract import Context, PolicySettings, jit
+from fluidwait.policies.contract import Context, PolicySettings
 
 _NOT_POLICIES = {"contract"}
 
@@ -49,7 +49,8 @@ def names() -> list[str]:
 def load_policy(spec: str | Path | dict[str, Any], source: str = "policy") -> Policy:
     """A policy from a mapping ``{policy: name or path.py, ...settings}``, a YAML file, or the name of one.
 
-    A name without a folder means ``config/policies/<name>.yaml``. A path in ``policy:`` is relative to the project root.
+    A name without a folder means ``config/policies/<name>.yaml``; a path in ``policy:`` is relative to the project
+    root.
 
     Raises:
         ConfigError: unknown policy or setting, value out of range, missing file.

@@ -78,7 +78,7 @@ def plan(view, knobs, memory, out):
     steps, inside = memory[:segments], memory[segments : 2 * segments]
     entry, is_open = memory[2 * segments : 3 * segments], memory[3 * segments :]
     wake = _find_open(view, knobs, steps, inside, entry, is_open)
-    free = view.free
+    free, served = view.free, 0
     room = knobs.in_service - len(view.resident)
     for s in range(1, segments):
         entry[s] = min(_quota(knobs, steps, inside, s), max(0, knobs.caps[s] - inside[s]))  # from here on: may enter
@@ -89,12 +89,14 @@ def plan(view, knobs, memory, out):
             continue
         if not is_decoding(view, r):
             out.tokens[k] = min(knobs.chunk, view.goal[r] - view.cached[r])
+            served += 1
             continue
         if s > 0 and view.generated[r] == knobs.boundaries[s - 1]:
             if entry[s] == 0:
                 continue
             entry[s] -= 1
         out.tokens[k] = 1
+        served += 1
         free -= growth(view, r)
     admitted = 0
     if is_open[0] == 1:
@@ -107,14 +109,15 @@ def plan(view, knobs, memory, out):
             out.chunk[admitted] = min(knobs.chunk, view.goal[r])
             free -= blocks_for(view.goal[r], view.block_size)
             admitted += 1
-    for s in range(segments):
-        steps[s] += is_open[s]
+    if served + admitted > 0:
+        for s in range(segments):
+            steps[s] += is_open[s]
     return admitted, wake
 
 
 @jit
 def _quota(knobs, steps, inside, s):
-    """Requests that may enter segment ``s`` in this batch; at least one into an empty segment, or nothing would move."""
+    """Requests that may enter segment ``s`` in this batch: at least one if it is empty, or nothing would ever move."""
     quota = even_quota(steps[s], knobs.quota[s])
     return max(quota, 1) if inside[s] == 0 else quota
 

@@ -10,8 +10,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fluidwait.config import ConfigError
-from fluidwait.fluid import Infeasible, design, equal_mass_boundaries, even_boundaries, nested_thresholds
-from fluidwait.fluid.safety import stage_work
+from fluidwait.fluid import (
+    Infeasible,
+    design,
+    equal_mass_boundaries,
+    even_boundaries,
+    nested_memory,
+    nested_thresholds,
+    real_nested_thresholds,
+)
+from fluidwait.fluid.safety import required_memory, stage_work
 from fluidwait.fluid.segments import (
     continuation_probabilities,
     largest_remainder,
@@ -79,7 +87,8 @@ def test_spread_is_even():
 @pytest.mark.parametrize(
     ("boundaries", "message"),
     [
-        ([20, 40], "the largest output length, 50, found 40"),
+        ([20, 40], "must reach the longest output, 50, found 40"),
+        ([20, 50, 60], "nobody gets past 50"),
         ([50, 20], "increase"),
         ([0, 50], "increase"),
         ([20, 20, 50], "increase"),
@@ -137,6 +146,32 @@ def test_nested_thresholds_by_hand():
     # above it: (3, 1), for 1 / 3 > 0.3
     found = nested_thresholds(TWO, 77.0, [20, 50], D0, D1, CAPACITY)
     assert found.n.tolist() == [3, 1]
+
+
+def test_last_boundary_may_lie_past_the_longest_output():
+    assert continuation_probabilities(TWO, [20, 60]) == pytest.approx([0.3])
+    assert design(TWO, [20, 60], 30).boundaries.tolist() == [20, 60]
+
+
+@given(laws(most_types=4), st.floats(0.05, 0.9), st.floats(0, 0.3))
+def test_real_thresholds_meet_their_conditions_with_equality(law, load, margin):
+    ends = np.unique(law.output)
+    continuation, prompts = continuation_probabilities(law, ends), segment_prompts(law, ends)
+    ratio = np.maximum(continuation, np.minimum(continuation + margin, 0.99))
+    work = stage_work(ends, prompts)
+    rate = load / (work @ np.cumprod([1.0, *ratio]) * 1e-3)
+    n = real_nested_thresholds(law, rate, ends, 1.0, 1e-3, margin=margin)
+    assert n[0] == pytest.approx(rate * (1.0 + 1e-3 * (work @ n)))
+    assert n[1:] == pytest.approx(ratio * n[:-1])
+    if margin == 0:
+        whole = nested_thresholds(law, rate, ends, 1.0, 1e-3, math.inf)
+        assert np.all(whole.n >= n * (1 - 1e-9))
+
+
+def test_memory_of_a_law_takes_its_continuation_and_prompts():
+    lengths = law([10, 40], [20, 50], [7, 3])
+    found = nested_memory(lengths, [2.5, 1.5], [20, 50], horizon=99.0, risk=0.01, d0=1.0)
+    assert found == required_memory([2.5, 1.5], [0.3], [20, 50], [19.0, 40.0], horizon=99.0, risk=0.01, d0=1.0)
 
 
 def test_margin_widens_the_thresholds():

@@ -16,7 +16,9 @@ from fluidwait.fluid.segments import (
     design,
     equal_mass_boundaries,
     even_boundaries,
+    nested_memory,
     nested_thresholds,
+    real_nested_thresholds,
 )
 from fluidwait.fluid.thresholds import Infeasible, Thresholds, wait_thresholds
 from fluidwait.fluid.varying import continuation_sup, peak_arrivals, varying_thresholds, window_arrivals
@@ -40,8 +42,10 @@ __all__ = [
     "equilibrium",
     "even_boundaries",
     "kv_work",
+    "nested_memory",
     "nested_thresholds",
     "peak_arrivals",
+    "real_nested_thresholds",
     "required_memory",
     "theta",
     "theta_bound",

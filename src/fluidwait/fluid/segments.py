@@ -1,7 +1,7 @@
 """Segments over decode progress: continuation probabilities, caps of chunked WAIT, thresholds of Nested WAIT.
 
-Boundaries 0 = r_0 < r_1 < ... < r_L are output lengths, r_L the largest. A request reaches segment k when its output is
-longer than r_{k-1}; p_k = P(output > r_{k-1}) / P(output > r_{k-2}) for k = 2..L.
+Boundaries 0 = r_0 < r_1 < ... < r_L are output lengths; r_L is the longest, or past it. A request reaches
+segment k when its output is longer than r_{k-1}; p_k = P(output > r_{k-1}) / P(output > r_{k-2}) for k = 2..L.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fluidwait.config import ConfigError
-from fluidwait.fluid.equilibrium import boundary, check_capacity, equilibrium
+from fluidwait.fluid.equilibrium import boundary, check_capacity, check_times, equilibrium
 from fluidwait.fluid.safety import RequiredMemory, base_memory, required_memory, stage_work
 from fluidwait.fluid.thresholds import (
     Infeasible,
@@ -74,14 +74,18 @@ def check_boundaries(law: LengthLaw, boundaries: Sequence[int]) -> np.ndarray:
     """Boundaries as i8[L].
 
     Raises:
-        ConfigError: not whole numbers that increase from >= 1 to the largest output length of the law.
+        ConfigError: not whole numbers that increase from >= 1, or the last segment does not hold the longest output.
     """
     given = np.asarray(boundaries, dtype=np.float64)
     longest = int(law.output.max())
     if given.ndim != 1 or len(given) == 0 or np.any(given != np.floor(given)) or np.any(np.diff(given, prepend=0) <= 0):
         raise ConfigError(f"boundaries: must be whole numbers that increase from 1, found {list(boundaries)}")
-    if given[-1] != longest:
-        raise ConfigError(f"boundaries: the last one must be the largest output length, {longest}, found {given[-1]:g}")
+    if given[-1] < longest:
+        raise ConfigError(f"boundaries: the last one must reach the longest output, {longest}, found {given[-1]:g}")
+    if len(given) > 1 and given[-2] >= longest:
+        raise ConfigError(
+            f"boundaries: nobody gets past {given[-2]:g}, the longest output is {longest}; drop the last one"
+        )
     return given.astype(np.int64)
 
 
@@ -208,17 +212,13 @@ def nested_thresholds(
         Infeasible: unstable, continuation, segments, memory or integrality (see the class).
         ConfigError: a number outside its range.
     """
-    check_rate(rate)
     check_capacity(capacity)
-    _check_margin(margin)
-    ends = check_boundaries(law, boundaries)
     base = equilibrium(law, rate, d0, d1)
     check_equilibrium(base, rate, capacity, boundary(law, d0, d1, capacity))
+    real = real_nested_thresholds(law, rate, boundaries, d0, d1, margin=margin, capacity=capacity)
+    ends = check_boundaries(law, boundaries)
     continuation, prompts = continuation_probabilities(law, ends), segment_prompts(law, ends)
-    _check_continuation(continuation, ends)
-    ratio = np.maximum(continuation, np.minimum(continuation + margin, LARGEST_RATIO))
-    work = stage_work(ends, prompts)
-    lower = _check_work(work, ratio, rate, d0, d1, capacity)
+    work, ratio = stage_work(ends, prompts), _threshold_ratio(continuation, margin)
 
     def need(n: np.ndarray) -> np.ndarray:
         from_rate = enough(rate * (d0 + d1 * (work @ n)), strict=True)
@@ -226,29 +226,78 @@ def nested_thresholds(
         least[:-1] = np.maximum(least[:-1], n[1:] + 1)
         return least
 
-    start = np.ones(len(ends), dtype=np.int64)
-    start[0] = enough(lower)
-    n = least_fixed_point(need, start, fits=lambda n: within(work @ n, capacity))
+    # every solution lies above the real-valued one
+    n = least_fixed_point(need, start=enough(real), fits=lambda n: within(work @ n, capacity))
     if n is None:
         raise integrality(rate, base.memory, capacity)
     memory = base_memory(n, ends, prompts)
-    required = required_memory(n, continuation, ends, prompts, horizon=horizon, risk=risk, d0=d0)
+    required = nested_memory(law, n, ends, horizon=horizon, risk=risk, d0=d0)
     return NestedThresholds(n, ends, continuation, d0 + d1 * memory, memory, required, within(required.total, capacity))
 
 
-def _check_work(work: np.ndarray, ratio: np.ndarray, rate: float, d0: float, d1: float, capacity: float) -> float:
-    """n_1 when n_k = q_k n_{k-1} exactly, a lower bound of the integer one; Infeasible when there is none."""
-    per_arrival = float(work @ np.cumprod(np.concatenate([[1.0], ratio])))  # KV-token-iterations, >= the true mean work
+def real_nested_thresholds(
+    law: LengthLaw,
+    rate: float,
+    boundaries: Sequence[int],
+    d0: float,
+    d1: float,
+    *,
+    margin: float = 0.0,
+    capacity: float = np.inf,
+) -> np.ndarray:
+    """Real-valued thresholds of Nested WAIT, f8[L]: n_1 = rate Delta T(n) and n_k = q_k n_{k-1}.
+
+    The infimum of the vectors that satisfy the conditions of :func:`nested_thresholds`, and what the memory terms of
+    a segment design are compared at. With v = sum_k (l_k + s_k) delta_k prod_{i=2..k} q_i, what one arrival counts
+    for, n_1 = rate d0 / (1 - d1 rate v). v exceeds the mean work, the more so the coarser the segments.
+
+    Raises:
+        Infeasible: ``continuation``, or ``segments`` when d1 rate v >= 1 or the batch does not fit the capacity.
+        ConfigError: a number outside its range.
+    """
+    check_rate(rate)
+    check_times(d0, d1)
+    _check_margin(margin)
+    ends = check_boundaries(law, boundaries)
+    continuation = continuation_probabilities(law, ends)
+    _check_continuation(continuation, ends)
+    shape = np.cumprod(np.concatenate([[1.0], _threshold_ratio(continuation, margin)]))
+    per_arrival = float(stage_work(ends, segment_prompts(law, ends)) @ shape)
     load = d1 * rate * per_arrival
-    needed = d0 * rate * per_arrival / (1.0 - load) if load < 1.0 else np.inf
-    if not within(needed, capacity):
+    first = rate * d0 / (1.0 - load) if load < 1.0 else np.inf
+    if not (load < 1.0 and within(first * per_arrival, capacity)):
         largest = 1.0 / (per_arrival * (d1 + d0 / capacity))
         raise Infeasible(
             "segments",
             f"rate {rate:g} requests/s: with these segments a request counts as {per_arrival:.0f} KV-token-iterations, "
-            f"which fit only up to rate {largest:.4g}; use more segments or a smaller margin",
+            f"which fit only up to rate {largest:.4g}; use other segments or a smaller margin",
         )
-    return rate * d0 / (1.0 - load)
+    return first * shape
+
+
+def nested_memory(
+    law: LengthLaw, n: np.ndarray, boundaries: Sequence[int], *, horizon: float, risk: float, d0: float
+) -> RequiredMemory:
+    """Memory terms of Nested WAIT with thresholds ``n`` (real or whole): :func:`required_memory` for a length law.
+
+    Raises:
+        ConfigError: a number outside its range, or a threshold with n_k <= n_{k-1} p_k.
+    """
+    ends = check_boundaries(law, boundaries)
+    return required_memory(
+        n,
+        continuation_probabilities(law, ends),
+        ends,
+        segment_prompts(law, ends),
+        horizon=horizon,
+        risk=risk,
+        d0=d0,
+    )
+
+
+def _threshold_ratio(continuation: np.ndarray, margin: float) -> np.ndarray:
+    """Lower bound q_k of n_k / n_{k-1}: p_k plus the margin, but the margin never lifts it past 0.99."""
+    return np.maximum(continuation, np.minimum(continuation + margin, LARGEST_RATIO))
 
 
 def _check_continuation(continuation: np.ndarray, ends: np.ndarray) -> None:

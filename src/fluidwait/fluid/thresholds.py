@@ -167,5 +167,5 @@ def integrality(rate: float, needed: float, capacity: float) -> Infeasible:
     return Infeasible(
         "integrality",
         f"rate {rate:g} requests/s needs {needed:.0f} KV tokens in the fluid limit, but the smallest whole-number "
-        f"thresholds need more than the capacity of {capacity:.0f}; use fewer types or segments",
+        f"thresholds, at least one request per stage, need more than the capacity of {capacity:.0f}",
     )

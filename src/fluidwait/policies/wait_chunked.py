@@ -4,6 +4,7 @@ At most ``in_service`` requests are in service. Decode progress is cut into segm
 probabilities follow real-valued thresholds n_k per stage and a cap B_k per segment. A batch holds one token for every
 decode of a served segment, up to ``chunk`` tokens for every running prefill, and new admissions up to the entry quota,
 the room in segment 1 and the room under ``in_service``. Fractional quotas are met by the most even integer sequence.
+``batch_tokens`` bounds the tokens of a batch: prefills share what the decodes leave.
 
 The gate: a segment is served when it is full or when its entry queue holds its quota; ``gate: false`` is the paper's
 threshold-only ablation. Requests in prefill belong to segment 1. Liveness as in :mod:`fluidwait.policies.nested_wait`,
@@ -37,14 +38,19 @@ class Settings(PolicySettings):
     chunk: int = Field(256, gt=0, description="prefill tokens per request and batch (the paper's cs)")
     boundaries: list[int] | None = Field(None, description="output lengths r_1 < ... < r_L that end the segments")
     segments: int | None = Field(None, gt=0, description="number of equally likely segments, instead of boundaries")
+    batch_tokens: int | None = Field(None, gt=0, description="tokens of a batch that prefills may fill up to")
     margin: float = Field(0.05, ge=0, description="added to every continuation probability (the paper's eta)")
     gate: bool = Field(True, description="wait for a full segment or a full entry quota")
     max_wait: float = Field(0.02, ge=0, description="s that the gate may hold a request in all")
 
 
+NO_LIMIT = 2**62  # tokens
+
+
 class Knobs(NamedTuple):
     in_service: int
     chunk: int  # tokens
+    batch_tokens: int  # tokens
     boundaries: np.ndarray  # int64[L], output tokens
     caps: np.ndarray  # int64[L], requests
     quota: np.ndarray  # float64[L], requests per batch
@@ -59,6 +65,7 @@ def prepare(settings: Settings, context: Context) -> Knobs:
     return Knobs(
         settings.in_service,
         settings.chunk,
+        settings.batch_tokens or NO_LIMIT,
         cuts,
         segments.caps.astype(np.int64),
         segments.per_stage.astype(np.float64),
@@ -78,35 +85,39 @@ def plan(view, knobs, memory, out):
     steps, inside = memory[:segments], memory[segments : 2 * segments]
     entry, is_open = memory[2 * segments : 3 * segments], memory[3 * segments :]
     wake = _find_open(view, knobs, steps, inside, entry, is_open)
-    free, served = view.free, 0
-    room = knobs.in_service - len(view.resident)
+    free, budget, served = view.free, knobs.batch_tokens, 0
     for s in range(1, segments):
         entry[s] = min(_quota(knobs, steps, inside, s), max(0, knobs.caps[s] - inside[s]))  # from here on: may enter
     for k in range(len(view.resident)):
         r = view.resident[k]
         s = segment_of(knobs.boundaries, view.generated[r])
-        if is_open[s] == 0:
-            continue
-        if not is_decoding(view, r):
-            out.tokens[k] = min(knobs.chunk, view.goal[r] - view.cached[r])
-            served += 1
+        if is_open[s] == 0 or not is_decoding(view, r):
             continue
         if s > 0 and view.generated[r] == knobs.boundaries[s - 1]:
             if entry[s] == 0:
                 continue
             entry[s] -= 1
         out.tokens[k] = 1
+        budget -= 1
         served += 1
         free -= growth(view, r)
+    for k in range(len(view.resident)):
+        r = view.resident[k]
+        if budget > 0 and not is_decoding(view, r) and is_open[segment_of(knobs.boundaries, view.generated[r])] == 1:
+            out.tokens[k] = min(knobs.chunk, view.goal[r] - view.cached[r], budget)
+            budget -= out.tokens[k]
+            served += 1
     admitted = 0
     if is_open[0] == 1:
-        room = min(_quota(knobs, steps, inside, 0), knobs.caps[0] - inside[0], room)
-        while admitted < min(len(view.waiting), room):
+        room = min(knobs.caps[0] - inside[0], knobs.in_service - len(view.resident))
+        room = min(room, _quota(knobs, steps, inside, 0), len(view.waiting))
+        while admitted < room and budget > 0:
             r = view.waiting[admitted]
             if not fits(view, r, free):
                 break
             out.admit[admitted] = admitted
-            out.chunk[admitted] = min(knobs.chunk, view.goal[r])
+            out.chunk[admitted] = min(knobs.chunk, view.goal[r], budget)
+            budget -= out.chunk[admitted]
             free -= blocks_for(view.goal[r], view.block_size)
             admitted += 1
     if served + admitted > 0:

@@ -13,12 +13,12 @@ except that segments open independently.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
-from fluidwait.fluid import design
+from fluidwait.fluid import calibrated_boundary, calibrated_equilibrium, design
 from fluidwait.policies.contract import (
     Context,
     PolicySettings,
@@ -34,11 +34,16 @@ from fluidwait.policies.nested_wait import segment_boundaries, segment_of
 
 
 class Settings(PolicySettings):
-    in_service: int = Field(gt=0, description="requests in service at most (the paper's tl)")
+    in_service: PositiveInt | Literal["fluid"] = Field(
+        "fluid", description="requests in service at most (the paper's tl); 'fluid': those at the stability boundary"
+    )
     chunk: int = Field(256, gt=0, description="prefill tokens per request and batch (the paper's cs)")
     boundaries: list[int] | None = Field(None, description="output lengths r_1 < ... < r_L that end the segments")
     segments: int | None = Field(None, gt=0, description="number of equally likely segments, instead of boundaries")
-    batch_tokens: int | None = Field(None, gt=0, description="tokens of a batch that prefills may fill up to")
+    batch_tokens: PositiveInt | Literal["fluid"] | None = Field(
+        None, description="tokens of a batch that prefills may fill up to; 'fluid': see slack"
+    )
+    slack: float = Field(0.05, ge=0, lt=1, description="share of the stability boundary given up for a smaller batch")
     margin: float = Field(0.05, ge=0, description="added to every continuation probability (the paper's eta)")
     gate: bool = Field(True, description="wait for a full segment or a full entry quota")
     max_wait: float = Field(0.02, ge=0, description="s that the gate may hold a request in all")
@@ -59,19 +64,43 @@ class Knobs(NamedTuple):
 
 
 def prepare(settings: Settings, context: Context) -> Knobs:
-    """Segments, caps and quotas from the length law (SPEC section 5)."""
+    """Segments, caps and quotas from the length law (SPEC section 5); 'fluid' settings from the calibrated fluid model."""
     cuts = segment_boundaries(settings, context.law)
-    segments = design(context.law, cuts, settings.in_service, settings.margin)
+    in_service, batch_tokens = fluid_batch(settings, context)
+    segments = design(context.law, cuts, in_service, settings.margin)
     return Knobs(
-        settings.in_service,
+        in_service,
         settings.chunk,
-        settings.batch_tokens or NO_LIMIT,
+        batch_tokens,
         cuts,
         segments.caps.astype(np.int64),
         segments.per_stage.astype(np.float64),
         settings.gate,
         settings.max_wait,
     )
+
+
+def fluid_batch(settings: Settings, context: Context) -> tuple[int, int]:
+    """(in_service, batch_tokens): what the settings say, or the batch of the calibrated fluid model.
+
+    The fluid batch does not depend on the rate: at the stability boundary it gives the requests in service, and the
+    least batch that carries all but ``slack`` of the boundary's rate gives the tokens (past that, a larger batch buys
+    little throughput and costs everybody latency).
+    """
+    shape = {
+        "capacity": context.capacity,
+        "chunk": settings.chunk,
+        "semantics": "serving" if context.prefill_emits else "paper",
+    }
+    tokens, in_service = settings.batch_tokens, settings.in_service
+    if "fluid" in (tokens, in_service):
+        boundary = calibrated_boundary(context.law, context.time_model, **shape)
+        if in_service == "fluid":
+            in_service = max(int(np.ceil(boundary.in_service)), settings.segments or 1)
+        if tokens == "fluid":
+            rate = boundary.rate * (1 - settings.slack)
+            tokens = int(np.ceil(calibrated_equilibrium(context.law, rate, context.time_model, **shape).tokens))
+    return in_service, tokens or NO_LIMIT
 
 
 def memory_size(knobs: Knobs) -> int:

@@ -36,7 +36,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        ConfigError: the file is missing, unreadable, not YAML, or not a mapping.
+        ConfigError: the file is missing, unreadable, not YAML, not a mapping, or gives a key twice.
     """
     path = Path(path)
     try:
@@ -46,13 +46,16 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', None) or 'syntax error'}") from None
+        raise ConfigError(
+            f"{path}: not valid YAML{where}: {getattr(error, 'problem', None) or 'syntax error'}"
+        ) from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys to values, found {type(data).__name__}")
+        found = "nothing" if data is None else type(data).__name__
+        raise ConfigError(f"{path}: expected a mapping of keys to values, found {found}")
     return data
 
 
@@ -71,6 +74,19 @@ def parse(model: type[Model], data: dict[str, Any], source: str | Path) -> Model
 def load(model: type[Model], path: str | Path) -> Model:
     """Read a YAML file into ``model``; see :func:`load_yaml` and :func:`parse` for the errors."""
     return parse(model, load_yaml(path), path)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's own safe loader keeps the last of two equal keys without a word; this one refuses them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' again", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def nearest(word: str, valid: list[str] | tuple[str, ...]) -> str:
@@ -94,15 +110,20 @@ def _siblings(path: Path) -> list[str]:
 
 def _describe(error: ValidationError, model: type[BaseModel], data: dict[str, Any]) -> str:
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a typo explains a missing key
-    key = ".".join(str(part) for part in first["loc"]) or "(top level)"
-    kind, value = first["type"], first.get("input")
+    keys = _keys(first["loc"], data)
+    kind, value, context = first["type"], first.get("input"), first.get("ctx", {})
+    if kind.startswith("union_tag"):  # the mistake is in the key that chooses the member, or it is not there
+        keys.append(context["discriminator"].strip("'"))
+    key = ".".join(keys) or "(top level)"
     if kind == "extra_forbidden":
-        valid = _fields_at(model, data, first["loc"][:-1])
-        return f"{key}: unknown key{_nearest(str(first['loc'][-1]), valid)}"
+        valid = {name for candidate in _models_at(model, first["loc"][:-1]) for name in candidate.model_fields}
+        return f"{key}: unknown key{_nearest(keys[-1], list(valid))}"
     if kind == "missing":
         return f"{key}: required key is missing"
+    if kind == "union_tag_not_found":
+        tags = {tag for candidate in _models_at(model, first["loc"]) for tag in _tags(candidate, keys[-1])}
+        return f"{key}: required key is missing{_nearest('', list(tags))}"
     if kind in ("literal_error", "enum", "union_tag_invalid"):
-        context = first.get("ctx", {})
         valid = str(context.get("expected") or context.get("expected_tags") or "")
         names = [v.strip(" '") for v in valid.replace(" or ", ", ").split(",") if v.strip(" '")]
         wrong = context.get("tag", value) if kind == "union_tag_invalid" else value
@@ -110,11 +131,25 @@ def _describe(error: ValidationError, model: type[BaseModel], data: dict[str, An
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     shown = repr(value) if isinstance(value, str | int | float | bool | type(None)) else None
-    return f"{key}: {message}" + (f", found {shown}" if shown is not None and shown not in message else "")
+    told = kind == "value_error" and shown is not None and shown in message  # by a validator of ours
+    return f"{key}: {message}" + (f", found {shown}" if shown is not None and not told else "")
 
 
-def _fields_at(model: type[BaseModel], data: Any, location: tuple) -> list[str]:
-    """Names of the fields valid at ``location``, following nested models, lists and tagged unions."""
+def _keys(location: tuple[str | int, ...], data: Any) -> list[str]:
+    """The location as the keys that stand in the file: without the tags that pydantic adds for members of a union."""
+    keys = []
+    for index, part in enumerate(location):
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            if index < len(location) - 1:
+                continue
+        keys.append(str(part))
+    return keys
+
+
+def _models_at(model: type[BaseModel], location: tuple) -> list[type[BaseModel]]:
+    """The models possible at ``location``, following nested models, lists, mappings and tagged unions."""
     candidates: list[type[BaseModel]] = [model]
     for part in location:
         following: list[type[BaseModel]] = []
@@ -125,10 +160,10 @@ def _fields_at(model: type[BaseModel], data: Any, location: tuple) -> list[str]:
             elif isinstance(part, int):
                 following.append(candidate)
             else:  # the tag of a discriminated union: keep only the member that carries it
-                tagged = [c for c in candidates if part in _tags(c)]
+                tagged = [c for c in candidates if part in _tags(c)]  # not found: the key of a mapping
                 following += tagged or [candidate]
         candidates = list(dict.fromkeys(following)) or candidates
-    return sorted({name for candidate in candidates for name in candidate.model_fields})
+    return candidates
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -137,5 +172,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [m for arg in getattr(annotation, "__args__", ()) for m in _models_in(arg)]
 
 
-def _tags(model: type[BaseModel]) -> set[str]:
-    return {str(a) for f in model.model_fields.values() for a in getattr(f.annotation, "__args__", ()) if isinstance(a, str)}
+def _tags(model: type[BaseModel], field: str | None = None) -> set[str]:
+    """The words that literal fields of a model (or the one of that name) may hold."""
+    fields = [f for name, f in model.model_fields.items() if field in (None, name)]
+    return {a for f in fields for a in getattr(f.annotation, "__args__", ()) if isinstance(a, str)}

@@ -28,18 +28,15 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 import fluidwait
-from fluidwait.config import ConfigError
+from fluidwait.config import ConfigError, Strict
 from fluidwait.paths import project_root
-
-SIDECAR = "fluidwait-sidecar-1"
-"""Value of the ``record`` key, by which a sidecar is told from an artifact that happens to be JSON."""
 
 PACKAGES = ("fluidwait", "numpy", "scipy", "numba", "vidur", "polars", "pyarrow", "matplotlib")
 """Packages whose version can change the bytes of an artifact."""
@@ -129,7 +126,7 @@ def imported_modules(*roots: str) -> tuple[str, ...]:
         ConfigError: a root is not a module of this package.
     """
     found: set[str] = set()
-    todo = list(roots)
+    todo = [name for root in roots for name in _with_parents(root)]
     while todo:
         name = todo.pop()
         if name not in found:
@@ -218,18 +215,18 @@ def _is_module(name: str) -> bool:
 # --- inputs --------------------------------------------------------------------------------------------------------
 
 
-class Input(NamedTuple):
+class Input(Strict):
     """A file that an artifact was made from.
 
     Attributes:
         path: relative to the project root, with forward slashes; ``$FLUIDWAIT_SHARED/...`` for a file in that folder.
-        sha256: of the file's bytes, or of its parsed content.
+        sha256: of the file's bytes, or of the canonical JSON of its content.
         of: ``bytes``, or ``content`` for YAML, where comments and layout do not count.
     """
 
     path: str
     sha256: str
-    of: str
+    of: Literal["bytes", "content"]
 
 
 def describe_input(path: str | Path, root: str | Path | None = None) -> Input:
@@ -240,7 +237,7 @@ def describe_input(path: str | Path, root: str | Path | None = None) -> Input:
     """
     path, root = Path(path), _root(root)
     of = "content" if path.suffix in (".yaml", ".yml") else "bytes"
-    return Input(_portable(path, root), _input_sha256(path, of), of)
+    return Input(path=_portable(path, root), sha256=_input_sha256(path, of), of=of)
 
 
 def _input_sha256(path: Path, of: str) -> str:
@@ -344,6 +341,24 @@ def _is_running(pid: int) -> bool:
 # --- artifacts and their sidecars ----------------------------------------------------------------------------------
 
 
+class Sidecar(Strict):
+    """What is recorded about an artifact; the JSON file next to it."""
+
+    record: Literal["fluidwait-sidecar-1"] = "fluidwait-sidecar-1"  # tells it from an artifact that is JSON itself
+    artifact: str  # file name
+    sha256: str  # of the artifact's bytes
+    config_hash: str
+    config: dict[str, Any]
+    inputs: list[Input]
+    code: dict[str, str]  # SHA-256 of each source file
+    rule: str
+    packages: dict[str, str]  # versions
+    python: str
+    git: dict[str, str | bool] | None  # None without git
+    device: dict[str, str | int | None]
+    wall_seconds: float
+
+
 def artifact_hash(config: Mapping[str, Any] | BaseModel, inputs: Iterable[Input], code: Mapping[str, str]) -> str:
     """The configuration hash of an artifact: SHA-256 over its configuration, input hashes and code fingerprint."""
     return config_hash({"config": config, "inputs": {i.path: i.sha256 for i in inputs}, "code": code})
@@ -381,7 +396,7 @@ def write_artifact(
     """
     path = Path(path)
     root = _root(root)
-    described = sorted(describe_input(i, root) for i in inputs)
+    described = sorted((describe_input(i, root) for i in inputs), key=lambda i: i.path)
     prints = code_fingerprint(code, root)
     key = artifact_hash(config, described, prints)
     started = time.perf_counter()
@@ -389,22 +404,21 @@ def write_artifact(
         writer(temporary, key)
         sha256 = file_sha256(temporary)
     seconds = time.perf_counter() - started if wall_seconds is None else wall_seconds
-    sidecar = {
-        "record": SIDECAR,
-        "artifact": path.name,
-        "sha256": sha256,
-        "config_hash": key,
-        "config": _plain(config),
-        "inputs": [i._asdict() for i in described],
-        "code": prints,
-        "rule": rule,
-        "packages": package_versions(packages),
-        "python": platform.python_version(),
-        "git": git_state(root),
-        "device": {"machine": platform.machine(), "processors": os.cpu_count()},
-        "wall_seconds": round(seconds, 3),
-    }
-    write_text(sidecar_path(path), json.dumps(sidecar, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    sidecar = Sidecar(
+        artifact=path.name,
+        sha256=sha256,
+        config_hash=key,
+        config=_plain(config),
+        inputs=described,
+        code=prints,
+        rule=rule,
+        packages=package_versions(packages),
+        python=platform.python_version(),
+        git=git_state(root),
+        device={"machine": platform.machine(), "processors": os.cpu_count()},
+        wall_seconds=round(seconds, 3),
+    )
+    write_text(sidecar_path(path), sidecar.model_dump_json(indent=1) + "\n")
     return key
 
 
@@ -414,7 +428,7 @@ def sidecar_path(artifact: str | Path) -> Path:
     return artifact.with_name(artifact.name + ".json")
 
 
-def read_sidecar(artifact: str | Path) -> dict[str, Any]:
+def read_sidecar(artifact: str | Path) -> Sidecar:
     """The sidecar of an artifact.
 
     Raises:
@@ -453,12 +467,12 @@ def _git(root: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _parse_sidecar(path: Path) -> dict[str, Any] | None:
+def _parse_sidecar(path: Path) -> Sidecar | None:
     try:
         data = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return Sidecar.model_validate(data) if "record" in data else None
+    except (OSError, ValueError, TypeError, ValidationError):
         return None
-    return data if isinstance(data, dict) and data.get("record") == SIDECAR else None
 
 
 # --- hashes inside files -------------------------------------------------------------------------------------------
@@ -557,11 +571,11 @@ def artifacts(results_dir: str | Path) -> list[Path]:
     return sorted(_inventory(Path(results_dir).resolve())[0])
 
 
-def _inventory(base: Path) -> tuple[dict[Path, dict[str, Any] | None], list[Path]]:
+def _inventory(base: Path) -> tuple[dict[Path, Sidecar | None], list[Path]]:
     """Artifacts with their sidecars (None: cannot be read), and files that have none."""
     files = [p for p in sorted(base.rglob("*")) if p.is_file() and not _is_ignored(p.relative_to(base))]
     names = set(files)
-    sidecars: dict[Path, dict[str, Any] | None] = {}
+    sidecars: dict[Path, Sidecar | None] = {}
     for path in files:
         artifact = path.with_name(path.name.removesuffix(".json"))
         if path.suffix == ".json":
@@ -576,30 +590,25 @@ def _is_ignored(relative: Path) -> bool:
     return any(part.startswith(".") or part in IGNORED for part in relative.parts) or relative.suffix == ".log"
 
 
-def _findings(artifact: Path, sidecar: dict[str, Any] | None, root: Path) -> list[tuple[str, str]]:
+def _findings(artifact: Path, sidecar: Sidecar | None, root: Path) -> list[tuple[str, str]]:
     if sidecar is None:
         return [(ALTERED, "its sidecar cannot be read")]
-    try:
-        inputs = [Input(**i) for i in sidecar["inputs"]]
-        own = artifact_hash(sidecar["config"], inputs, sidecar["code"])
-        return [
-            *_artifact_findings(artifact, sidecar, own),
-            *(finding for i in inputs for finding in _input_findings(i, root)),
-            *_code_findings(sidecar["code"], root),
-            *_environment_findings(sidecar["packages"], sidecar["python"]),
-        ]
-    except (KeyError, TypeError, AttributeError):
-        return [(ALTERED, "its sidecar lacks a key or holds a value of the wrong type")]
+    return [
+        *_artifact_findings(artifact, sidecar),
+        *(finding for i in sidecar.inputs for finding in _input_findings(i, root)),
+        *_code_findings(sidecar.code, root),
+        *_environment_findings(sidecar.packages, sidecar.python),
+    ]
 
 
-def _artifact_findings(artifact: Path, sidecar: dict[str, Any], own_hash: str) -> Iterator[tuple[str, str]]:
-    if own_hash != sidecar["config_hash"]:
+def _artifact_findings(artifact: Path, sidecar: Sidecar) -> Iterator[tuple[str, str]]:
+    if artifact_hash(sidecar.config, sidecar.inputs, sidecar.code) != sidecar.config_hash:
         yield ALTERED, "its sidecar's configuration hash is not the hash of the configuration it holds"
     if not artifact.is_file():
         yield MISSING, "its sidecar is there, the file is not"
-    elif file_sha256(artifact) != sidecar["sha256"]:
+    elif file_sha256(artifact) != sidecar.sha256:
         yield ALTERED, "its bytes are not those that were written"
-    elif embedded_hash(artifact) not in (None, sidecar["config_hash"]):
+    elif embedded_hash(artifact) not in (None, sidecar.config_hash):
         yield ALTERED, "the configuration hash inside it is not that of its sidecar"
 
 
@@ -640,7 +649,7 @@ def _environment_findings(recorded: Mapping[str, str], python: str) -> Iterator[
 
 
 def _spread_staleness(
-    found: dict[Path, list[tuple[str, str]]], sidecars: Mapping[Path, dict[str, Any] | None], root: Path
+    found: dict[Path, list[tuple[str, str]]], sidecars: Mapping[Path, Sidecar | None], root: Path
 ) -> None:
     """Make every artifact stale that was made from one that is not what it should be."""
     bad = {artifact for artifact, problems in found.items() if any(status != ENVIRONMENT for status, _ in problems)}
@@ -648,7 +657,7 @@ def _spread_staleness(
     while todo:
         source = todo.pop()
         for artifact, sidecar in sidecars.items():
-            made_from = {_located(i["path"], root).resolve() for i in (sidecar or {}).get("inputs", ()) if "path" in i}
+            made_from = {_located(i.path, root).resolve() for i in sidecar.inputs} if sidecar else set()
             if source in made_from and artifact not in bad:
                 found[artifact].append((STALE, f"input {_portable(source, root)} is itself not up to date"))
                 bad.add(artifact)

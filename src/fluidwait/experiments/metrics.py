@@ -35,7 +35,7 @@ class Metrics(NamedTuple):
 
     The *window* is the middle share of the requests by arrival order; t_a and t_b are the arrival times of its first
     and last request. Latency is completion - arrival, TTFT is first_token - arrival, and the time per output token
-    (TPOT) of a request is (completion - first_token) / (output_tokens - 1), over requests with two output tokens or more.
+    (TPOT) of a request with two output tokens or more is (completion - first_token) / (output_tokens - 1).
     """
 
     requests: int  # in the whole run

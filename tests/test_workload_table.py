@@ -50,7 +50,7 @@ def statistics(prompt, output, count) -> dict[str, float]:
 
 
 def test_shipped_table_has_the_statistics_of_the_whole_sample():
-    # Of the 96,898 pairs with prompt < 500 and answer < 500, before the 151 empty ones are dropped. The paper (C9)
+    # Of the 96,898 pairs with prompt < 500 and answer < 500, 151 of them with an empty side. The paper (C9)
     # reports 58.6, 21, 147.3, 116, 31 %, 14 %: the sample's output median is 117 and its prompt mean 58.5.
     sample = {
         "prompt mean": 58.4702,
@@ -62,8 +62,8 @@ def test_shipped_table_has_the_statistics_of_the_whole_sample():
         "E[(l'+1)(l + l'/2)]": 28171.96,
     }
     table = read_table(LMSYS)
-    assert statistics(*table) == pytest.approx(sample, rel=5e-3)
-    assert table.count.sum() == 96_747
+    assert statistics(*table) == pytest.approx(sample, rel=5e-4)
+    assert table.count.sum() == 96_898
     assert table.prompt.max() <= 499
     assert table.output.max() <= 499
 
@@ -80,13 +80,14 @@ def test_shipped_table_is_what_the_code_makes_of_the_raw_sample(tmp_path):
         source=SOURCE,
     )
     assert made.read_bytes() == LMSYS.read_bytes()
-    assert (summary.rows, summary.empty, summary.too_long, summary.kept) == (100_000, 151, 3_102, 96_747)
+    assert (summary.rows, summary.empty, summary.too_long, summary.kept) == (100_000, 151, 3_102, 96_898)
 
 
 def test_binning_moves_no_statistic_of_the_raw_sample_by_half_a_percent():
     columns = read_columns(shared_sample(), {"question_length": 0, "answer_length": 0})
     prompt, output = columns["question_length"], columns["answer_length"]
-    kept = (prompt > 0) & (output > 0) & (output < 500)
+    kept = output < 500
+    prompt, output = np.maximum(prompt, 1), np.maximum(output, 1)
     raw = statistics(prompt[kept], output[kept], np.ones(kept.sum(), dtype=np.int64))
     binned = statistics(*histogram(prompt[kept], output[kept]))
     assert binned == pytest.approx(raw, rel=5e-4)
@@ -142,13 +143,13 @@ def test_make_table_counts_what_it_drops_and_says_so_in_the_file(tmp_path, data_
     out = tmp_path / "tables" / "mine.csv"
     columns = {"prompt_column": "in", "output_column": "out"}
     summary = make_table(data_set, out, **columns, max_prompt=500, max_output=1000, source="my\nservice")
-    assert summary == (7, 2, 2, 3, 2)
+    assert summary == (7, 2, 2, 5, 4)
     table = read_table(out)
-    assert [c.tolist() for c in table] == [[5, 30], [7, 40], [2, 1]]
+    assert [c.tolist() for c in table] == [[1, 4, 5, 30], [3, 1, 7, 40], [1, 1, 2, 1]]
     text = out.read_text()
     assert "# source: my service\n" in text
-    assert "# filter: lengths >= 1 and prompt <= 500 and output <= 1000\n" in text
-    assert "7 read, 2 with an empty prompt or output dropped, 2 too long dropped, 3 kept" in text
+    assert "# filter: prompt <= 500 and output <= 1000\n" in text
+    assert "7 read, 2 too long dropped, 5 kept, 2 of them with an empty prompt or output, counted as 1 token" in text
     again = tmp_path / "again.csv"
     make_table(data_set, again, **columns, max_prompt=500, max_output=1000, source="my\nservice")
     assert again.read_bytes() == out.read_bytes()
@@ -162,8 +163,8 @@ def test_make_table_counts_what_it_drops_and_says_so_in_the_file(tmp_path, data_
         ({"prompt_column": "in", "output_column": "in"}, "prompts and outputs cannot both be column 'in'"),
         ({"prompt_column": "in", "output_column": "out", "max_prompt": 0}, "max_prompt: must be at least 1, found 0"),
         (
-            {"prompt_column": "in", "output_column": "out", "max_prompt": 1},
-            "mine.csv: no request is left of 7 (2 empty, others too long)",
+            {"prompt_column": "in", "output_column": "out", "max_output": 2, "max_prompt": 3},
+            "mine.csv: no request is left of 7: all are too long",
         ),
     ],
 )

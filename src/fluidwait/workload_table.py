@@ -57,7 +57,7 @@ def make_table(
         max_prompt, max_output: longest lengths kept, tokens, inclusive.
         source: one line saying where the data come from, for the table's header; the file's name when None.
 
-    Requests with an empty prompt or an empty output (length 0) are dropped and counted: there is nothing to serve.
+    An empty prompt or output (length 0) counts as one token, the least that an engine computes; how many is recorded.
 
     Raises:
         ConfigError: one line for a file that is missing, empty or unreadable, a missing column, a value that is not
@@ -70,17 +70,15 @@ def make_table(
         raise ConfigError(f"{csv_in}: prompts and outputs cannot both be column '{prompt_column}'")
     columns = read_columns(csv_in, {prompt_column: 0, output_column: 0})
     prompt, output = columns[prompt_column], columns[output_column]
-    served = (prompt > 0) & (output > 0)
-    kept = served & _within(prompt, max_prompt) & _within(output, max_output)
+    kept = _within(prompt, max_prompt) & _within(output, max_output)
     if not kept.any():
-        raise ConfigError(
-            f"{csv_in}: no request is left of {kept.size} ({int((~served).sum())} empty, others too long)"
-        )
-    table = histogram(prompt[kept], output[kept])
+        raise ConfigError(f"{csv_in}: no request is left of {kept.size}: all are too long")
+    empty = kept & ((prompt == 0) | (output == 0))
+    table = histogram(np.maximum(prompt[kept], 1), np.maximum(output[kept], 1))
     summary = TableSummary(
         rows=kept.size,
-        empty=int((~served).sum()),
-        too_long=int((served & ~kept).sum()),
+        empty=int(empty.sum()),
+        too_long=int((~kept).sum()),
         kept=int(kept.sum()),
         cells=table.count.size,
     )
@@ -148,9 +146,9 @@ def _header(source: str, max_prompt: int | None, max_output: int | None, summary
     return [
         "Joint histogram of request lengths, tokens. Each row stands for `count` requests.",
         f"source: {' '.join(source.split())}",
-        f"filter: {' and '.join(['lengths >= 1', *limits])}",
-        f"requests: {summary.rows} read, {summary.empty} with an empty prompt or output dropped, "
-        f"{summary.too_long} too long dropped, {summary.kept} kept",
+        f"filter: {' and '.join(limits or ['none'])}",
+        f"requests: {summary.rows} read, {summary.too_long} too long dropped, {summary.kept} kept, "
+        f"{summary.empty} of them with an empty prompt or output, counted as 1 token",
         f"cells: {summary.cells}, widths 1 token up to {EXACT_UP_TO}, then 2 up to 200, 5 up to 500, ...; "
         "a row is the rounded mean of its cell",
         "made by: fluidwait.workload_table.make_table",

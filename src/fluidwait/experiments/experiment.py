@@ -1,0 +1,178 @@
+"""An experiment: which requests meet which policies, at which rates, how often; read from one YAML file."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from fluidwait.config import ConfigError, Strict, load, load_yaml, nearest
+from fluidwait.engines import core
+from fluidwait.engines.core import Semantics
+from fluidwait.hardware import Hardware, load_hardware
+from fluidwait.paths import project_root
+from fluidwait.policies import Policy, load_policy
+from fluidwait.policies.contract import Context
+from fluidwait.timing import TimeModel
+from fluidwait.workload import LengthLaw, Requests, Workload, check_fits, generate, length_law, load_workload
+
+
+class RateRange(Strict):
+    """Equally spaced rates, requests/s, both ends included."""
+
+    start: float = Field(gt=0)
+    stop: float = Field(gt=0)
+    step: float = Field(gt=0)
+
+    def values(self) -> list[float]:
+        count = int(np.floor((self.stop - self.start) / self.step + 1e-9)) + 1
+        return [round(self.start + i * self.step, 9) for i in range(count)]
+
+
+class Scale(Strict):
+    """How much of an experiment to run."""
+
+    requests: int = Field(ge=40, description="requests of a run")
+    replications: int = Field(ge=1)
+    rates: list[float] | RateRange | None = Field(None, description="instead of the experiment's rates")
+    tuning_requests: int = Field(ge=40, description="requests of a run in the search of a grid")
+    tuning_replications: int = Field(1, ge=1)
+    audit_requests: int = Field(ge=1, description="requests of a run that Vidur repeats, at most")
+
+
+class PolicyEntry(Strict):
+    """One curve of an experiment: a policy of config/policies, its changed settings, and a grid if it is tuned."""
+
+    use: str = Field(description="name of a file in config/policies")
+    label: str = Field(description="name in figures and tables")
+    settings: dict[str, Any] = Field(default_factory=dict, description="settings that differ from that file")
+    grid: dict[str, list[Any]] | None = Field(
+        None, description="settings to try in all combinations at every rate, on other seeds than the evaluation's"
+    )
+
+    def combinations(self) -> list[dict[str, Any]]:
+        """Every combination of the grid, in the order of the file; one empty combination without a grid."""
+        grid = self.grid or {}
+        return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+class Experiment(Strict):
+    """See config/README.md for every key."""
+
+    id: str
+    title: str
+    hardware: str = Field(description="file in data/hardware, by name")
+    workload: str = Field(description="file in config/workloads, by name")
+    arrivals: Literal["poisson", "poisson_truncated"] = "poisson"
+    semantics: Literal["serving", "paper"] = "serving"
+    eviction: Literal["recompute", "restart"] = Field(
+        "recompute", description="what an evicted request loses: its KV cache, or its tokens too"
+    )
+    time_model: Literal["profile", "linear"] = "profile"
+    memory_margin: float | None = Field(None, ge=0, lt=1, description="instead of the hardware's")
+    rates: list[float] | RateRange
+    window: float = Field(0.5, gt=0, le=1, description="share of the requests, in the middle, that is measured")
+    seed: int = Field(1, ge=0)
+    tuning_seed: int = Field(1001, ge=0)
+    audit_share: float = Field(0.05, ge=0, le=1, description="share of the runs that Vidur repeats")
+    scales: dict[str, Scale]
+    policies: dict[str, PolicyEntry]
+
+    @field_validator("rates")
+    @classmethod
+    def _positive(cls, rates):
+        values = rates.values() if isinstance(rates, RateRange) else rates
+        if not values or min(values) <= 0 or sorted(set(values)) != list(values):
+            raise ValueError("must be increasing rates above 0 requests/s")
+        return rates
+
+    @model_validator(mode="after")
+    def _separate_seeds(self):
+        if self.seed == self.tuning_seed:
+            raise ValueError("tuning_seed must differ from seed: tuning never sees the evaluation's requests")
+        return self
+
+    def scale(self, name: str) -> Scale:
+        if name not in self.scales:
+            raise ConfigError(f"experiment {self.id}: scale '{name}' is not defined{nearest(name, list(self.scales))}")
+        return self.scales[name]
+
+    def rates_at(self, scale: str) -> list[float]:
+        rates = self.scale(scale).rates or self.rates
+        return rates.values() if isinstance(rates, RateRange) else list(rates)
+
+    def entry(self, policy: str) -> PolicyEntry:
+        if policy not in self.policies:
+            raise ConfigError(
+                f"experiment {self.id}: policies: no policy '{policy}'{nearest(policy, list(self.policies))}"
+            )
+        return self.policies[policy]
+
+
+def load_experiment(path_or_name: str | Path) -> Experiment:
+    """Read an experiment; a name without a suffix means ``config/experiments/<name>.yaml``."""
+    path = Path(path_or_name)
+    if path.suffix != ".yaml":
+        path = project_root() / "config" / "experiments" / f"{path_or_name}.yaml"
+    return load(Experiment, path)
+
+
+class Setting(NamedTuple):
+    """Everything about an experiment that its policies share, resolved."""
+
+    experiment: Experiment
+    hardware: Hardware
+    workload: Workload
+    law: LengthLaw
+    time_model: TimeModel
+    semantics: Semantics
+
+    def requests(self, n: int, rate: float, seed: int, replication: int) -> Requests:
+        """The same requests for every policy and engine."""
+        return generate(self.workload, n=n, rate=rate, seed=seed, replication=replication)
+
+    def context(self, rate: float) -> Context:
+        """What policies derive their knobs from."""
+        linear = self.hardware.timing.linear
+        capacity = self.semantics.blocks * self.semantics.block_size
+        emits = self.semantics.prefill_emits
+        return Context(self.law, rate, self.time_model, (linear.d0, linear.d1), capacity, emits)
+
+    def policy(self, key: str, change: dict[str, Any] | None = None) -> Policy:
+        """The policy of an entry with its settings and, for a tuned one, the chosen combination."""
+        entry = self.experiment.entry(key)
+        base = load_yaml(project_root() / "config" / "policies" / f"{entry.use}.yaml")
+        source = f"experiment {self.experiment.id}: policies.{key}"
+        return load_policy(base | entry.settings | (change or {}), source)
+
+
+def resolve(experiment: Experiment) -> Setting:
+    """Load and check what the experiment names.
+
+    Raises:
+        ConfigError: a file is missing or wrong, or requests do not fit the KV memory.
+    """
+    hardware = load_hardware(experiment.hardware)
+    if experiment.memory_margin is not None:
+        hardware = hardware.with_margin(experiment.memory_margin)
+    workload = load_workload(experiment.workload)
+    if experiment.arrivals != workload.arrivals.process:
+        workload = Workload.model_validate(
+            workload.model_dump(mode="json") | {"arrivals": {"process": experiment.arrivals}}
+        )
+    law = length_law(workload)
+    semantics = _semantics(experiment, hardware)
+    usable = (semantics.blocks - semantics.watermark) * semantics.block_size
+    check_fits(law, usable, f"experiment {experiment.id}: workload {workload.name}")
+    return Setting(experiment, hardware, workload, law, hardware.time_model(experiment.time_model), semantics)
+
+
+def _semantics(experiment: Experiment, hardware: Hardware) -> Semantics:
+    if experiment.semantics == "paper":
+        semantics = core.paper(hardware.kv_capacity_tokens, hardware.watermark)
+    else:
+        semantics = core.serving(hardware.kv_blocks, hardware.block_size, hardware.watermark)
+    return semantics._replace(recompute=experiment.eviction == "recompute")

@@ -1,0 +1,179 @@
+"""Run one policy of an experiment over its rates and replications, and search its grid if it has one.
+
+Every policy meets the same requests (common random numbers): they depend on the workload, the rate, the seed and the
+replication only. A grid is searched at every rate on requests of another seed, which the evaluation never sees.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fluidwait.config import ConfigError
+from fluidwait.engines.simulator import Run, simulate
+from fluidwait.experiments.experiment import Experiment, Setting, resolve
+from fluidwait.experiments.metrics import run_metrics
+from fluidwait.policies import Policy
+from fluidwait.provenance import canonical_json, config_hash, imported_modules, write_artifact
+from fluidwait.records import REQUESTS, RecordWriter
+from fluidwait.workload import Requests, input_files
+
+
+def columns_of(requests: Requests, run: Run) -> dict[str, np.ndarray]:
+    """The columns of the requests schema of one run, N each."""
+    return {
+        "request_id": np.arange(len(requests.arrival)),
+        "kind": requests.kind,
+        "arrival": requests.arrival,
+        "first_token": run.first_token,
+        "completion": run.completion,
+        "prompt_tokens": requests.prompt,
+        "output_tokens": requests.output,
+        "evictions": run.evictions,
+    }
+
+
+def run_once(setting: Setting, policy: Policy, requests: Requests, rate: float) -> Run:
+    """One simulation of one policy."""
+    knobs = policy.prepare(setting.context(rate))
+    return simulate(requests, policy, knobs, setting.time_model, setting.semantics)
+
+
+def identity(setting: Setting, key: str, scale: str) -> dict[str, Any]:
+    """Everything besides inputs and code that decides a policy's results: the resolved configuration."""
+    experiment, entry = setting.experiment, setting.experiment.entry(key)
+    sizes = experiment.scale(scale).model_dump(exclude={"rates", "audit_requests"} | _unused(entry))
+    return {
+        "engine": "simulator",
+        "experiment": experiment.id,
+        "hardware": setting.hardware.model_dump(mode="json", exclude={"source", "fit"}),
+        "workload": setting.workload.model_dump(mode="json"),
+        "semantics": setting.semantics._asdict(),
+        "time_model": experiment.time_model,
+        "rates": experiment.rates_at(scale),
+        "window": experiment.window,
+        "seed": experiment.seed,
+        "tuning_seed": experiment.tuning_seed if entry.grid else None,
+        "scale": sizes,
+        "policy": {"use": entry.use, "grid": entry.grid} | _settings(setting, key),
+    }
+
+
+def _unused(entry) -> set[str]:
+    return set() if entry.grid else {"tuning_requests", "tuning_replications"}
+
+
+def _settings(setting: Setting, key: str) -> dict[str, Any]:
+    first = setting.experiment.entry(key).combinations()[0]
+    settings = setting.policy(key, first).settings.model_dump(mode="json")
+    return {"settings": {name: value for name, value in settings.items() if name not in first}}
+
+
+def code_of(setting: Setting, key: str) -> tuple[str, ...]:
+    """Modules that compute a policy's results, the policy's own among them."""
+    entry = setting.experiment.entry(key)
+    policy = setting.policy(key, entry.combinations()[0])
+    return imported_modules(__name__, policy.module.__name__)
+
+
+# --- tuning --------------------------------------------------------------------------------------------------------
+
+
+def tune(experiment: Experiment, key: str, scale: str, out: Path) -> None:
+    """Search the policy's grid at every rate; writes one row per rate and combination, the best one marked.
+
+    The best has the least mean latency over the tuning runs; the earlier in the file wins a tie. Combinations that the
+    policy refuses (more segments than requests in service, say) are kept with the reason and without a latency.
+    """
+    setting = resolve(experiment)
+    write_artifact(
+        out,
+        lambda path, _: _tuning_table(setting, key, scale).write_csv(path),
+        config=identity(setting, key, scale),
+        inputs=input_files(setting.workload),
+        code=code_of(setting, key),
+        rule="tune",
+    )
+
+
+def _tuning_table(setting: Setting, key: str, scale: str) -> pl.DataFrame:
+    sizes, entry = setting.experiment.scale(scale), setting.experiment.entry(key)
+    rows = []
+    for rate in setting.experiment.rates_at(scale):
+        seed, n = setting.experiment.tuning_seed, sizes.tuning_requests
+        samples = [setting.requests(n, rate, seed, r) for r in range(sizes.tuning_replications)]
+        tried = [_try(setting, key, change, samples, rate) for change in entry.combinations()]
+        feasible = [row for row in tried if row["mean_latency"] is not None]
+        if not feasible:
+            raise ConfigError(f"experiment {setting.experiment.id}: policies.{key}.grid: {tried[0]['reason']}")
+        min(feasible, key=lambda row: row["mean_latency"])["winner"] = True
+        rows += tried
+    schema = {"rate": float, "settings": str, "mean_latency": float, "reason": str, "winner": bool}
+    return pl.DataFrame(rows, schema=schema)
+
+
+def _try(setting: Setting, key: str, change: dict[str, Any], samples: list[Requests], rate: float) -> dict[str, Any]:
+    row = {"rate": rate, "settings": canonical_json(change), "mean_latency": None, "reason": "", "winner": False}
+    try:
+        policy = setting.policy(key, change)
+        latencies = [
+            run_metrics(columns_of(sample, run_once(setting, policy, sample, rate)), window=setting.experiment.window)
+            for sample in samples
+        ]
+    except ConfigError as error:
+        return row | {"reason": str(error)}
+    return row | {"mean_latency": float(np.mean([metrics.mean_latency for metrics in latencies]))}
+
+
+def winners(tuning: Path | None) -> dict[float, dict[str, Any]]:
+    """The chosen combination of every rate; empty without a tuning table."""
+    if tuning is None:
+        return {}
+    table = pl.read_csv(tuning).filter(pl.col("winner"))
+    return {rate: json.loads(settings) for rate, settings in zip(table["rate"], table["settings"], strict=True)}
+
+
+# --- evaluation ----------------------------------------------------------------------------------------------------
+
+
+def sweep(experiment: Experiment, key: str, scale: str, out: Path, tuning: Path | None = None) -> None:
+    """Run the policy at every rate and replication; writes one records file with all runs."""
+    setting = resolve(experiment)
+    chosen = winners(tuning)
+    config = identity(setting, key, scale)
+    inputs = [*input_files(setting.workload), *([tuning] if tuning else [])]
+    write_artifact(
+        out,
+        lambda path, digest: _write_runs(setting, key, scale, chosen, config, path, digest),
+        config=config,
+        inputs=inputs,
+        code=code_of(setting, key),
+        rule="sweep",
+    )
+
+
+def run_id(rate: float, replication: int) -> str:
+    """Name of a run inside a records file."""
+    return f"rate={rate:g},replication={replication}"
+
+
+def _write_runs(setting, key, scale, chosen, config, path: Path, digest: str) -> None:
+    sizes = setting.experiment.scale(scale)
+    with RecordWriter(path, REQUESTS, engine="simulator", policy=key, config_hash=digest) as writer:
+        for rate in setting.experiment.rates_at(scale):
+            policy = setting.policy(key, chosen.get(rate))
+            settings = policy.settings.model_dump(mode="json")
+            for replication in range(sizes.replications):
+                requests = setting.requests(sizes.requests, rate, setting.experiment.seed, replication)
+                run = run_once(setting, policy, requests, rate)
+                own = {"rate": rate, "replication": replication}
+                writer.append(
+                    run_id(rate, replication),
+                    columns_of(requests, run),
+                    config_hash=config_hash(config | own | {"settings": settings}),
+                    parameters=own | {"settings": canonical_json(settings)},
+                )

@@ -1,0 +1,498 @@
+"""The command line, ``fluidwait``: every mistake of the user is one line and exit code 2, without a traceback.
+
+Heavy modules are imported inside the commands, so that ``fluidwait --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import typer
+from pydantic import Field
+
+from fluidwait.config import ConfigError, FluidwaitError, Strict, load_yaml, parse
+
+PROGRAM = "fluidwait"
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+
+UsageError = typer.BadParameter.__base__  # Typer's own copy of Click, or Click itself in older versions
+
+app = typer.Typer(
+    name=PROGRAM,
+    help="Fluid-guided scheduling of LLM inference: thresholds, calibration, simulation, provenance.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+calibrate = typer.Typer(help="Fit a hardware file from measured times.", rich_markup_mode=None)
+app.add_typer(calibrate, name="calibrate")
+
+# The pipeline's commands (run, tune, summarise, plot, ...) have a file of their own.
+if find_spec("fluidwait.experiments.cli"):
+    from fluidwait.experiments.cli import app as experiments
+
+    app.add_typer(experiments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 1 (checked and found wanting), 2 (a mistake of the user) or 130."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(args=list(arguments) or ["--help"], prog_name=PROGRAM, standalone_mode=False)
+    except FluidwaitError as error:
+        return _told(str(error))
+    except UsageError as error:
+        return _told(f"{error.format_message().replace('Value error, ', '')} (see {_command(error)} --help)")
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+def _told(message: str) -> int:
+    print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
+    return MISUSED
+
+
+def _command(error: Any) -> str:
+    return error.ctx.command_path if error.ctx else PROGRAM
+
+
+# --- thresholds ----------------------------------------------------------------------------------------------------
+
+
+class ThresholdsFile(Strict):
+    """What ``fluidwait thresholds`` reads when it is not given an experiment."""
+
+    hardware: str
+    workload: str
+    rates: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(min_length=1, description="requests/s")
+    segments: int | None = Field(None, ge=1, description="segments of Nested WAIT, equally likely")
+    boundaries: list[int] | None = Field(None, description="or their ends, output tokens")
+    chunk: int | None = Field(None, ge=1, description="prefill tokens per request and batch; whole prompts without")
+    semantics: Literal["serving", "paper"] = "serving"
+    token_budget: float = Field(float("inf"), gt=0, description="tokens of a batch at most")
+    cap: float = Field(float("inf"), gt=0, description="requests in service at most")
+
+
+@app.command()
+def thresholds(
+    config: Annotated[Path, typer.Argument(help="an experiment, or a YAML file with hardware, workload and rates")],
+    json: Annotated[str | None, typer.Option(help="write the numbers as JSON to this file; - is the screen")] = None,
+) -> None:
+    """Print the fluid model of a workload: equilibrium, thresholds and their memory at each rate."""
+    from fluidwait.fluid import threshold_table
+    from fluidwait.provenance import write_text
+
+    law, rates, hardware, options = _threshold_question(config)
+    frame, summary = threshold_table(law, rates, hardware, **options)
+    text = _json_text(summary)
+    if json == "-":
+        print(text)
+        return
+    if json is not None:
+        write_text(json, text + "\n")
+    _print_thresholds(frame.to_dicts(), summary, hardware)
+
+
+def _threshold_question(path: Path) -> tuple[Any, list[float], Any, dict[str, Any]]:
+    """(length law, rates, hardware, options of ``threshold_table``) of either kind of file."""
+    from fluidwait.hardware import load_hardware
+    from fluidwait.workload import check_fits, length_law, load_workload
+
+    data = load_yaml(path)
+    if "policies" in data or "scales" in data:
+        from fluidwait.experiments.experiment import Experiment, RateRange, resolve
+
+        experiment = parse(Experiment, data, path)
+        setting, rates = resolve(experiment), experiment.rates
+        rates = rates.values() if isinstance(rates, RateRange) else rates
+        return setting.law, rates, setting.hardware, {"semantics": experiment.semantics}
+    question = parse(ThresholdsFile, data, path)
+    hardware, law = load_hardware(question.hardware), length_law(load_workload(question.workload))
+    check_fits(law, hardware.kv_capacity_tokens, str(path))
+    return law, question.rates, hardware, question.model_dump(exclude={"hardware", "workload", "rates"})
+
+
+def _print_thresholds(rows: list[dict[str, Any]], summary: dict[str, Any], hardware: Any) -> None:
+    edge = summary["calibrated_boundary"]
+    print(f"{hardware.name}: C = {summary['capacity']:.0f} KV tokens")
+    print(f"largest rate with M* <= C: {_number(summary['boundary_rate'])} requests/s")
+    print(f"calibrated stability boundary: {_number(edge['rate'])} requests/s, set by {edge['binding']}")
+    kinds = {"wait": "WAIT, one per type", "nested_wait": "Nested WAIT, one per segment"}
+    print(f"thresholds: {kinds[summary['policy']]}", end="")
+    print("" if summary["boundaries"] is None else f", ends {summary['boundaries']}", end="\n\n")
+    _print_table(
+        ("requests/s", "dT* ms", "M* tokens", "M*/C", "thresholds", "tokens", "calibrated dT ms", "in service", "note"),
+        [
+            (
+                _number(row["rate"]),
+                _number(row["iteration_time"], 1e3),
+                _number(row["memory"]),
+                _number(row["memory_share"]),
+                "-" if row["thresholds"] is None else " ".join(map(str, row["thresholds"])),
+                _number(row["threshold_memory"]),
+                _number(row["calibrated_iteration_time"], 1e3),
+                _number(row["calibrated_in_service"]),
+                row["note"],
+            )
+            for row in rows
+        ],
+    )
+
+
+def _json_text(value: Any) -> str:
+    """JSON with two spaces; infinities and NaN as null, which is what JSON has for them."""
+    import json
+
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if hasattr(value, "tolist"):  # NumPy
+        return _finite(value.tolist())
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value
+
+
+# --- calibrate -----------------------------------------------------------------------------------------------------
+
+Template = Annotated[Path, typer.Option(help="hardware file with the sizes; its profile and residuals are replaced")]
+Out = Annotated[Path, typer.Option(help="hardware file to write")]
+
+
+@calibrate.command("iterations")
+def calibrate_iterations(
+    csv: Annotated[Path, typer.Argument(help="measured iterations, one per row; see docs/adding-hardware.md")],
+    template: Template,
+    out: Out,
+) -> None:
+    """Fit the iteration time from whole iterations, measured on any device."""
+    from fluidwait import calibration
+
+    with _writing(out):
+        hardware = calibration.calibrate_iterations(csv, template, out)
+    _print_fit(hardware, out)
+
+
+@calibrate.command("profile")
+def calibrate_profile(
+    compute: Annotated[Path, typer.Argument(help="operator times by tokens in the batch, as Vidur profiles them")],
+    attention: Annotated[list[Path], typer.Argument(help="attention times by shape; one file or several")],
+    template: Template,
+    out: Out,
+) -> None:
+    """Fit the iteration time from operator times: everything but attention, and attention by its shape."""
+    from fluidwait import calibration
+
+    with _writing(out):
+        hardware = calibration.calibrate_profile(compute, attention, template, out)
+    _print_fit(hardware, out)
+
+
+def _print_fit(hardware: Any, out: Path) -> None:
+    rows = [(part, name, _number(value)) for part, fit in hardware.fit.items() for name, value in fit.items()]
+    _print_table(("part", "residual", "value"), rows)
+    print(f"\nwrote {out}: {hardware.name}, {hardware.kv_capacity_tokens} KV tokens")
+
+
+# --- table ---------------------------------------------------------------------------------------------------------
+
+
+@app.command("table")
+def make_table(
+    csv: Annotated[Path, typer.Argument(help="data set with one request per row")],
+    out: Annotated[Path, typer.Option(help="table to write")],
+    prompt_column: Annotated[str, typer.Option(help="column of the prompt lengths, tokens")] = "prompt",
+    output_column: Annotated[str, typer.Option(help="column of the output lengths, tokens")] = "output",
+    max_prompt: Annotated[int | None, typer.Option(help="longest prompt kept")] = None,
+    max_output: Annotated[int | None, typer.Option(help="longest output kept")] = None,
+) -> None:
+    """Turn a data set of requests into a small table of lengths for a workload."""
+    from fluidwait import workload_table
+
+    columns = {"prompt_column": prompt_column, "output_column": output_column}
+    summary = workload_table.make_table(csv, out, max_prompt=max_prompt, max_output=max_output, **columns)
+    _print_table(("requests", "count"), [(name, str(count)) for name, count in summary._asdict().items()])
+    print(f"\nwrote {out}")
+
+
+# --- simulate ------------------------------------------------------------------------------------------------------
+
+
+class Engine(StrEnum):
+    simulator = "simulator"
+    vidur = "vidur"
+
+
+class SemanticsName(StrEnum):
+    serving = "serving"
+    paper = "paper"
+
+
+class TimeModelName(StrEnum):
+    profile = "profile"
+    linear = "linear"
+
+
+class _Job(NamedTuple):
+    """A run with everything resolved."""
+
+    policy: Any
+    workload: Any
+    hardware: Any
+    requests: Any
+    knobs: Any
+    time_model: Any
+    semantics: Any
+
+
+@app.command()
+def simulate(
+    policy: Annotated[str, typer.Option(help="name in config/policies, or a YAML file")],
+    workload: Annotated[str, typer.Option(help="name in config/workloads, or a YAML file")],
+    rate: Annotated[float | None, typer.Option(help="requests/s; without it, the workload's own")] = None,
+    requests: Annotated[int, typer.Option(help="requests to run, all to completion")] = 2000,
+    hardware: Annotated[str, typer.Option(help="name in data/hardware, or a YAML file")] = "a100-80g_llama-2-7b",
+    seed: Annotated[int, typer.Option(help="names the random streams")] = 1,
+    engine: Annotated[Engine, typer.Option(help="our compiled simulator, or Vidur")] = Engine.simulator,
+    semantics: Annotated[SemanticsName, typer.Option(help="see docs/engines.md")] = SemanticsName.serving,
+    time_model: Annotated[TimeModelName, typer.Option(help="measured, or d0 and d1")] = TimeModelName.profile,
+    out: Annotated[Path | None, typer.Option(help="also write every request to this Parquet file")] = None,
+) -> None:
+    """Run a policy once and print what the requests experienced."""
+    job = _resolve(policy, workload, hardware, rate, requests, seed, semantics, time_model)
+    run = _run(job, engine)
+    columns = _columns(job.requests, run)
+    asked = {"rate": rate, "requests": requests, "seed": seed, "replication": 0}
+    choices = {"engine": engine.value, "semantics": semantics.value, "time_model": time_model.value}
+    _print_run(job, run, columns, " ".join(choices.values()))
+    if out is not None:
+        _write_records(out, job, columns, asked, choices)
+        print(f"\nwrote {out}")
+
+
+def _resolve(policy, workload, hardware, rate, requests, seed, semantics, time_model) -> _Job:
+    from fluidwait.engines import core
+    from fluidwait.hardware import load_hardware
+    from fluidwait.policies import load_policy
+    from fluidwait.policies.contract import Context
+    from fluidwait.workload import check_fits, generate, length_law, load_workload, mean_rate
+
+    chosen, work, machine = load_policy(policy), load_workload(workload), load_hardware(hardware)
+    drawn = generate(work, n=requests, rate=rate, seed=seed)
+    if semantics is SemanticsName.paper:
+        rules = core.paper(machine.kv_capacity_tokens, machine.watermark)
+    else:
+        rules = core.serving(machine.kv_blocks, machine.block_size, machine.watermark)
+    law, times = length_law(work), machine.time_model(time_model.value)
+    check_fits(law, (rules.blocks - rules.watermark) * rules.block_size, f"workload {work.name}")
+    linear = machine.timing.linear
+    d0, d1 = (linear.d0, linear.d1) if linear else (float("nan"), float("nan"))  # refused by the policies that ask
+    capacity = rules.blocks * rules.block_size
+    context = Context(law, mean_rate(work, rate), times, (d0, d1), capacity, rules.prefill_emits)
+    try:
+        knobs = chosen.prepare(context)
+    except ConfigError as error:
+        if linear is None and str(error).startswith("d0:"):
+            raise ConfigError(
+                f"{machine.name}: timing.linear: '{chosen.name}' needs the paper's d0 and d1; not in this hardware file"
+            ) from None
+        raise
+    return _Job(chosen, work, machine, drawn, knobs, times, rules)
+
+
+def _run(job: _Job, engine: Engine) -> Any:
+    arguments = (job.requests, job.policy, job.knobs, job.time_model, job.semantics)
+    if engine is Engine.vidur:
+        from fluidwait.engines.vidur import simulate_vidur
+
+        return simulate_vidur(*arguments)
+    from fluidwait.engines import simulator
+
+    return simulator.simulate(*arguments, check=True)
+
+
+def _columns(requests: Any, run: Any) -> dict[str, Any]:
+    import numpy as np
+
+    return {
+        "request_id": np.arange(len(requests.arrival)),
+        "kind": requests.kind,
+        "arrival": requests.arrival,
+        "first_token": run.first_token,
+        "completion": run.completion,
+        "prompt_tokens": requests.prompt,
+        "output_tokens": requests.output,
+        "evictions": run.evictions,
+    }
+
+
+def _print_run(job: _Job, run: Any, columns: dict[str, Any], how: str) -> None:
+    from fluidwait.experiments.metrics import run_metrics
+
+    metrics = run_metrics(columns)
+    offered = len(job.requests.arrival) / max(job.requests.arrival[-1], 1e-300)
+    print(f"{job.policy.name}, {job.workload.name}, {job.hardware.name} ({how})")
+    print(f"latencies of the middle half of {metrics.requests} requests, {_number(offered)} arrivals/s\n")
+    rows = [
+        ("mean latency", _number(metrics.mean_latency), "s"),
+        ("median latency", _number(metrics.median_latency), "s"),
+        ("95 % latency", _number(metrics.p95_latency), "s"),
+        ("99 % latency", _number(metrics.p99_latency), "s"),
+        ("mean time to first token", _number(metrics.mean_ttft), "s"),
+        ("mean time per output token", _number(metrics.mean_tpot, 1e3), "ms"),
+        ("completions", _number(metrics.completion_rate), "requests/s"),
+        ("output tokens", _number(metrics.token_throughput), "tokens/s"),
+        ("mean number in system", _number(metrics.mean_in_system), "requests"),
+        ("evictions", str(metrics.evictions), ""),
+        ("iterations", str(run.iterations), ""),
+        ("time spent in iterations", _number(run.busy / metrics.makespan, 100), "%"),
+    ]
+    if run.peak_blocks >= 0:  # Vidur keeps none
+        rows.append(("most KV memory in use", _number(run.peak_blocks / job.semantics.blocks, 100), "%"))
+    _print_table(("metric", "value", "unit"), rows)
+
+
+def _write_records(
+    out: Path, job: _Job, columns: dict[str, Any], asked: dict[str, Any], choices: dict[str, str]
+) -> None:
+    """Every request of the run as a requests file of :mod:`fluidwait.records`, with its sidecar."""
+    from fluidwait.provenance import imported_modules, write_artifact
+    from fluidwait.records import REQUESTS, RecordWriter
+    from fluidwait.workload import input_files
+
+    config = asked | choices | {"workload": job.workload, "hardware": job.hardware}
+    config["policy"] = {"policy": job.policy.name} | job.policy.settings.model_dump()
+    module = job.policy.module.__name__
+    own = None if module.startswith("fluidwait.") else Path(job.policy.module.__file__)
+    code = imported_modules(f"fluidwait.engines.{choices['engine']}", *([module] if own is None else []))
+
+    def write(path: Path, key: str) -> None:
+        with RecordWriter(path, REQUESTS, engine=choices["engine"], policy=job.policy.name, config_hash=key) as records:
+            records.append("run", columns, config_hash=key, parameters=asked)
+
+    write_artifact(
+        out,
+        write,
+        config=config,
+        inputs=input_files(job.workload),
+        code=[*code, *([own] if own else [])],
+        rule="fluidwait simulate",
+    )
+
+
+# --- verify, schemas, policies -------------------------------------------------------------------------------------
+
+
+@app.command()
+def verify(
+    results: Annotated[Path | None, typer.Argument(help="folder; without it, the project's results")] = None,
+) -> None:
+    """Name every artifact that is stale, missing, altered, untracked or made by another environment."""
+    from fluidwait import provenance
+    from fluidwait.paths import project_root
+
+    folder = project_root() / "results" if results is None else results
+    findings = provenance.verify(folder)
+    for finding in findings:
+        print(f"{finding.path}: {finding.status}: {finding.detail}")
+    checked = len(provenance.artifacts(folder))
+    print(f"{checked} artifacts checked, {len(findings)} findings")
+    if findings:
+        raise typer.Exit(FAILED)
+
+
+@app.command("schemas")
+def make_schemas(
+    check: Annotated[bool, typer.Option("--check", help="compare only; exit code 1 when a file differs")] = False,
+) -> None:
+    """Write the JSON Schemas of the configuration files to workflow/schemas."""
+    from fluidwait import schemas
+
+    folder = schemas.schema_folder()
+    if not check:
+        print(f"wrote {len(schemas.write_schemas(folder))} schemas to {folder}")
+        return
+    different = schemas.differences(folder)
+    for line in different:
+        print(line)
+    if different:
+        raise typer.Exit(FAILED)
+    print(f"{len(schemas.schemas())} schemas match their models")
+
+
+@app.command("policies")
+def list_policies() -> None:
+    """List the policies that ship with fluidwait, with their settings and defaults."""
+    from fluidwait import policies
+
+    for name in policies.names():
+        module = policies.load_policy({"policy": name}).module
+        print(f"{name}: {_first_paragraph(module.__doc__ or '')}")
+        fields = module.Settings.model_fields.items()
+        _print_table(None, [(f"  {key}", _default(field), field.description or "") for key, field in fields])
+        print()
+
+
+def _first_paragraph(text: str) -> str:
+    return " ".join(text.split("\n\n")[0].split()).rstrip(".").replace("``", "")
+
+
+def _default(field: Any) -> str:
+    if field.is_required():
+        return "(required)"
+    words = {"True": "true", "False": "false", "None": "none", "inf": ".inf"}  # as YAML has them
+    return words.get(str(field.default), str(field.default))
+
+
+# --- output --------------------------------------------------------------------------------------------------------
+
+
+def _number(value: float | None, unit: float = 1.0) -> str:
+    """Four digits, without an exponent for what is counted in thousands; a dash for nothing."""
+    if value is None or value != value:
+        return "-"
+    value = value * unit
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def _print_table(header: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> None:
+    """Columns two spaces apart, numbers to the right."""
+    rows = [*([header] if header else []), *rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
+    numeric = [any(_is_number(row[i]) for row in rows) for i in range(len(widths))]
+    for row in rows:
+        cells = [c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True)]
+        print("  ".join(cells).rstrip())
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Tell an operating system's refusal to write ``out`` as the user's mistake that it is."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error.strerror or error})") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Commands of the workflow's rules, one a rule: ``fluidwait experiment ...``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Steps of the workflow, one a rule.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="name in config/experiments, or a YAML file")]
+PolicyKey = Annotated[str, typer.Argument(metavar="POLICY", help="key under policies in the experiment")]
+ScaleName = Annotated[str, typer.Option("--scale", help="key under scales in the experiment")]
+Out = Annotated[Path, typer.Option("--out", help="file to write")]
+Tuning = Annotated[Path | None, typer.Option("--tuning", help="table of the grid search, for a tuned policy")]
+Tables = Annotated[list[Path], typer.Argument(metavar="METRICS...", help="metrics tables, named after their policies")]
+
+
+def _load(name: str):
+    from fluidwait.experiments.experiment import load_experiment
+
+    return load_experiment(name)
+
+
+def _by_policy(tables: list[Path]) -> dict[str, Path]:
+    return {table.stem: table for table in tables}
+
+
+@app.command()
+def thresholds(name: Name, scale: ScaleName, out: Out) -> None:
+    """Fluid equilibrium and thresholds at every rate, as CSV and JSON."""
+    from fluidwait.experiments.fluid_tables import thresholds as run
+
+    run(_load(name), scale, out)
+
+
+@app.command()
+def tune(name: Name, policy: PolicyKey, scale: ScaleName, out: Out) -> None:
+    """Search the grid of a policy at every rate."""
+    from fluidwait.experiments.sweep import tune as run
+
+    run(_load(name), policy, scale, out)
+
+
+@app.command()
+def sweep(name: Name, policy: PolicyKey, scale: ScaleName, out: Out, tuning: Tuning = None) -> None:
+    """Simulate a policy at every rate and replication."""
+    from fluidwait.experiments.sweep import sweep as run
+
+    run(_load(name), policy, scale, out, tuning)
+
+
+@app.command()
+def audit(name: Name, policy: PolicyKey, scale: ScaleName, out: Out, tuning: Tuning = None) -> None:
+    """Repeat a sample of the runs in real Vidur and compare every request."""
+    from fluidwait.experiments.audit import audit as run
+
+    run(_load(name), policy, scale, out, tuning)
+
+
+@app.command()
+def metrics(name: Name, records: Annotated[Path, typer.Argument(metavar="RECORDS")], out: Out) -> None:
+    """Metrics of every run of a records file."""
+    from fluidwait.experiments.summary import metrics as run
+
+    run(_load(name), records, out)
+
+
+@app.command()
+def summary(name: Name, tables: Tables, out: Out) -> None:
+    """Means and confidence intervals over the replications."""
+    from fluidwait.experiments.summary import summary as run
+
+    run(_load(name), _by_policy(tables), out)
+
+
+@app.command()
+def stability(name: Name, tables: Tables, out: Out) -> None:
+    """Stability boundaries, measured and predicted."""
+    from fluidwait.experiments.summary import stability as run
+
+    run(_load(name), _by_policy(tables), out)
+
+
+@app.command()
+def reference(name: Name, scale: ScaleName, out: Out) -> None:
+    """E1 beside the published latencies."""
+    from fluidwait.experiments.reference import reference as run
+
+    run(_load(name), scale, out)
+
+
+@app.command()
+def figure(
+    name: Name,
+    figure: Annotated[str, typer.Argument(metavar="FIGURE", help="name of the figure")],
+    scale: ScaleName,
+    results: Annotated[Path, typer.Option("--results", help="folder of the experiment's tables")],
+    out: Annotated[list[Path], typer.Option("--out", help="files to write, one per format")],
+) -> None:
+    """Draw one figure in every format asked for."""
+    from fluidwait.experiments.draw import draw
+
+    draw(_load(name), figure, scale, results, out)

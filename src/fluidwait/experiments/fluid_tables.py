@@ -1,0 +1,36 @@
+"""The fluid model's table of an experiment: equilibrium, thresholds and calibrated equilibrium at every rate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+
+from fluidwait.experiments.experiment import Experiment, resolve
+from fluidwait.fluid import threshold_table
+from fluidwait.provenance import imported_modules, write_artifact
+from fluidwait.workload import input_files
+
+
+def thresholds(experiment: Experiment, scale: str, out: Path) -> None:
+    """Write the table as CSV to ``out`` and the full summary as JSON beside it."""
+    setting = resolve(experiment)
+    rates = experiment.rates_at(scale)
+    table, whole = threshold_table(setting.law, rates, setting.hardware)
+    lists = [name for name, kind in table.schema.items() if isinstance(kind, pl.List)]
+    flat = table.with_columns(pl.col(lists).cast(pl.List(pl.String)).list.join(" "))
+    recorded = {
+        "config": {
+            "experiment": experiment.id,
+            "hardware": setting.hardware.model_dump(mode="json", exclude={"source", "fit"}),
+            "workload": setting.workload.model_dump(mode="json"),
+            "rates": rates,
+        },
+        "inputs": input_files(setting.workload),
+        "code": imported_modules(__name__),
+        "rule": "thresholds",
+    }
+    write_artifact(out, lambda path, _: flat.write_csv(path), **recorded)
+    text = json.dumps(whole, indent=1) + "\n"
+    write_artifact(out.with_suffix(".json"), lambda path, _: path.write_text(text, encoding="utf-8"), **recorded)

@@ -1,0 +1,56 @@
+"""What the workflow needs to know about an experiment: its policies, which are tuned, and keys that say when to re-run.
+
+A key is a hash over everything besides files that decides a result: resolved configuration, code, package versions.
+Rules carry it as a parameter, so a changed setting or a changed source file re-runs exactly what depends on it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from fluidwait.experiments.experiment import Experiment, load_experiment, resolve
+from fluidwait.experiments.sweep import code_of, identity
+from fluidwait.provenance import code_fingerprint, config_hash, imported_modules, package_versions
+
+
+@cache
+def experiment(name: str) -> Experiment:
+    return load_experiment(name)
+
+
+@cache
+def _setting(name: str):
+    return resolve(experiment(name))
+
+
+def policies(name: str) -> list[str]:
+    return list(experiment(name).policies)
+
+
+def is_tuned(name: str, policy: str) -> bool:
+    return experiment(name).entry(policy).grid is not None
+
+
+@cache
+def policy_key(name: str, policy: str, scale: str) -> str:
+    """Key of a policy's tuning, sweep and audit."""
+    setting = _setting(name)
+    entry = setting.experiment.entry(policy).model_dump(mode="json", exclude={"label"})
+    return _key(code_of(setting, policy), [identity(setting, policy, scale), entry])
+
+
+@cache
+def shared_key(name: str, scale: str, module: str) -> str:
+    """Key of what is computed by ``module`` for a whole experiment: tables and figures."""
+    whole = experiment(name).model_dump(mode="json")
+    return _key(imported_modules(module), [whole | {"scales": whole["scales"].get(scale)}])
+
+
+@cache
+def metrics_key(name: str) -> str:
+    """Key of the metrics per run: they depend on the records, which are files, and on the window."""
+    return _key(imported_modules("fluidwait.experiments.summary"), [experiment(name).window])
+
+
+def _key(modules: tuple[str, ...], parts: list) -> str:
+    return config_hash({"parts": parts, "code": code_fingerprint(modules), "packages": package_versions()})[:16]

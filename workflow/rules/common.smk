@@ -1,0 +1,54 @@
+# Helpers of the rules: what an experiment consists of, and the keys that decide when a job runs again.
+from fluidwait.experiments import jobs
+from fluidwait.figures import FIGURES
+
+FORMATS = ["png", "pdf", "svg"]
+EXPERIMENTS = config["experiments"]
+if isinstance(EXPERIMENTS, str):
+    EXPERIMENTS = EXPERIMENTS.split(",")
+
+
+wildcard_constraints:
+    experiment="[^/]+",
+    policy="[^/]+",
+    scale="[^/]+",
+    figure="[a-z0-9]+",
+
+
+def figures_of(experiment):
+    """Names of the figures of an experiment."""
+    return list(FIGURES.get(experiment, {}))
+
+
+def everything(wildcards):
+    """Final artifacts of all experiments at the configured scale."""
+    scale, files = config["scale"], []
+    for experiment in EXPERIMENTS:
+        folder = f"results/{scale}/{experiment}"
+        files += [f"{folder}/{table}.csv" for table in ("thresholds", "summary", "stability")]
+        files += [f"{folder}/audit/{policy}.csv" for policy in jobs.policies(experiment)]
+        for figure in figures_of(experiment):
+            files += [f"figures/{scale}/{experiment}_{figure}.{suffix}" for suffix in FORMATS]
+    return files
+
+
+def tuning_table(wildcards):
+    """The grid search that a tuned policy waits for; nothing for the others."""
+    if jobs.is_tuned(wildcards.experiment, wildcards.policy):
+        return ["results/{scale}/{experiment}/tuning/{policy}.csv"]
+    return []
+
+
+def metrics_tables(wildcards):
+    """Metrics of all policies of an experiment, in the order of the experiment."""
+    folder = f"results/{wildcards.scale}/{wildcards.experiment}/metrics"
+    return [f"{folder}/{policy}.csv" for policy in jobs.policies(wildcards.experiment)]
+
+
+def policy_key(wildcards):
+    return jobs.policy_key(wildcards.experiment, wildcards.policy, wildcards.scale)
+
+
+def shared_key(module):
+    """Key of a table or figure that `module` computes from a whole experiment."""
+    return lambda wildcards: jobs.shared_key(wildcards.experiment, wildcards.scale, module)

@@ -1,0 +1,63 @@
+# Needs the records of a policy. Makes one row of metrics per run and checks every run: drained, causal, Little's law.
+rule metrics:
+    input:
+        parquet="results/{scale}/{experiment}/records/{policy}.parquet",
+    output:
+        csv="results/{scale}/{experiment}/metrics/{policy}.csv",
+    log:
+        "results/{scale}/{experiment}/logs/metrics_{policy}.log",
+    params:
+        key=lambda wildcards: jobs.metrics_key(wildcards.experiment),
+    conda:
+        "../../environment.yml"
+    shell:
+        "fluidwait experiment metrics {wildcards.experiment} {input.parquet} --out {output.csv} > {log} 2>&1"
+
+
+# Needs the metrics of all policies. Makes means and 95 % confidence intervals.
+rule summary:
+    input:
+        metrics_tables,
+    output:
+        csv="results/{scale}/{experiment}/summary.csv",
+    log:
+        "results/{scale}/{experiment}/logs/summary.log",
+    params:
+        key=shared_key("fluidwait.experiments.summary"),
+    conda:
+        "../../environment.yml"
+    shell:
+        "fluidwait experiment summary {wildcards.experiment} {input} --out {output.csv} > {log} 2>&1"
+
+
+# Needs the metrics of all policies. Makes the stability boundaries, measured and predicted.
+rule stability:
+    input:
+        metrics_tables,
+    output:
+        csv="results/{scale}/{experiment}/stability.csv",
+    log:
+        "results/{scale}/{experiment}/logs/stability.log",
+    params:
+        key=shared_key("fluidwait.experiments.summary"),
+    conda:
+        "../../environment.yml"
+    shell:
+        "fluidwait experiment stability {wildcards.experiment} {input} --out {output.csv} > {log} 2>&1"
+
+
+# Needs the published latencies of E1. Makes ours beside them, with exact and with truncated arrivals.
+rule reference:
+    input:
+        published="data/reference/e1_published.csv",
+    output:
+        csv="results/{scale}/{experiment}/reference.csv",
+    log:
+        "results/{scale}/{experiment}/logs/reference.log",
+    params:
+        key=shared_key("fluidwait.experiments.reference"),
+    conda:
+        "../../environment.yml"
+    shell:
+        "fluidwait experiment reference {wildcards.experiment} --scale {wildcards.scale}"
+        " --out {output.csv} > {log} 2>&1"

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -17,6 +16,7 @@ import typer
 from pydantic import Field
 
 from fluidwait.config import ConfigError, FluidwaitError, Strict, load_yaml, parse
+from fluidwait.experiments.cli import app as experiments
 
 PROGRAM = "fluidwait"
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -33,11 +33,7 @@ app = typer.Typer(
 calibrate = typer.Typer(help="Fit a hardware file from measured times.", rich_markup_mode=None)
 app.add_typer(calibrate, name="calibrate")
 
-# The pipeline's commands (run, tune, summarise, plot, ...) have a file of their own.
-if find_spec("fluidwait.experiments.cli"):
-    from fluidwait.experiments.cli import app as experiments
-
-    app.add_typer(experiments)
+app.add_typer(experiments, name="experiment")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FluidwaitError as error:
         return _told(str(error))
     except UsageError as error:
+        if error.format_message().startswith("Usage:"):  # a group without its command: the text is its whole help
+            print(error.format_message(), file=sys.stderr)
+            return MISUSED
         return _told(f"{error.format_message().replace('Value error, ', '')} (see {_command(error)} --help)")
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
@@ -201,7 +200,8 @@ def calibrate_profile(
 
 
 def _print_fit(hardware: Any, out: Path) -> None:
-    rows = [(part, name, _number(value)) for part, fit in hardware.fit.items() for name, value in fit.items()]
+    rows = [(part, name, value) for part, fit in hardware.fit.items() for name, value in fit.items()]
+    rows = [(*names, value if isinstance(value, str) else _number(value)) for *names, value in rows]
     _print_table(("part", "residual", "value"), rows)
     print(f"\nwrote {out}: {hardware.name}, {hardware.kv_capacity_tokens} KV tokens")
 
@@ -276,10 +276,10 @@ def simulate(
     columns = _columns(job.requests, run)
     asked = {"rate": rate, "requests": requests, "seed": seed, "replication": 0}
     choices = {"engine": engine.value, "semantics": semantics.value, "time_model": time_model.value}
-    _print_run(job, run, columns, " ".join(choices.values()))
     if out is not None:
         _write_records(out, job, columns, asked, choices)
-        print(f"\nwrote {out}")
+    _print_run(job, run, columns, " ".join(choices.values()))
+    print("" if out is None else f"\nwrote {out}\n", end="")
 
 
 def _resolve(policy, workload, hardware, rate, requests, seed, semantics, time_model) -> _Job:

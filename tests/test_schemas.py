@@ -1,0 +1,63 @@
+"""The JSON Schemas say what the models say, and the committed files are them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fluidwait import policies, schemas
+
+jsonschema = pytest.importorskip("jsonschema")
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+KINDS = {"workloads": "workload", "experiments": "experiment"}
+FILES = [
+    *sorted((CHECKOUT / "config").glob("*/*.yaml")),
+    *sorted((CHECKOUT / "data" / "hardware").glob("*.yaml")),
+]
+
+
+def schema_of(path: Path, data: dict) -> dict:
+    kind = f"policy_{data['policy']}" if path.parent.name == "policies" else KINDS.get(path.parent.name, "hardware")
+    return schemas.schemas()[f"{kind}{schemas.SUFFIX}"]
+
+
+def faults(schema: dict, data) -> list[str]:
+    return [e.message for e in jsonschema.Draft202012Validator(schema).iter_errors(data)]
+
+
+def test_the_committed_files_match_the_models():
+    assert schemas.differences(CHECKOUT / "workflow" / "schemas") == []
+
+
+def test_every_kind_of_file_and_every_policy_has_a_schema():
+    kinds = {name.removesuffix(schemas.SUFFIX) for name in schemas.schemas()}
+    assert kinds == {"workload", "hardware", "experiment", *(f"policy_{name}" for name in policies.names())}
+
+
+@pytest.mark.parametrize("name", schemas.schemas())
+def test_a_schema_is_valid_itself(name):
+    jsonschema.Draft202012Validator.check_schema(json.loads(schemas.text(schemas.schemas()[name])))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_every_file_that_ships_is_accepted_and_a_misspelt_key_is_not(path):
+    data = yaml.safe_load(path.read_text())
+    schema = schema_of(path, data)
+    assert faults(schema, data) == []
+    assert faults(schema, data | {"misspelt": 1})
+    assert faults(schema, {key: value for key, value in data.items() if key != next(iter(schema["required"]))})
+
+
+def test_infinity_as_a_default_moves_into_the_description():
+    schema = schemas.schemas()["policy_wait.schema.json"]["properties"]["max_wait"]
+    assert "default" not in schema and schema["description"].endswith("(default: .inf)")
+    assert faults(schema, float("inf")) == [] and faults(schema, -1)
+
+
+def test_a_schema_refuses_the_settings_of_another_policy():
+    data = yaml.safe_load((CHECKOUT / "config" / "policies" / "sarathi.yaml").read_text())
+    assert faults(schemas.schemas()["policy_orca.schema.json"], data)

@@ -64,11 +64,12 @@ def simulate_vidur(
     job.replayed, job.rows = [], []
     with tempfile.TemporaryDirectory() as folder:
         simulation = parts.Simulator(_configuration(parts, job, native, folder))
-        job.wake_at = lambda time, replica: simulation._add_event(parts.ReplicaScheduleEvent(time, replica))
+        job.wake_at = lambda time, replica: simulation._add_event(parts.Wake(time, replica))
         try:
             simulation.run()
         except AssertionError as error:
-            raise EngineError(f"vidur: {policy.name}: {str(error)[:200] or 'an assertion of Vidur failed'}") from error
+            reason = str(error).partition(" [")[0]  # without the list of its request objects
+            raise EngineError(f"vidur: {policy.name}: {reason or 'an assertion of Vidur failed'}") from error
     return _outcome(job, log)
 
 
@@ -193,6 +194,12 @@ def _vidur():
                 for i, (a, p, o) in enumerate(zip(requests.arrival, requests.prompt, requests.output, strict=True))
             ]
             return list(job.replayed)
+
+    class Wake(ReplicaScheduleEvent):
+        """Schedules one event later: after the arrivals at the same time, which were queued before it."""
+
+        def handle_event(self, scheduler, metrics_store):
+            return [ReplicaScheduleEvent(self.time, self._replica_id)]
 
     class Predictor:
         """Iteration times from our time model, summed as Vidur's batches come."""
@@ -329,7 +336,7 @@ def _vidur():
     return SimpleNamespace(
         config=vidur.config,
         Simulator=Simulator,
-        ReplicaScheduleEvent=ReplicaScheduleEvent,
+        Wake=Wake,
         BaseEvent=BaseEvent,
         SchedulerConfig=SchedulerConfig,
         GeneratorConfig=GeneratorConfig,

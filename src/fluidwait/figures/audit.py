@@ -1,0 +1,88 @@
+"""Largest difference, over all requests, between the compiled simulator and the real Vidur under the same policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+from fluidwait.config import ConfigError
+from fluidwait.figures import style
+from fluidwait.figures.tables import read_table, shown
+
+INPUTS = ("audit/{policy}.csv",)
+"""Files read, below the folder of the experiment; those of the policies shown that exist."""
+
+AGREED = 1e-9
+"""Seconds within which the two engines must agree on every request."""
+
+TIMES = ("max_abs_first_token", "max_abs_completion")
+ZERO = 1e-17  # s, where an exact zero is drawn on the logarithmic axis
+AGREED_LINE = {"color": style.INK, "linestyle": style.DOTTED, "linewidth": 1.0}
+
+
+def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Figure]:
+    """``{<id>_audit: figure}``: the larger of the two differences at each rate, over replications.
+
+    Reads ``audit/<policy>.csv`` (rate, max_abs_first_token, max_abs_completion, both in s).
+
+    Raises:
+        ConfigError: no policy shown has an audit, a column is missing, or a value is not a number.
+    """
+    about = shown(experiment, results_dir)
+    curves = _curves(Path(results_dir) / "audit", about.labels)
+    with style.journal():
+        return {f"{about.id}_audit": _draw(curves, about.labels)}
+
+
+def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, str]:
+    """The caption of each figure of :func:`make`."""
+    about = shown(experiment, results_dir)
+    curves = _curves(Path(results_dir) / "audit", about.labels)
+    largest = max(curve["largest"].max() for curve in curves.values())
+    text = (
+        f"{about.title}. Largest difference of first-token and completion times between the compiled simulator and "
+        f"Vidur, over all requests and {sum(curve['runs'].sum() for curve in curves.values())} runs: at most "
+        f"{largest:.1e} s (demanded: {AGREED:.0e} s). Scale '{about.scale}'."
+    )
+    return {f"{about.id}_audit": text}
+
+
+def _curves(folder: Path, labels: Mapping[str, str]) -> dict[str, pl.DataFrame]:
+    paths = {key: folder / f"{key}.csv" for key in labels}
+    tables = {key: read_table(path, ("rate", *TIMES)) for key, path in paths.items() if path.is_file()}
+    if not tables:
+        raise ConfigError(f"{folder}: no audit of any policy shown ({', '.join(labels)})")
+    return {
+        key: table.group_by("rate").agg(largest=pl.max_horizontal(pl.col(*TIMES).max()), runs=pl.len()).sort("rate")
+        for key, table in tables.items()
+    }
+
+
+def _draw(curves: dict[str, pl.DataFrame], labels: Mapping[str, str]) -> Figure:
+    looks = style.styles(labels)
+    entries = style.handles({key: labels[key] for key in curves}, looks)
+    entries.append(Line2D([], [], label=f"demanded: {AGREED:.0e} s", **AGREED_LINE))
+    height = 2.3
+    figure = style.new_figure(style.MIDDLE, height, entries)
+    axes = style.add_axes(figure, 0.62, 0.42, style.MIDDLE - 0.72, height - 0.5)
+    for place, (key, curve) in enumerate(curves.items()):
+        drawn = np.maximum(curve["largest"].to_numpy(), ZERO)
+        options = looks[key].options() | {"markerfacecolor": "none", "markersize": 3.6 + 2.2 * place}  # equal ones nest
+        axes.plot(curve["rate"], drawn, **options, label=key, zorder=3 - 0.01 * place)
+    axes.axhline(AGREED, **AGREED_LINE)
+    highest = max(AGREED, *(curve["largest"].max() for curve in curves.values()))
+    axes.set(yscale="log", ylim=(ZERO / 3, highest * 10))
+    decades = [10.0**power for power in range(-15, int(np.ceil(np.log10(highest))) + 1, 2)]
+    axes.yaxis.set_major_locator(FixedLocator([ZERO, *decades]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value == ZERO else f"{value:.0e}"))
+    axes.yaxis.set_minor_locator(FixedLocator([]))
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=(1, 2, 5, 10)))
+    axes.set(xlabel=style.RATE_LABEL, ylabel="largest difference (s)")
+    return figure

@@ -1,0 +1,124 @@
+"""Reading what figures show: CSV tables and the description of the experiment, with one clear line per mistake."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from fluidwait.columns import column_names
+from fluidwait.config import ConfigError, nearest
+from fluidwait.experiments.metrics import WINDOW
+
+
+class Shown(NamedTuple):
+    """What a figure must know about its experiment."""
+
+    id: str
+    title: str
+    labels: dict[str, str]  # policy key to label, in the order of drawing
+    baseline: str  # key of the policy that others are compared with
+    scale: str
+
+
+def shown(experiment: Mapping[str, Any], results_dir: str | Path) -> Shown:
+    """Read an experiment-like mapping: ``id``, ``title``, ``labels`` (key to label, in order), optional ``baseline``
+    (``sarathi``, or else the first policy of that name) and ``scale`` (else the name of the folder above).
+
+    Raises:
+        ConfigError: a key is missing, there are no labels, or the baseline is not among them.
+    """
+    for key in ("id", "title", "labels"):
+        if not experiment.get(key):
+            raise ConfigError(f"experiment: {key}: required key is missing")
+    labels = {str(key): str(label) for key, label in experiment["labels"].items()}
+    guess = next((key for key in sorted(labels) if key.startswith("sarathi")), next(iter(labels)))
+    baseline = experiment.get("baseline") or guess
+    if baseline not in labels:
+        raise ConfigError(f"experiment: baseline: '{baseline}' is not a policy{nearest(baseline, list(labels))}")
+    scale = experiment.get("scale") or Path(results_dir).resolve().parent.name
+    return Shown(str(experiment["id"]), str(experiment["title"]), labels, baseline, str(scale))
+
+
+def read_table(
+    path: str | Path, numbers: Sequence[str], text: Sequence[str] = (), optional: Sequence[str] = ()
+) -> pl.DataFrame:
+    """Columns of a CSV: ``numbers`` as finite Float64, ``text`` as String, ``optional`` as Float64, NaN where empty.
+
+    Raises:
+        ConfigError: the file or a column is missing, there are no rows, or a value is not a number.
+    """
+    wanted = (*numbers, *optional)
+    header = column_names(path)
+    for name in (*wanted, *text):
+        if name not in header:
+            raise ConfigError(f"{path}: no column '{name}'{nearest(name, header)}")
+    try:
+        table = pl.read_csv(path, infer_schema=False, comment_prefix="#").select(*wanted, *text)
+    except pl.exceptions.PolarsError as error:
+        raise ConfigError(f"{path}: cannot be read as CSV text ({str(error).splitlines()[0]})") from None
+    if table.is_empty():
+        raise ConfigError(f"{path}: no rows below the header")
+    values = {name: _numbers(table[name], path, empty=name in optional) for name in wanted}
+    return table.with_columns(**values)
+
+
+def _numbers(text: pl.Series, path: str | Path, empty: bool) -> pl.Series:
+    values = text.str.strip_chars().cast(pl.Float64, strict=False)
+    wrong = (values.is_null() & text.is_not_null()) if empty else ~values.is_finite().fill_null(False)
+    if wrong.any():
+        row = wrong.arg_true()[0]
+        fault = "the value is missing" if text[row] is None else f"'{text[row]}' is not a number"
+        raise ConfigError(f"{path}: row {row + 1}, column '{text.name}': {fault}")
+    return values.fill_null(float("nan"))
+
+
+def of_policy(table: pl.DataFrame, key: str, path: str | Path) -> pl.DataFrame:
+    """The rows of one policy, by rate.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    rows = table.filter(pl.col("policy") == key)
+    if rows.is_empty():
+        raise ConfigError(f"{path}: no rows of policy '{key}'{nearest(key, table['policy'].unique().to_list())}")
+    return rows.sort("rate") if "rate" in rows.columns else rows
+
+
+def read_json(path: str | Path, *keys: str) -> dict[str, Any]:
+    """A JSON object that has a number or a text under each of the keys; ``a.b`` is key b of the object under a.
+
+    Raises:
+        ConfigError: the file is missing or not JSON, or a key is missing or null.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not valid JSON ({error})") from None
+    for key in keys:
+        inside: Any = data
+        for part in key.split("."):
+            if not isinstance(inside, dict) or part not in inside:
+                raise ConfigError(f"{path}: {key}: required key is missing")
+            inside = inside[part]
+        if inside is None:
+            raise ConfigError(f"{path}: {key}: the value is missing")
+    return data
+
+
+def sample(summary: pl.DataFrame, scale: str) -> str:
+    """How much was run, in the words of a caption. Needs the columns ``requests`` and ``replications``."""
+    return (
+        f"N = {_range(summary['requests'])} requests per run, {_range(summary['replications'])} replication(s), "
+        f"metrics over the central {100 * WINDOW:g} % of requests by arrival order, scale '{scale}'"
+    )
+
+
+def _range(values: pl.Series) -> str:
+    low, high = values.min(), values.max()
+    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"

@@ -1,0 +1,502 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import LABELS, LATENCY, RATES, STABLE, write_metrics, write_summary
+from reading import bands, change, edges, labels, line, vertical_lines
+
+from fluidwait import figures
+from fluidwait.config import ConfigError
+from fluidwait.figures import audit, gap, latency, mstar, reference, tables, tuning
+from fluidwait.provenance import embedded_hash, save_figure
+
+KEY = "ab" * 32
+KINDS = tuple(figures.FIGURES)
+
+
+# --- the registry --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_makes_named_figures_with_captions(kind, results, experiment):
+    made = figures.make(kind, results, experiment)
+    captions = figures.captions(kind, results, experiment)
+    assert made
+    assert list(made) == list(captions)
+    assert all(name.startswith(f"e1_{kind}") for name in made)
+    assert all(text.startswith("Single type. ") and "quick" in text for text in captions.values())
+
+
+def test_sets_of_the_experiments():
+    assert figures.SETS["e1"] == ("latency", "gap", "reference")
+    assert figures.SETS["e5"] == ("latency", "gap", "mstar")
+    assert figures.kinds_of({"id": "e5"}) == figures.SETS["e5"]
+    assert figures.kinds_of({"id": "other"}) == ("latency", "gap")
+    assert {kind for kinds in figures.SETS.values() for kind in kinds} <= set(figures.FIGURES)
+
+
+def test_unknown_kind(results, experiment):
+    with pytest.raises(
+        ConfigError, match=r"^figures: 'latencies' is not a kind of figure \(did you mean 'latency'\?\)$"
+    ):
+        figures.make("latencies", results, experiment)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_declared_inputs_are_all_that_is_read(kind, results, experiment, tmp_path):
+    alone = tmp_path / "copy" / "quick" / "e1"
+    for path in figures.inputs(kind, results, experiment):
+        if path.is_file():
+            target = alone / path.relative_to(results)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    figures.make(kind, alone, experiment)
+    assert figures.captions(kind, alone, experiment) == figures.captions(kind, results, experiment)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_bytes_twice(kind, suffix, results, experiment, tmp_path):
+    digests = []
+    for turn in range(2):
+        for name, figure in figures.make(kind, results, experiment).items():
+            path = tmp_path / f"{name}_{turn}{suffix}"
+            save_figure(figure, path, KEY)
+            digests.append((turn, name, hashlib.sha256(path.read_bytes()).hexdigest()))
+            assert embedded_hash(path) == KEY
+    assert [d[1:] for d in digests if d[0] == 0] == [d[1:] for d in digests if d[0] == 1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_leaves_the_page(kind, results, experiment):
+    """Every text, tick label and legend lies inside the figure."""
+    for figure in figures.make(kind, results, experiment).values():
+        figure.draw_without_rendering()
+        box = figure.get_tightbbox()
+        assert box.x0 >= -0.01
+        assert box.y0 >= -0.01
+        assert box.x1 <= figure.get_figwidth() + 0.01
+        assert box.y1 <= figure.get_figheight() + 0.01
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_axes_name_their_units(kind, results, experiment):
+    for figure in figures.make(kind, results, experiment).values():
+        named = [axes for axes in figure.axes if axes.get_xlabel()]
+        assert named
+        assert all(axes.get_xlabel() == "arrival rate λ (requests/s)" for axes in named)
+        assert all("(" in axes.get_ylabel() for axes in figure.axes if axes.get_ylabel() and kind != "tuning")
+
+
+# --- latency -------------------------------------------------------------------------------------------------------
+
+
+def latency_axes(results, experiment):
+    return latency.make(results, experiment)["e1_latency"].axes
+
+
+def test_latency_lines_are_the_table(results, experiment):
+    above, completion, stable = latency_axes(results, experiment)
+    summary = pl.read_csv(results / "summary.csv")
+    assert labels(above) == labels(completion) == labels(stable) == list(LABELS)
+    for key in LABELS:
+        rows = summary.filter(pl.col("policy") == key)
+        assert line(above, key) == (list(RATES), list(LATENCY[key]))
+        assert line(completion, key) == (rows["rate"].to_list(), rows["completion_rate"].to_list())
+
+
+def test_latency_bands_are_the_intervals(results, experiment):
+    above, completion, _ = latency_axes(results, experiment)
+    assert len(bands(above)) == len(bands(completion)) == len(LABELS)
+    for band, key in zip(bands(above), LABELS, strict=True):
+        for rate, mean in zip(RATES, LATENCY[key], strict=True):
+            assert edges(band)[rate] == pytest.approx((0.95 * mean, 1.05 * mean))
+
+
+def test_rows_may_come_in_any_order(results, experiment):
+    path = results / "summary.csv"
+    pl.read_csv(path).sort("rate", descending=True).write_csv(path)
+    assert line(latency_axes(results, experiment)[0], "sarathi") == (list(RATES), list(LATENCY["sarathi"]))
+
+
+def test_the_axis_turns_logarithmic_above_the_low_load(results, experiment):
+    above, completion, _ = latency_axes(results, experiment)
+    assert above.get_yscale() == "function"
+    assert 1.0 in above.get_yticks()  # the turn: the nice number above 2.5 times 0.39 s
+    low, high = above.get_ylim()
+    assert low < 0.39
+    assert high > 30.0
+    assert completion.get_yscale() == "linear"
+
+
+def test_ideal_line_is_completion_equal_to_arrival(results, experiment):
+    _, completion, _ = latency_axes(results, experiment)
+    ideal = next(artist for artist in completion.lines if type(artist).__name__ == "AxLine")
+    assert (ideal.get_xy1(), ideal.get_slope()) == ((0.0, 0.0), 1.0)
+
+
+def test_stability_markers_are_where_the_table_says(results, experiment):
+    _, _, stable = latency_axes(results, experiment)
+    for row, key in enumerate(LABELS):
+        assert line(stable, key) == ([STABLE[key]], [float(row)])
+    predicted = [(a.get_xdata()[0], a.get_ydata()[0]) for a in stable.lines if a.get_marker() == "|"]
+    assert predicted == [(14.6, 0), (14.1, 1)]
+
+
+def test_the_first_unstable_rate_ends_the_thin_line(results, experiment):
+    _, _, stable = latency_axes(results, experiment)
+    spans = [list(a.get_xdata()) for a in stable.lines if len(a.get_xdata()) == 2 and a.get_linewidth() < 1.0]
+    assert spans == [[14.0, 15.0], [14.0, 15.0], [13.0, 14.0]]
+
+
+def test_a_policy_that_is_never_stable_has_no_marker_and_says_so(results, experiment):
+    change(results / "stability.csv", lambda_star=[None, 14.0, 13.0])
+    _, _, stable = latency_axes(results, experiment)
+    assert labels(stable) == ["sarathi", "vllm_v0"]
+    assert [text.get_text() for text in stable.texts] == ["none: unstable at 12"]
+
+
+def test_a_policy_stable_at_every_rate(results, experiment):
+    change(results / "stability.csv", lambda_star=[15.0, 15.0, 15.0])
+    _, _, stable = latency_axes(results, experiment)
+    assert [line(stable, key)[0] for key in LABELS] == [[15.0]] * 3
+    stable.figure.draw_without_rendering()
+
+
+def test_the_calibrated_boundary_is_marked_in_every_panel(results, experiment):
+    for axes in latency_axes(results, experiment):
+        assert 44.0 in vertical_lines(axes)
+
+
+def test_one_replication_has_no_bands(results, experiment):
+    write_summary(results, replications=1)
+    axes = latency_axes(results, experiment)
+    assert line(axes[0], "sarathi") == (list(RATES), list(LATENCY["sarathi"]))
+    assert [len(bands(panel)) for panel in axes] == [0, 0, 0]
+    assert "1 replication(s)" in latency.caption(results, experiment)["e1_latency"]
+
+
+def test_caption_says_how_much_was_run(results, experiment):
+    text = latency.caption(results, experiment)["e1_latency"]
+    assert "N = 2,000 requests per run, 4 replication(s)" in text
+    assert "central 50 % of requests" in text
+    assert "scale 'quick'" in text
+
+
+def test_only_policies_with_a_label_are_drawn(results, experiment):
+    experiment["labels"] = {"sarathi": "S", "wait_fluid": "W"}
+    assert labels(latency_axes(results, experiment)[0]) == ["sarathi", "wait_fluid"]
+
+
+# --- gap -----------------------------------------------------------------------------------------------------------
+
+
+def test_gap_lines_are_ratios_of_means(results, experiment):
+    (axes,) = gap.make(results, experiment)["e1_gap"].axes
+    assert labels(axes) == ["wait_fluid", "vllm_v0"]
+    for key in ("wait_fluid", "vllm_v0"):
+        expected = [100.0 * (x / y - 1.0) for x, y in zip(LATENCY[key], LATENCY["sarathi"], strict=True)]
+        x, y = line(axes, key)
+        assert x == list(RATES)
+        assert y == pytest.approx(expected)
+    assert len(bands(axes)) == 2
+
+
+def runs(latencies, rate=12.0):
+    n = len(latencies)
+    return pl.DataFrame({"rate": [rate] * n, "replication": list(range(n)), "mean_latency": latencies})
+
+
+def test_common_random_numbers_cancel():
+    """When one policy is 10 % faster in every replication, the interval is a point however much replications vary."""
+    base = [1.0, 3.0, 0.5, 7.0]
+    row = gap.relative_gap(runs([0.9 * x for x in base]), runs(base)).row(0, named=True)
+    assert row["gap"] == pytest.approx(-10.0)
+    assert row["gap_low"] == pytest.approx(-10.0)
+    assert row["gap_high"] == pytest.approx(-10.0)
+    assert row["replications"] == 4
+
+
+def test_gap_interval_by_hand():
+    """x = 1, 3 and y = 2, 2: R = 1, residuals -1 and 1, sd = sqrt 2, error = sqrt 2 / (sqrt 2 * 2) = 1/2, t = 12.706."""
+    row = gap.relative_gap(runs([1.0, 3.0]), runs([2.0, 2.0])).row(0, named=True)
+    assert row["gap"] == pytest.approx(0.0)
+    assert row["gap_high"] == pytest.approx(100 * 12.7062047 / 2)
+    assert row["gap_low"] == pytest.approx(-100 * 12.7062047 / 2)
+
+
+def test_gap_interval_covers():
+    """95 % of intervals hold the true ratio 1.2 when 10 replications share their noise."""
+    random = np.random.default_rng(1)
+    covered = 0
+    for _ in range(400):
+        base = random.normal(2.0, 0.3, 10)
+        row = gap.relative_gap(runs(list(1.2 * base + random.normal(0.0, 0.1, 10))), runs(list(base)))
+        covered += row["gap_low"][0] <= 20.0 <= row["gap_high"][0]
+    assert 0.92 * 400 <= covered <= 0.98 * 400
+
+
+def test_gap_pairs_what_both_have():
+    both = gap.relative_gap(runs([1.0, 2.0, 9.0]), runs([2.0, 4.0]))
+    assert both.select("gap", "replications").rows() == [(pytest.approx(-50.0), 2)]
+
+
+def test_gap_with_one_replication_has_no_band(results, experiment):
+    write_metrics(results, replications=1)
+    (axes,) = gap.make(results, experiment)["e1_gap"].axes
+    assert len(bands(axes)) == 0
+    assert line(axes, "wait_fluid")[1][0] == pytest.approx(100.0 * (0.39 / 0.41 - 1.0))
+
+
+def test_the_replication_column_may_be_named_rep(results, experiment):
+    expected = line(gap.make(results, experiment)["e1_gap"].axes[0], "vllm_v0")
+    write_metrics(results, replications=4, name="rep")
+    assert line(gap.make(results, experiment)["e1_gap"].axes[0], "vllm_v0") == expected
+
+
+def test_another_baseline(results, experiment):
+    (axes,) = gap.make(results, experiment | {"baseline": "vllm_v0"})["e1_gap"].axes
+    assert labels(axes) == ["wait_fluid", "sarathi"]
+    assert "relative to vLLM (2023)" in gap.caption(results, experiment | {"baseline": "vllm_v0"})["e1_gap"]
+
+
+# --- M* ------------------------------------------------------------------------------------------------------------
+
+
+def test_linear_curve_is_the_papers_formula(results):
+    table = tables.read_table(
+        results / "thresholds.csv", ("rate", "load"), optional=("iteration_time", "memory", "calibrated_memory")
+    )
+    d0, d1, work = 0.0106, 4e-7, 28_000.0
+    for rate in (5.0, 33.3, 70.0, 89.0):
+        offered = rate * work
+        assert mstar.linear_memory(table, rate) == pytest.approx(d0 * offered / (1 - d1 * offered))
+    assert mstar.linear_memory(table, 1 / (work * d1) + 1) == math.inf
+
+
+def mstar_axes(results, experiment):
+    return mstar.make(results, experiment)["e1_mstar"].axes[0]
+
+
+def test_mstar_shows_table_curve_and_published_points(results, experiment):
+    axes = mstar_axes(results, experiment)
+    table = pl.read_csv(results / "thresholds.csv")
+    assert line(axes, "published") == ([50.0, 60.0, 70.0, 80.0], [34_377.0, 55_758.0, 100_327.0, 250_509.0])
+    assert line(axes, "table") == ([20.0, 40.0, 60.0, 80.0], table["memory"].drop_nulls().to_list()[:4])
+    x, y = line(axes, "linear")
+    assert np.interp(60.0, x, y) == pytest.approx(table["memory"][2], rel=1e-3)
+
+
+def test_mstar_crossing_lies_on_curve_and_capacity(results, experiment):
+    axes = mstar_axes(results, experiment)
+    (rate,), (memory,) = line(axes, "crossing")
+    summary = json.loads((results / "thresholds.json").read_text())
+    assert (rate, memory) == (summary["boundary_rate"], summary["capacity"])
+    x, y = line(axes, "linear")
+    assert np.interp(rate, x, y) == pytest.approx(memory, rel=1e-2)
+    assert any(list(a.get_ydata()) == [memory, memory] for a in axes.lines)
+
+
+def test_mstar_calibrated_ends_at_its_boundary(results, experiment):
+    axes = mstar_axes(results, experiment)
+    table = pl.read_csv(results / "thresholds.csv")
+    assert line(axes, "calibrated") == ([20.0, 40.0, 44.0], [*table["calibrated_memory"][:2], 90_000.0])
+    assert 44.0 in vertical_lines(axes)
+
+
+def test_mstar_caption_reports_the_distance_to_the_paper(results, experiment):
+    text = mstar.caption(results, experiment)["e1_mstar"]
+    assert "ends" not in text.split("end at 44.0 requests/s with 90,000 tokens")[0].split("circles")[0]
+    assert "end at 44.0 requests/s with 90,000 tokens (limit: time)" in text
+    assert "paper: 74.1" in text
+
+
+def test_mstar_without_any_equilibrium(results, experiment):
+    change(results / "thresholds.csv", memory=[None] * 5)
+    with pytest.raises(ConfigError, match=r"thresholds.csv: column 'memory': no rate has an equilibrium$"):
+        mstar.make(results, experiment)
+
+
+@pytest.mark.parametrize("key", ["capacity", "boundary_rate", "calibrated_boundary.rate"])
+def test_missing_key_of_the_fluid_model(key, results, experiment):
+    path = results / "thresholds.json"
+    data = json.loads(path.read_text())
+    *above, last = key.split(".")
+    inside = data[above[0]] if above else data
+    inside[last] = None
+    path.write_text(json.dumps(data))
+    with pytest.raises(ConfigError, match=rf"thresholds.json: {key}: the value is missing$"):
+        mstar.make(results, experiment)
+    del inside[last]
+    path.write_text(json.dumps(data))
+    with pytest.raises(ConfigError, match=rf"thresholds.json: {key}: required key is missing$"):
+        mstar.make(results, experiment)
+
+
+# --- reference -----------------------------------------------------------------------------------------------------
+
+
+def test_reference_shows_both_and_their_distance(results, experiment):
+    left, right = reference.make(results, experiment)["e1_reference"].axes
+    assert line(left, "sarathi") == ([12.0, 13.0, 14.0], [0.41, 0.44, 1.5])
+    assert line(left, "sarathi published") == ([12.0, 13.0, 14.0], [0.4, 0.45, 0.5])
+    assert line(right, "sarathi")[1] == pytest.approx([2.5, -100 / 45, 200.0])
+    assert edges(bands(right)[0])[12.0] == pytest.approx((0.0, 5.0))
+
+
+def test_reference_table_joins_the_published_values():
+    """The published values of SPEC section 9, at two rates by hand."""
+    names = ("mean_latency", "mean_latency_low", "mean_latency_high")
+    summary = pl.DataFrame({"policy": ["s", "s", "w"], "label": ["S", "S", "W"], "rate": [12, 24, 24]})
+    summary = summary.with_columns(*(pl.Series(name, [0.4087, 5.335, 1.7354]) for name in names))
+    table = reference.reference_table(summary, {"s": "sarathi", "w": "wait"})
+    assert table["policy"].to_list() == ["s", "s", "w"]
+    assert table["published"].to_list() == [0.4087, 2.6675, 1.7354]
+    assert table["distance"].to_list() == pytest.approx([0.0, 1.0, 0.0])
+    assert table["series"].to_list() == ["sarathi", "sarathi", "wait"]
+
+
+def test_reference_table_that_joins_nothing():
+    summary = pl.DataFrame({"policy": ["s"], "label": ["S"], "rate": [99.0], "mean_latency": [1.0]})
+    with pytest.raises(ConfigError, match=r"^reference: s: the summary has none of the published rates"):
+        reference.reference_table(summary, {"s": "sarathi"})
+    with pytest.raises(ConfigError, match=r"^reference: s: 'sarati' is not published \(did you mean 'sarathi'\?\)$"):
+        reference.reference_table(summary, {"s": "sarati"})
+
+
+def test_published_values_are_whole():
+    assert tuple(range(12, 25)) == reference.RATES
+    assert all(len(values) == len(reference.RATES) for values in reference.PUBLISHED.values())
+    assert all(w < s for w, s in zip(reference.PUBLISHED["wait"], reference.PUBLISHED["sarathi"], strict=True))
+
+
+def test_reference_of_other_policies(results, experiment):
+    experiment["labels"] = {"orca": "Orca"}
+    with pytest.raises(ConfigError, match=r"reference.csv: column 'policy': none of the experiment's policies"):
+        reference.make(results, experiment)
+
+
+# --- audit and tuning ----------------------------------------------------------------------------------------------
+
+
+def test_audit_shows_the_larger_difference_and_zeros(results, experiment):
+    (axes,) = audit.make(results, experiment)["e1_audit"].axes
+    assert line(axes, "wait_fluid") == ([12.0, 14.0], [3e-13, 1.5e-13])
+    assert line(axes, "sarathi") == ([12.0, 14.0], [audit.ZERO, audit.ZERO])
+    axes.figure.draw_without_rendering()
+    assert axes.get_yticklabels()[0].get_text() == "0"
+    assert "6 runs: at most 3.0e-13 s" in audit.caption(results, experiment)["e1_audit"]
+
+
+def test_no_audit(results, experiment):
+    with pytest.raises(ConfigError, match=r"audit: no audit of any policy shown \(orca\)$"):
+        audit.make(results, experiment | {"labels": {"orca": "Orca"}})
+
+
+def test_tuning_shows_the_grid_and_every_best(results, experiment):
+    made = tuning.make(results, experiment)
+    assert list(made) == ["e1_tuning_sarathi"]
+    axes = made["e1_tuning_sarathi"].axes[0]
+    assert axes.images[0].get_array().tolist() == [
+        [pytest.approx(1.25), pytest.approx(1.0)],
+        [pytest.approx(1.0), pytest.approx(2.0)],
+        [pytest.approx(1.5), pytest.approx(1.0)],
+    ]
+    assert [text.get_text() for text in axes.get_yticklabels()] == [f"token_budget {b}" for b in (256, 384, 512)]
+    assert sorted(zip(*line(axes, "best"), strict=True)) == [(0.0, 1.0), (1.0, 0.0), (1.0, 2.0)]
+
+
+def test_tuning_settings_that_are_not_json(results, experiment):
+    change(results / "tuning" / "sarathi.csv", settings="budget=3")
+    with pytest.raises(ConfigError, match=r"sarathi.csv: column 'settings': not a JSON object$"):
+        tuning.make(results, experiment)
+
+
+# --- mistakes ------------------------------------------------------------------------------------------------------
+
+COLUMNS = [
+    ("latency", "summary.csv", "mean_latency"),
+    ("latency", "summary.csv", "completion_rate_low"),
+    ("latency", "summary.csv", "policy"),
+    ("latency", "stability.csv", "lambda_star"),
+    ("gap", "metrics/wait_fluid.csv", "mean_latency"),
+    ("gap", "metrics/sarathi.csv", "replication"),
+    ("mstar", "thresholds.csv", "calibrated_memory"),
+    ("reference", "reference.csv", "published"),
+    ("audit", "audit/sarathi.csv", "max_abs_completion"),
+    ("tuning", "tuning/sarathi.csv", "settings"),
+]
+
+
+@pytest.mark.parametrize(("kind", "file", "column"), COLUMNS)
+def test_missing_column(kind, file, column, results, experiment):
+    change(results / file, **{column: None})
+    with pytest.raises(ConfigError, match=rf"{file}: no column '{column}'") as error:
+        figures.make(kind, results, experiment)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("kind", "file"), sorted({(k, f) for k, f, _ in COLUMNS if k not in ("audit", "tuning")}))
+def test_missing_file(kind, file, results, experiment):
+    (results / file).unlink()
+    with pytest.raises(ConfigError, match=rf"{file}: no such file") as error:
+        figures.make(kind, results, experiment)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("kind", "file", "column"), [c for c in COLUMNS if c[2] not in ("policy", "settings")])
+def test_value_that_is_not_a_number(kind, file, column, results, experiment):
+    table = pl.read_csv(results / file, infer_schema=False)
+    table.with_columns(pl.Series(column, [*table[column][:-1], "fast"])).write_csv(results / file)
+    with pytest.raises(ConfigError, match=rf"row {table.height}, column '{column}': 'fast' is not a number$"):
+        figures.make(kind, results, experiment)
+
+
+def test_latency_that_is_missing(results, experiment):
+    change(results / "summary.csv", mean_latency=[None] + [1.0] * 11)
+    with pytest.raises(ConfigError, match=r"summary.csv: row 1, column 'mean_latency': the value is missing$"):
+        latency.make(results, experiment)
+
+
+def test_policy_without_rows(results, experiment):
+    experiment["labels"]["wait_fluit"] = "W"
+    with pytest.raises(ConfigError, match=r"no rows of policy 'wait_fluit' \(did you mean 'wait_fluid'\?\)$"):
+        latency.make(results, experiment)
+
+
+def test_policies_without_common_runs(results, experiment):
+    change(results / "metrics" / "vllm_v0.csv", rate=99.0)
+    with pytest.raises(ConfigError, match=r"vllm_v0.csv: no rate and replication in common with policy 'sarathi'$"):
+        gap.make(results, experiment)
+
+
+def test_gap_of_one_policy(results, experiment):
+    with pytest.raises(ConfigError, match=r"^experiment: labels: a gap needs a policy besides the baseline$"):
+        gap.make(results, experiment | {"labels": {"sarathi": "S"}})
+
+
+@pytest.mark.parametrize("key", ["id", "title", "labels"])
+def test_incomplete_experiment(key, results, experiment):
+    del experiment[key]
+    with pytest.raises(ConfigError, match=rf"^experiment: {key}: required key is missing$"):
+        latency.make(results, experiment)
+
+
+def test_unknown_baseline(results, experiment):
+    with pytest.raises(
+        ConfigError, match=r"^experiment: baseline: 'sarati' is not a policy \(did you mean 'sarathi'\?\)$"
+    ):
+        gap.make(results, experiment | {"baseline": "sarati"})
+
+
+def test_empty_table(results, experiment):
+    path = results / "summary.csv"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    with pytest.raises(ConfigError, match=r"summary.csv: no rows below the header$"):
+        latency.make(results, experiment)

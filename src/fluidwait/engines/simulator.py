@@ -21,7 +21,7 @@ from fluidwait.policies.contract import jit
 from fluidwait.timing import TimeModel, iteration_time
 
 DONE, STRANDED, OVERCOMMITTED, BAD_PLAN, BROKEN_INVARIANT = range(5)
-LOG_COLUMNS = ("start", "duration", "tokens", "batch_size", "kv_tokens")
+LOG_COLUMNS = ("start", "duration", "tokens", "batch_size", "kv_tokens")  # kv_tokens: of all residents, at the end
 
 
 class Run(NamedTuple):
@@ -140,7 +140,7 @@ def _run(knobs, memory, state, time_model, semantics, rows, check):
             kv_tokens = 0
             for k in range(residents):
                 kv_tokens += state.cached[state.resident[k]]
-        duration, tokens, batch, served_kv, free, head, residents, kv_tokens, status = _start(
+        duration, tokens, batch, free, head, residents, kv_tokens, status = _start(
             state, time_model, semantics, admitted, free, head, residents, kv_tokens
         )
         if status != DONE:
@@ -234,7 +234,7 @@ def _start(state, time_model, semantics, admitted, free, head, residents, kv_tok
             decodes,
             decode_context,
         )
-    return duration, tokens, batch, batch_kv, free, head, residents, kv_tokens + tokens, status
+    return duration, tokens, batch, free, head, residents, kv_tokens + tokens, status
 
 
 @jit

@@ -64,6 +64,8 @@ def simulate_vidur(
     job.replayed, job.rows = [], []
     with tempfile.TemporaryDirectory() as folder:
         simulation = parts.Simulator(_configuration(parts, job, native, folder))
+        (scheduler,) = simulation.scheduler._replica_schedulers.values()
+        job.resident = scheduler._allocation_map if log else {}  # by request id, which is the index in our arrays
         job.wake_at = lambda time, replica: simulation._add_event(parts.Wake(time, replica))
         try:
             simulation.run()
@@ -210,7 +212,8 @@ def _vidur():
         def get_execution_time(self, batch, pipeline_stage):
             sums = _batch_sums(batch)
             seconds = iteration_time(self._job.time_model, *sums)
-            self._job.rows.append((batch.scheduled_at, seconds, sums[0], batch.size, sums[1]))
+            held = sums[0] + sum(_cached(self._job.replayed[i]) for i in self._job.resident)
+            self._job.rows.append((batch.scheduled_at, seconds, sums[0], batch.size, held))
             return SimpleNamespace(total_time=seconds, model_time=seconds, model_time_ms=seconds * 1e3)
 
     class PolicyScheduler(BaseReplicaScheduler):
@@ -241,8 +244,7 @@ def _vidur():
             state, kept = self._state, 0
             for request in batch.requests:
                 r, processed = request.index, request.num_processed_tokens
-                decoding = request.is_prefill_complete  # Vidur counts the token just generated as processed
-                state.cached[r] = processed - 1 if decoding else processed
+                state.cached[r] = _cached(request)
                 state.generated[r] = max(processed, request.num_prefill_tokens) - state.prompt[r]
                 state.service[r] = request.execution_time
                 if request.completed:
@@ -347,6 +349,11 @@ def _vidur():
 
 def _subclasses(cls) -> list[type]:
     return [s for child in cls.__subclasses__() for s in [child, *_subclasses(child)]]
+
+
+def _cached(request) -> int:
+    """Tokens in the KV cache: Vidur counts the token that was generated last, cached only by the next decode."""
+    return request.num_processed_tokens - int(request.is_prefill_complete)
 
 
 def _batch_sums(batch) -> tuple[int, ...]:

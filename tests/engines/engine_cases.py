@@ -39,12 +39,12 @@ def single_type(some: Requests) -> LengthLaw:
     return LengthLaw(some.prompt.mean(keepdims=True), some.output.max(keepdims=True).astype(float), np.ones(1))
 
 
-def prepared(spec: dict, some: Requests, time_model: TimeModel, semantics: Semantics, rate: float = 1.0):
+def prepared(spec: dict, some: Requests, time_model: TimeModel, semantics: Semantics):
     """(policy, knobs) of a policy given as a mapping."""
     policy = load_policy(spec)
-    law = single_type(some) if policy.name == "wait" and some.kind.max() == 0 else law_of(some)
+    law = single_type(some) if policy.name == "wait" else law_of(some)
     capacity = semantics.blocks * semantics.block_size
-    context = Context(law, rate, time_model, (0.0106, 4e-7), capacity, semantics.prefill_emits)
+    context = Context(law, 1.0, time_model, (0.0106, 4e-7), capacity, semantics.prefill_emits)
     return policy, policy.prepare(context)
 
 

@@ -152,11 +152,13 @@ def test_ids_start_from_zero_in_every_run():
     assert seen[0][0] == len(case.requests.arrival)
 
 
-def test_same_log():
-    case = random_case("sarathi", 4)
+@pytest.mark.parametrize("name", ["sarathi", "orca", "wait_chunked"])
+def test_same_log(name):
+    case = random_case(name, 4)
     policy, knobs = prepared(case.spec, case.requests, case.time_model, case.semantics)
-    ours = simulate(case.requests, policy, knobs, case.time_model, case.semantics, log=True).log
-    theirs = simulate_vidur(case.requests, policy, knobs, case.time_model, case.semantics, native=True, log=True).log
+    arguments = case.requests, policy, knobs, case.time_model, case.semantics
+    ours = simulate(*arguments, log=True).log
+    theirs = simulate_vidur(*arguments, native=name in NATIVE, log=True).log
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).max() <= TOLERANCE
 

@@ -85,7 +85,7 @@ def _draw(grid: pl.DataFrame, label: str) -> Figure:
         values[names.index(name), rates.index(rate)] = latency
     ratio = values / np.nanmin(values, axis=0)
     left = 0.15 + NAME_WIDTH * max(map(len, names))
-    width, height = max(COLUMN * len(rates), 1.2), ROW * len(names)
+    width, height = max(COLUMN * len(rates), 1.2), max(ROW * len(names), 1.0)
     figure = style.JournalFigure(figsize=(left + width + 0.85, height + 0.72))
     axes = style.add_axes(figure, left, 0.42, width, height)
     worst = float(np.clip(np.nanmax(ratio), LEAST, WORST))
@@ -111,7 +111,7 @@ def _scale(figure: Figure, image: Any, left: float, height: float, worst: float)
         image,
         cax=style.add_axes(figure, left, 0.42, 0.1, height),
         extend="max",
-        label="mean latency / best at the rate",
+        label="latency / best at rate",
     )
     bar.ax.yaxis.set_major_locator(
         FixedLocator([tick for tick in (1.0, 1.05, 1.1, 1.25, 1.5, 2.0, WORST) if tick <= worst])

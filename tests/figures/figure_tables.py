@@ -1,0 +1,70 @@
+"""Small result tables of one experiment, as the workflow writes them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import polars as pl
+
+LABELS = {"wait_fluid": "WAIT, fluid rule", "sarathi": "Sarathi", "vllm_v0": "vLLM (2023)"}
+RATES = (12.0, 13.0, 14.0, 15.0)
+REPLICATIONS = 4
+# Seconds at each rate; the last is overload.
+LATENCY = {
+    "wait_fluid": (0.39, 0.42, 0.45, 3.0),
+    "sarathi": (0.41, 0.44, 0.49, 8.0),
+    "vllm_v0": (0.45, 0.5, 2.0, 30.0),
+}
+STABLE = {"wait_fluid": 14.0, "sarathi": 14.0, "vllm_v0": 13.0}
+
+
+def write_summary(folder, replications):
+    rows = []
+    for key in reversed(LABELS):  # not the order of the labels
+        for rate, latency in zip(RATES, LATENCY[key], strict=True):
+            rate_out = min(rate, STABLE[key] + 0.3)
+            row = {"policy": key, "label": LABELS[key], "rate": rate, "replications": replications, "requests": 2000.0}
+            for metric, mean in (("mean_latency", latency), ("completion_rate", rate_out)):
+                half = 0.05 * mean if replications > 1 else float("nan")
+                row |= {metric: mean, f"{metric}_low": mean - half, f"{metric}_high": mean + half}
+            rows.append(row)
+    pl.DataFrame(rows).write_csv(folder / "summary.csv")
+
+
+def write_metrics(folder, replications, name="replication"):
+    factor = 1.0 + 0.1 * np.arange(replications)
+    for key in LABELS:
+        rows = [
+            {"run_id": f"rate={rate:g},rep={i}", "rate": rate, name: i, "mean_latency": latency * factor[i]}
+            for rate, latency in zip(RATES, LATENCY[key], strict=True)
+            for i in range(replications)
+        ]
+        pl.DataFrame(rows).write_csv(folder / "metrics" / f"{key}.csv")
+
+
+def write_thresholds(folder, d0=0.0106, d1=4e-7, work=28_000.0):
+    """The table of the linear model with these constants; no equilibrium where the load reaches 1."""
+    rows = []
+    for rate in (20.0, 40.0, 60.0, 80.0, 100.0):
+        load = rate * work * d1
+        seconds = d0 / (1.0 - load) if load < 1 else None
+        memory = rate * work * seconds if seconds else None
+        calibrated = 1.5 * memory if rate < 50 else None
+        rows.append({"rate": rate, "load": load, "iteration_time": seconds, "memory": memory})
+        rows[-1]["calibrated_memory"] = calibrated
+    pl.DataFrame(rows).write_csv(folder / "thresholds.csv")
+    edge = {"rate": 44.0, "memory": 90_000.0, "binding": "time"}
+    capacity = 137_000.0
+    crossing = 1.0 / (work * (d1 + d0 / capacity))
+    summary = {"capacity": capacity, "boundary_rate": crossing, "calibrated_boundary": edge, "rates": rows}
+    (folder / "thresholds.json").write_text(json.dumps(summary))
+
+
+def write_reference(folder):
+    rows = [
+        {"policy": "sarathi", "label": "Sarathi", "rate": rate, "published": published, "mean_latency": ours}
+        | {"mean_latency_low": ours - 0.01, "mean_latency_high": ours + 0.01}
+        for rate, published, ours in ((12.0, 0.4, 0.41), (13.0, 0.45, 0.44), (14.0, 0.5, 1.5))
+    ]
+    pl.DataFrame(rows).write_csv(folder / "reference.csv")

@@ -278,7 +278,7 @@ def simulate(
     choices = {"engine": engine.value, "semantics": semantics.value, "time_model": time_model.value}
     if out is not None:
         _write_records(out, job, columns, asked, choices)
-    _print_run(job, run, columns, " ".join(choices.values()))
+    _print_run(job, run, columns, ", ".join(choices.values()))
     print("" if out is None else f"\nwrote {out}\n", end="")
 
 
@@ -361,7 +361,20 @@ def _print_run(job: _Job, run: Any, columns: dict[str, Any], how: str) -> None:
     ]
     if run.peak_blocks >= 0:  # Vidur keeps none
         rows.append(("most KV memory in use", _number(run.peak_blocks / job.semantics.blocks, 100), "%"))
-    _print_table(("metric", "value", "unit"), rows)
+    _print_table(("metric", "value", "unit"), [*rows, *_growth(job, columns)])
+
+
+def _growth(job: _Job, columns: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The row that tells an overloaded run, when the rule of :mod:`fluidwait.experiments.stability` applies."""
+    from fluidwait.experiments.stability import MARGIN, drift
+
+    arrival = columns["arrival"]
+    if len(arrival) < 100 or job.workload.arrivals.process in ("piecewise", "trace"):
+        return []
+    share, allowed = drift(arrival, columns["completion"]), MARGIN / len(arrival) ** 0.5
+    shown = f"{100 * share:.2f}".replace("-0.00", "0.00")
+    verdict = f"stable: at most {_number(allowed, 100)}" if share <= allowed else "not stable"
+    return [("arrivals left behind", shown, f"% ({verdict})")]
 
 
 def _write_records(

@@ -1,0 +1,155 @@
+"""The pages of docs/ do what they say: their files are written, their commands run, their output compared."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fluidwait import cli, schemas
+from fluidwait.engines import core, simulator
+from fluidwait.paths import ROOT_VARIABLE
+from fluidwait.policies import load_policy
+from fluidwait.timing import linear
+from fluidwait.workload import Requests
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PAGES = ("adding-a-policy.md", "adding-a-workload.md", "adding-hardware.md")
+
+FENCE = re.compile(r"^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE_NAME = re.compile(r"`(?P<path>[^`\n]+)`:\n\n\Z")  # the line above a block that is a file
+COMMAND = re.compile(r"^\$ (?P<line>.*)\n(?P<output>(?:(?!\$ ).*\n?)*)", re.MULTILINE)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project folder with the configuration and data that ship, and nothing of the page yet."""
+    for name in ("config", "data"):
+        shutil.copytree(CHECKOUT / name, tmp_path / name)
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def follow(text: str, project: Path, run) -> int:
+    """Do what a page says, top to bottom; returns the number of commands."""
+    commands = 0
+    for block in FENCE.finditer(text):
+        name = FILE_NAME.search(text, 0, block.start())
+        if name:
+            path = project / name["path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block["body"])
+        elif block["language"] == "console":
+            for command in COMMAND.finditer(block["body"]):
+                run(command["line"], command["output"])
+                commands += 1
+        else:
+            pytest.fail(f"a block of {block['language']} is neither a file nor a command: {block['body'][:60]}")
+    return commands
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_does_what_it_says(page, project, capsys):
+    text = (CHECKOUT / "docs" / page).read_text()
+    if "--engine vidur" in text and not find_spec("vidur"):
+        pytest.skip("vidur is not installed")
+
+    def run(line: str, output: str) -> None:
+        program, *arguments = shlex.split(line)
+        assert program == "fluidwait"
+        assert cli.main(arguments) == 0, capsys.readouterr().err
+        assert capsys.readouterr().out.rstrip() == output.rstrip(), f"{page}: $ {line}"
+
+    assert follow(text, project, run) >= 3
+
+
+def test_every_command_of_the_pages_is_in_a_block_that_runs():
+    """A command in running text would go untested."""
+    for page in (CHECKOUT / "docs").glob("*.md"):
+        outside = FENCE.sub("", page.read_text())
+        assert not re.search(r"^\s*\$? ?fluidwait \w+ -", outside, re.MULTILINE), page.name
+
+
+def links(page: Path) -> list[str]:
+    return [t.split("#")[0] for t in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if "://" not in t]
+
+
+@pytest.mark.parametrize("page", sorted((CHECKOUT / "docs").glob("*.md")), ids=lambda p: p.name)
+def test_links_and_named_files_of_a_page_exist(page):
+    for target in filter(None, links(page)):
+        assert (page.parent / target).exists(), target
+    for named in re.findall(r"`((?:src|tests|workflow|config/experiments)/[\w/.-]+)`", page.read_text()):
+        assert (CHECKOUT / named).exists(), named
+
+
+def keys_of(schema: dict) -> set[str]:
+    """Every key that a schema knows, at any depth."""
+    found = set(schema.get("properties", {}))
+    for part in [*schema.get("$defs", {}).values(), *schema.get("properties", {}).values()]:
+        found |= keys_of(part)
+    return found
+
+
+def test_the_configuration_readme_explains_every_key():
+    text = (CHECKOUT / "config" / "README.md").read_text()
+    explained = set(re.findall(r"`(?:timing\.)?(\w+)`", text)) | {"timing"}
+    known = {key for schema in schemas.schemas().values() for key in keys_of(schema)}
+    known |= set(cli.ThresholdsFile.model_fields)
+    assert known - explained == set()
+
+
+def test_the_configuration_readme_names_every_file_that_ships():
+    text = (CHECKOUT / "config" / "README.md").read_text()
+    for kind in ("policies", "workloads"):
+        for path in (CHECKOUT / "config" / kind).glob("*.yaml"):
+            assert f"`{path.stem}`" in text, path.name
+    for target in filter(None, links(CHECKOUT / "config" / "README.md")):
+        assert (CHECKOUT / "config" / target).exists(), target
+
+
+@pytest.mark.skipif(not find_spec("vidur"), reason="vidur is not installed")
+def test_the_repair_that_the_engines_page_describes_is_needed():
+    """Vidur's own restart, evicted half-way through a prefill of 10 tokens and after 3 output tokens."""
+    from vidur.entities import Request
+
+    request = Request(0.0, 10, 5)
+    request._num_processed_tokens = 4
+    request.restart()
+    assert request.size == (4, 11)  # the rest of the prompt has become output
+
+    request = Request(0.0, 10, 5)
+    request._num_processed_tokens = request._num_stage_processed_tokens = 13
+    request.restart()
+    assert request.size == (13, 2)  # generated tokens are recomputed
+    assert request.num_stage_processed_tokens == 13  # and the counter is not reset
+
+
+def test_the_two_semantics_differ_as_the_engines_page_says():
+    """A lone request of 32 + 9 tokens: iterations, KV tokens before it leaves, first token with the prefill."""
+    requests = Requests(np.zeros(1), np.array([32]), np.array([9]), np.zeros(1, dtype=np.int64))
+    policy = load_policy("vllm_v1")
+    knobs = policy.prepare(None)
+    for semantics, iterations, tokens in ((core.serving(100), 9, 32 + 9 - 1), (core.paper(1000), 10, 32 + 9)):
+        run = simulator.simulate(requests, policy, knobs, linear(1.0, 0.0), semantics, log=True)
+        assert (run.iterations, run.completion[0], run.first_token[0]) == (iterations, iterations, 1.0)
+        assert run.log[-1][simulator.LOG_COLUMNS.index("kv_tokens")] == tokens
+
+
+def test_the_commands_of_the_readme_run(project, capsys):
+    """Those that need nothing but a checkout; the workflow has tests of its own."""
+    lines = re.findall(r"^(fluidwait (?:policies|thresholds|simulate).*?)(?:\s+#.*)?$", readme(), re.MULTILINE)
+    assert lines
+    for line in lines:
+        if "vidur" not in line or find_spec("vidur"):
+            assert cli.main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+            assert capsys.readouterr().out
+
+
+def readme() -> str:
+    return (CHECKOUT / "README.md").read_text()

@@ -1,2 +1,9 @@
 # The workflow lives in workflow/; this file lets plain `snakemake --cores all` find it.
 include: "workflow/Snakefile"
+
+
+# Included rules are never the default target, so name it here.
+rule default:
+    default_target: True
+    input:
+        rules.all.input,

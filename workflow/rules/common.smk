@@ -1,8 +1,6 @@
 # Helpers of the rules: what an experiment consists of, and the keys that decide when a job runs again.
 from fluidwait.experiments import jobs
-from fluidwait.figures import FIGURES
 
-FORMATS = ["png", "pdf", "svg"]
 EXPERIMENTS = config["experiments"]
 if isinstance(EXPERIMENTS, str):
     EXPERIMENTS = EXPERIMENTS.split(",")
@@ -15,9 +13,9 @@ wildcard_constraints:
     figure="[a-z0-9]+",
 
 
-def figures_of(experiment):
-    """Names of the figures of an experiment."""
-    return list(FIGURES.get(experiment, {}))
+def figure_tables(wildcards):
+    """Tables that a figure reads."""
+    return jobs.figure_inputs(wildcards.experiment, wildcards.figure, wildcards.scale)
 
 
 def everything(wildcards):
@@ -27,8 +25,7 @@ def everything(wildcards):
         folder = f"results/{scale}/{experiment}"
         files += [f"{folder}/{table}.csv" for table in ("thresholds", "summary", "stability")]
         files += [f"{folder}/audit/{policy}.csv" for policy in jobs.policies(experiment)]
-        for figure in figures_of(experiment):
-            files += [f"figures/{scale}/{experiment}_{figure}.{suffix}" for suffix in FORMATS]
+        files += [f"figures/{scale}/{experiment}_{kind}.png" for kind in jobs.figures(experiment)]
     return files
 
 

@@ -5,10 +5,10 @@ rule thresholds:
         json="results/{scale}/{experiment}/thresholds.json",
     log:
         "results/{scale}/{experiment}/logs/thresholds.log",
-    params:
-        key=shared_key("fluidwait.experiments.fluid_tables"),
     conda:
         "../../environment.yml"
+    params:
+        key=shared_key("fluidwait.experiments.fluid_tables"),
     shell:
         "fluidwait experiment thresholds {wildcards.experiment} --scale {wildcards.scale}"
         " --out {output.csv} > {log} 2>&1"

@@ -4,10 +4,10 @@ rule tune:
         csv="results/{scale}/{experiment}/tuning/{policy}.csv",
     log:
         "results/{scale}/{experiment}/logs/tune_{policy}.log",
-    params:
-        key=policy_key,
     conda:
         "../../environment.yml"
+    params:
+        key=policy_key,
     shell:
         "fluidwait experiment tune {wildcards.experiment} {wildcards.policy} --scale {wildcards.scale}"
         " --out {output.csv} > {log} 2>&1"
@@ -21,11 +21,11 @@ rule sweep:
         parquet="results/{scale}/{experiment}/records/{policy}.parquet",
     log:
         "results/{scale}/{experiment}/logs/sweep_{policy}.log",
+    conda:
+        "../../environment.yml"
     params:
         key=policy_key,
         tuning=lambda wildcards, input: f"--tuning {input.tuning}" if input.tuning else "",
-    conda:
-        "../../environment.yml"
     shell:
         "fluidwait experiment sweep {wildcards.experiment} {wildcards.policy} --scale {wildcards.scale}"
         " {params.tuning} --out {output.parquet} > {log} 2>&1"
@@ -39,14 +39,12 @@ rule audit:
         csv="results/{scale}/{experiment}/audit/{policy}.csv",
     log:
         "results/{scale}/{experiment}/logs/audit_{policy}.log",
-    params:
-        key=policy_key,
-        audit=lambda wildcards: jobs.shared_key(
-            wildcards.experiment, wildcards.scale, "fluidwait.experiments.audit"
-        ),
-        tuning=lambda wildcards, input: f"--tuning {input.tuning}" if input.tuning else "",
     conda:
         "../../environment.yml"
+    params:
+        key=policy_key,
+        audit=lambda wildcards: jobs.shared_key(wildcards.experiment, wildcards.scale, "fluidwait.experiments.audit"),
+        tuning=lambda wildcards, input: f"--tuning {input.tuning}" if input.tuning else "",
     shell:
         "fluidwait experiment audit {wildcards.experiment} {wildcards.policy} --scale {wildcards.scale}"
         " {params.tuning} --out {output.csv} > {log} 2>&1"

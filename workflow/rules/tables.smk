@@ -6,10 +6,10 @@ rule metrics:
         csv="results/{scale}/{experiment}/metrics/{policy}.csv",
     log:
         "results/{scale}/{experiment}/logs/metrics_{policy}.log",
-    params:
-        key=lambda wildcards: jobs.metrics_key(wildcards.experiment),
     conda:
         "../../environment.yml"
+    params:
+        key=lambda wildcards: jobs.metrics_key(wildcards.experiment),
     shell:
         "fluidwait experiment metrics {wildcards.experiment} {input.parquet} --out {output.csv} > {log} 2>&1"
 
@@ -22,10 +22,10 @@ rule summary:
         csv="results/{scale}/{experiment}/summary.csv",
     log:
         "results/{scale}/{experiment}/logs/summary.log",
-    params:
-        key=shared_key("fluidwait.experiments.summary"),
     conda:
         "../../environment.yml"
+    params:
+        key=shared_key("fluidwait.experiments.summary"),
     shell:
         "fluidwait experiment summary {wildcards.experiment} {input} --out {output.csv} > {log} 2>&1"
 
@@ -38,10 +38,10 @@ rule stability:
         csv="results/{scale}/{experiment}/stability.csv",
     log:
         "results/{scale}/{experiment}/logs/stability.log",
-    params:
-        key=shared_key("fluidwait.experiments.summary"),
     conda:
         "../../environment.yml"
+    params:
+        key=shared_key("fluidwait.experiments.summary"),
     shell:
         "fluidwait experiment stability {wildcards.experiment} {input} --out {output.csv} > {log} 2>&1"
 
@@ -54,10 +54,10 @@ rule reference:
         csv="results/{scale}/{experiment}/reference.csv",
     log:
         "results/{scale}/{experiment}/logs/reference.log",
-    params:
-        key=shared_key("fluidwait.experiments.reference"),
     conda:
         "../../environment.yml"
+    params:
+        key=shared_key("fluidwait.experiments.reference"),
     shell:
         "fluidwait experiment reference {wildcards.experiment} --scale {wildcards.scale}"
         " --out {output.csv} > {log} 2>&1"

@@ -66,10 +66,12 @@ class Experiment(Strict):
     title: str
     hardware: str = Field(description="file in data/hardware, by name")
     workload: str = Field(description="file in config/workloads, by name")
-    arrivals: Literal["poisson", "poisson_truncated"] = "poisson"
+    arrivals: Literal["poisson", "poisson_truncated"] | None = Field(None, description="instead of the workload's")
     semantics: Literal["serving", "paper"] = "serving"
-    eviction: Literal["recompute", "restart"] = Field(
-        "recompute", description="what an evicted request loses: its KV cache, or its tokens too"
+    eviction: Literal["recompute", "restart"] | None = Field(
+        None,
+        description="what an evicted request loses: its KV cache, or its tokens too; "
+        "without it recompute under serving, restart under paper",
     )
     time_model: Literal["profile", "linear"] = "profile"
     memory_margin: float | None = Field(None, ge=0, lt=1, description="instead of the hardware's")
@@ -136,10 +138,10 @@ class Setting(NamedTuple):
 
     def context(self, rate: float) -> Context:
         """What policies derive their knobs from."""
-        linear = self.hardware.timing.linear
+        linear = self.hardware.time_model("linear")
         capacity = self.semantics.blocks * self.semantics.block_size
         emits = self.semantics.prefill_emits
-        return Context(self.law, rate, self.time_model, (linear.d0, linear.d1), capacity, emits)
+        return Context(self.law, rate, self.time_model, (linear.base, linear.per_kv), capacity, emits)
 
     def policy(self, key: str, change: dict[str, Any] | None = None) -> Policy:
         """The policy of an entry with its settings and, for a tuned one, the chosen combination."""
@@ -159,7 +161,7 @@ def resolve(experiment: Experiment) -> Setting:
     if experiment.memory_margin is not None:
         hardware = hardware.with_margin(experiment.memory_margin)
     workload = load_workload(experiment.workload)
-    if experiment.arrivals != workload.arrivals.process:
+    if experiment.arrivals not in (None, workload.arrivals.process):
         workload = Workload.model_validate(
             workload.model_dump(mode="json") | {"arrivals": {"process": experiment.arrivals}}
         )
@@ -175,4 +177,6 @@ def _semantics(experiment: Experiment, hardware: Hardware) -> Semantics:
         semantics = core.paper(hardware.kv_capacity_tokens, hardware.watermark)
     else:
         semantics = core.serving(hardware.kv_blocks, hardware.block_size, hardware.watermark)
-    return semantics._replace(recompute=experiment.eviction == "recompute")
+    if experiment.eviction is not None:
+        semantics = semantics._replace(recompute=experiment.eviction == "recompute")
+    return semantics

@@ -17,7 +17,7 @@ def thresholds(experiment: Experiment, scale: str, out: Path) -> None:
     """Write the table as CSV to ``out`` and the full summary as JSON beside it."""
     setting = resolve(experiment)
     rates = experiment.rates_at(scale)
-    table, whole = threshold_table(setting.law, rates, setting.hardware)
+    table, whole = threshold_table(setting.law, rates, setting.hardware, semantics=experiment.semantics)
     lists = [name for name, kind in table.schema.items() if isinstance(kind, pl.List)]
     flat = table.with_columns(pl.col(lists).cast(pl.List(pl.String)).list.join(" "))
     recorded = {
@@ -26,6 +26,7 @@ def thresholds(experiment: Experiment, scale: str, out: Path) -> None:
             "hardware": setting.hardware.model_dump(mode="json", exclude={"source", "fit"}),
             "workload": setting.workload.model_dump(mode="json"),
             "rates": rates,
+            "semantics": experiment.semantics,
         },
         "inputs": input_files(setting.workload),
         "code": imported_modules(__name__),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from functools import cache
 
+from fluidwait import figures as kinds
+from fluidwait.experiments.draw import described
 from fluidwait.experiments.experiment import Experiment, load_experiment, resolve
 from fluidwait.experiments.sweep import code_of, identity
 from fluidwait.provenance import code_fingerprint, config_hash, imported_modules, package_versions
@@ -31,6 +33,17 @@ def is_tuned(name: str, policy: str) -> bool:
     return experiment(name).entry(policy).grid is not None
 
 
+def figures(name: str) -> list[str]:
+    """Kinds of the experiment's figures."""
+    return list(kinds.kinds_of({"id": experiment(name).id}))
+
+
+def figure_inputs(name: str, kind: str, scale: str) -> list[str]:
+    """Tables that a figure reads."""
+    about = described(experiment(name), scale)
+    return [path.as_posix() for path in kinds.inputs(kind, f"results/{scale}/{name}", about)]
+
+
 @cache
 def policy_key(name: str, policy: str, scale: str) -> str:
     """Key of a policy's tuning, sweep and audit."""
@@ -40,10 +53,10 @@ def policy_key(name: str, policy: str, scale: str) -> str:
 
 
 @cache
-def shared_key(name: str, scale: str, module: str) -> str:
-    """Key of what is computed by ``module`` for a whole experiment: tables and figures."""
+def shared_key(name: str, scale: str, *modules: str) -> str:
+    """Key of what ``modules`` compute for a whole experiment: tables and figures."""
     whole = experiment(name).model_dump(mode="json")
-    return _key(imported_modules(module), [whole | {"scales": whole["scales"].get(scale)}])
+    return _key(imported_modules(*modules), [whole | {"scales": whole["scales"].get(scale)}])
 
 
 @cache

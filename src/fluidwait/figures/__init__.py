@@ -31,22 +31,14 @@ _KINDS: dict[str, ModuleType] = {
     "tuning": tuning,
 }
 
-FIGURES: dict[str, Make] = {kind: module.make for kind, module in _KINDS.items()}
-"""Kind of figure to the function that makes it."""
+KINDS = tuple(_KINDS)
+"""Names of all kinds. ``tuning`` makes one figure per tuned policy, every other kind one figure."""
 
-CAPTIONS = {kind: module.caption for kind, module in _KINDS.items()}
-"""Kind of figure to the function that writes its caption."""
-
-SETS: dict[str, tuple[str, ...]] = {
-    "e1": ("latency", "gap", "reference"),
-    "e5": ("latency", "gap", "mstar"),
+FIGURES: dict[str, dict[str, Make]] = {
+    "e1": {"latency": latency.make, "gap": gap.make, "reference": reference.make},
+    "e5": {"latency": latency.make, "gap": gap.make, "mstar": mstar.make},
 }
-"""Kinds of figures of each experiment: ``e1_latency``, ``e1_gap``, and so on."""
-
-
-def kinds_of(experiment: Experiment) -> tuple[str, ...]:
-    """The kinds in :data:`SETS`; latency and gap for an experiment that has none there."""
-    return SETS.get(str(experiment.get("id")), ("latency", "gap"))
+"""The figures of each experiment: ``FIGURES["e1"]["latency"]`` makes ``e1_latency``, and so on."""
 
 
 def make(kind: str, results_dir: str | Path, experiment: Experiment) -> dict[str, Figure]:

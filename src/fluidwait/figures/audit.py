@@ -75,7 +75,7 @@ def _draw(curves: dict[str, pl.DataFrame], labels: Mapping[str, str]) -> Figure:
     for place, (key, curve) in enumerate(curves.items()):
         drawn = np.maximum(curve["largest"].to_numpy(), ZERO)
         options = looks[key].options() | {"markerfacecolor": "none", "markersize": 3.6 + 2.2 * place}  # equal ones nest
-        axes.plot(curve["rate"], drawn, **options, label=key, zorder=3 - 0.01 * place)
+        axes.plot(curve["rate"], drawn, **options, label=key, zorder=3 + 0.01 * place)
     axes.axhline(AGREED, **AGREED_LINE)
     highest = max(AGREED, *(curve["largest"].max() for curve in curves.values()))
     axes.set(yscale="log", ylim=(ZERO / 3, highest * 10))

@@ -55,7 +55,7 @@ def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str,
         f"{about.title}. Mean latency relative to {about.labels[about.baseline]} at the same arrival rate; negative is "
         f"faster. The axis is linear within ±{style.LINEAR_PERCENT:g} % and logarithmic beyond. Ratio of means over "
         "replications; bands (where there is more than one): 95 % confidence intervals of that ratio from differences "
-        f"paired by replication (common random numbers); {sample(summary, about.scale)}."
+        f"paired by replication (common random numbers); {sample(summary, about)}."
     )
     return {f"{about.id}_gap": text}
 

@@ -58,7 +58,7 @@ def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str,
         "Rates at which each policy is stable: the marker is λ*, the largest stable rate of the grid; the thin line "
         "reaches to the first unstable one; the black tick is the predicted boundary of the policy where there is one. "
         "Dotted: boundary of the calibrated fluid model. Bands (where there is more than one replication): 95 % "
-        f"Student-t confidence intervals; common random numbers across policies; {sample(summary, about.scale)}."
+        f"Student-t confidence intervals; common random numbers across policies; {sample(summary, about)}."
     )
     return {f"{about.id}_latency": text}
 

@@ -1,4 +1,4 @@
-"""Our latencies of the single-type experiment beside the published ones, and the distance at every point."""
+"""Our latencies of the single-type experiment beside the published ones, and what is left of the distance."""
 
 from __future__ import annotations
 
@@ -8,125 +8,132 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fluidwait.config import ConfigError, nearest
+from fluidwait.config import ConfigError
 from fluidwait.figures import style
-from fluidwait.figures.tables import of_policy, read_table, sample, shown
+from fluidwait.figures.style import Style
+from fluidwait.figures.tables import read_table, runs, shown
 
 INPUTS = ("reference.csv", "summary.csv")
 """Files read, below the folder of the experiment."""
 
-RATES = tuple(float(rate) for rate in range(12, 25))  # requests/s
+POLICIES = {"sarathi": "Sarathi", "wait": "WAIT"}
+"""The published series, by their key in the table."""
 
-PUBLISHED = {
-    "sarathi": (0.4087, 0.4373, 0.4690, 0.5047, 0.5451, 0.5926, 0.6455, 0.7047, 0.7730, 0.8617, 0.9847, 1.2548, 2.6675),
-    "wait": (0.3944, 0.4215, 0.4511, 0.4841, 0.5229, 0.5678, 0.6190, 0.6756, 0.7436, 0.8300, 0.9505, 1.2062, 1.7354),
+VARIANTS = {
+    "exact": ("ours, exact Poisson arrivals", Style(style.INK, "o", True, style.SOLID)),
+    "truncated": ("ours, gaps cut at 3/λ as published", Style(style.INK, "s", False, style.DASHED)),
+    "rounded": ("the same, decode context rounded to 256", Style(style.INK, "D", True, style.DASH_DOT)),
+    "gated": ("ours, exact, gate on", Style(style.INK, "^", False, style.DOTTED)),
 }
-"""Mean latency, s, at :data:`RATES`, published with the paper's earlier code: Llama-2-7B on one A100-80GB, 1 % memory
-margin, 512 prompt and 20 output tokens, N = 5,000. Sarathi: token budget 512, request cap 256. WAIT: chunk 256, gate
-on, 20 requests in service, 30 at 24 requests/s."""
+"""Our runs, by their columns in the table: what they are called and how they look, but for the policy's colour."""
 
-COLUMNS = ("rate", "published", "mean_latency")
-BOUNDS = ("mean_latency_low", "mean_latency_high")
-PUBLISHED_LINE = {"linestyle": (0, (1.0, 1.0)), "linewidth": 2.6, "alpha": 0.55}
-
-
-def reference_table(summary: pl.DataFrame, series: Mapping[str, str]) -> pl.DataFrame:
-    """The published reference against ours: what ``reference.csv`` holds, one row per policy and published rate.
-
-    Args:
-        summary: columns policy, label, rate, mean_latency, mean_latency_low, mean_latency_high.
-        series: policy key to the series of :data:`PUBLISHED` it is compared with.
-
-    Returns:
-        Columns policy, label, series, rate, published (s), the three of ours (s), distance (ours / published - 1).
-
-    Raises:
-        ConfigError: an unknown series, or a policy without any published rate.
-    """
-    parts = []
-    for key, name in series.items():
-        if name not in PUBLISHED:
-            raise ConfigError(f"reference: {key}: '{name}' is not published{nearest(name, list(PUBLISHED))}")
-        known = pl.DataFrame({"rate": RATES, "published": PUBLISHED[name]}).with_columns(series=pl.lit(name))
-        ours = summary.filter(pl.col("policy") == key).with_columns(pl.col("rate").cast(pl.Float64))
-        rows = ours.join(known, on="rate").sort("rate")
-        if rows.is_empty():
-            raise ConfigError(f"reference: {key}: the summary has none of the published rates of this policy")
-        parts.append(rows.select("policy", "label", "series", *COLUMNS, *BOUNDS))
-    return pl.concat(parts).with_columns(distance=pl.col("mean_latency") / pl.col("published") - 1.0)
+IN_LATENCY = ("exact", "truncated")  # drawn in the latency panel too
+PUBLISHED_LINE = {"linestyle": (0, (1.0, 1.0)), "linewidth": 2.6, "alpha": 0.5}
 
 
 def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Figure]:
-    """``{<id>_reference: figure}``: latencies (a) and distance in percent (b).
+    """``{<id>_reference: figure}``: latencies (a), and the distance of ours in percent for each policy (b, c).
 
-    Reads ``reference.csv`` with the columns policy, rate, published, mean_latency and its _low and _high; only
-    policies among the experiment's labels are drawn.
+    Reads ``reference.csv``: policy (sarathi or wait), rate, published (s), and for each of :data:`VARIANTS` its mean
+    latency with _low and _high (s; empty where a policy has no such run).
 
     Raises:
-        ConfigError: the file or a column is missing, a value is not a number, or no policy shown has a reference.
+        ConfigError: the file or a column is missing, a value is not a number, or there is no published policy.
     """
-    about, path = shown(experiment, results_dir), Path(results_dir) / "reference.csv"
-    curves = _curves(path, about.labels)
+    about = shown(experiment, results_dir)
+    curves = _curves(Path(results_dir) / "reference.csv")
     with style.journal():
-        return {f"{about.id}_reference": _draw(curves, about.labels)}
+        return {f"{about.id}_reference": _draw(curves)}
 
 
 def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, str]:
     """The caption of each figure of :func:`make`."""
     about, folder = shown(experiment, results_dir), Path(results_dir)
-    summary = read_table(folder / "summary.csv", ("requests", "replications"), ("policy",))
-    farthest = "; ".join(
-        f"{about.labels[key]} {curve['distance'].min():+.1f} % to {curve['distance'].max():+.1f} %"
-        for key, curve in _curves(folder / "reference.csv", about.labels).items()
-    )
+    summary = read_table(folder / "summary.csv", ("requests", "replications"), ("policy",))  # of the same scale
+    curves = _curves(folder / "reference.csv")
     text = (
-        f"{about.title}. (a) Mean latency of our runs beside the reference published with the paper's earlier code "
-        "(wide dotted lines), logarithmic. (b) Distance of ours to the reference, linear within "
-        f"±{style.LINEAR_PERCENT:g} % and logarithmic beyond: "
-        f"{farthest}. Bands (where there is more than one replication): 95 % Student-t confidence intervals of our "
-        f"means; {sample(summary, about.scale)}."
+        f"{about.title}. Our runs with the settings of the published ones, beside the latencies published with the "
+        "paper's earlier code (wide dotted lines). (a) Mean latency, logarithmic. (b, c) Distance of ours at each rate, "
+        f"linear within ±{style.LINEAR_PERCENT:g} % and logarithmic beyond; {_distances(curves)}. Bands (where there is "
+        f"more than one replication): 95 % Student-t confidence intervals of our means. {runs(summary)}, all requests "
+        f"counted as in the published runs, scale '{about.scale}'."
     )
     return {f"{about.id}_reference": text}
 
 
-def _curves(path: Path, labels: Mapping[str, str]) -> dict[str, pl.DataFrame]:
-    table = read_table(path, COLUMNS, ("policy",), BOUNDS).with_columns(
-        (100.0 * (pl.col(ours) / pl.col("published") - 1.0)).alias(name)
-        for ours, name in zip(("mean_latency", *BOUNDS), ("distance", "distance_low", "distance_high"), strict=True)
+def _distances(curves: Mapping[str, pl.DataFrame]) -> str:
+    """Median and largest distance of every policy under the published arrivals, and the factor that removes it."""
+    parts = []
+    for key, curve in curves.items():
+        distance = curve["truncated_distance"].abs()
+        part = f"{POLICIES[key]} with the published arrivals: median {distance.median():.1f} %, {distance.max():.1f} % at most"
+        factor = curve["time_factor"].drop_nans()
+        if len(factor):
+            part += f", none if all iterations took {factor.min():.3f} to {factor.max():.3f} times as long"
+        parts.append(part)
+    return "; ".join(parts)
+
+
+def _curves(path: Path) -> dict[str, pl.DataFrame]:
+    """The rows of each policy, with the distance of every variant and its bounds in percent."""
+    ours = [f"{name}{end}" for name in VARIANTS for end in ("", "_low", "_high")]
+    table = read_table(path, ("rate", "published"), ("policy",), (*ours, "time_factor"))
+    distances = (
+        (100.0 * (pl.col(f"{name}{end}") / pl.col("published") - 1.0)).alias(f"{name}_distance{end}")
+        for name in VARIANTS
+        for end in ("", "_low", "_high")
     )
-    present = set(table["policy"])
-    curves = {key: of_policy(table, key, path) for key in labels if key in present}
+    table = table.with_columns(*distances).sort("rate")
+    curves = {key: table.filter(pl.col("policy") == key) for key in POLICIES}
+    curves = {key: curve for key, curve in curves.items() if not curve.is_empty()}
     if not curves:
-        raise ConfigError(f"{path}: column 'policy': none of the experiment's policies{nearest('', sorted(present))}")
+        raise ConfigError(f"{path}: column 'policy': no published policy (valid: {', '.join(POLICIES)})")
     return curves
 
 
-def _draw(curves: dict[str, pl.DataFrame], labels: Mapping[str, str]) -> Figure:
-    looks = style.styles(labels)
-    entries = []
-    for key in curves:
-        entries += style.handles({key: f"{labels[key]} (ours)"}, looks)
-        entries.append(Line2D([], [], label="its published reference", color=looks[key].color, **PUBLISHED_LINE))
-    height, across = 2.5, 2.95
+def _draw(curves: dict[str, pl.DataFrame]) -> Figure:
+    looks = {name: look for name, (_, look) in VARIANTS.items()}
+    entries = [Line2D([], [], label="published", color=style.INK, **PUBLISHED_LINE)]
+    entries += style.handles({name: label for name, (label, _) in VARIANTS.items()}, looks)
+    height, across = 2.5, 1.83
     figure = style.new_figure(style.TWO_COLUMNS, height, entries)
-    latency = style.add_axes(figure, 0.5, 0.42, across, height - 0.62)
-    distance = style.add_axes(figure, style.TWO_COLUMNS - across - 0.08, 0.42, across, height - 0.62)
-    for key, curve in curves.items():
-        latency.plot(
-            curve["rate"], curve["published"], color=looks[key].color, **PUBLISHED_LINE, label=f"{key} published"
-        )
-    style.plot_curves(latency, curves, looks, "mean_latency")
-    latency.set(yscale="log", xlabel=style.RATE_LABEL, ylabel="mean latency (s)")
-    values = np.concatenate([curve[name] for curve in curves.values() for name in ("published", "mean_latency")])
-    latency.set_ylim(0.93 * values.min(), 1.1 * values.max())
-    style.plain_log_axis(latency.yaxis)
-    style.panel_title(latency, "a")
-    distance.axhline(0.0, color=style.INK, linewidth=0.8, zorder=1.5)
-    style.plot_curves(distance, curves, looks, "distance")
-    distance.set(xlabel=style.RATE_LABEL, ylabel="ours against published (%)")
-    style.percent_axis(distance, np.concatenate([curve["distance"] for curve in curves.values()]))
-    style.panel_title(distance, "b")
+    places = (0.45, 2.85, 5.18)
+    panels = [style.add_axes(figure, left, 0.42, across, height - 0.62) for left in places[: 1 + len(curves)]]
+    _latency_panel(panels[0], curves)
+    for letter, (key, curve), axes in zip("bc", curves.items(), panels[1:], strict=False):
+        _distance_panel(axes, letter, key, curve)
+    for axes in panels:
+        axes.set_xlabel(style.RATE_LABEL)
+    panels[1].set_ylabel("distance to published (%)")
     return figure
+
+
+def _latency_panel(axes: Axes, curves: dict[str, pl.DataFrame]) -> None:
+    for key, curve in curves.items():
+        color = _color(key)
+        axes.plot(curve["rate"], curve["published"], color=color, **PUBLISHED_LINE, label=f"{key} published")
+        for name in IN_LATENCY:
+            look = VARIANTS[name][1]._replace(color=color)
+            style.plot_curves(axes, {f"{key} {name}": curve}, {f"{key} {name}": look}, name)
+    values = np.concatenate([curve[name] for curve in curves.values() for name in ("published", *IN_LATENCY)])
+    axes.set(yscale="log", ylim=(0.93 * np.nanmin(values), 1.1 * np.nanmax(values)), ylabel="mean latency (s)")
+    style.plain_log_axis(axes.yaxis)
+    style.panel_title(axes, "a", " and ".join(POLICIES[key] for key in curves))
+
+
+def _distance_panel(axes: Axes, letter: str, key: str, curve: pl.DataFrame) -> None:
+    axes.axhline(0.0, color=_color(key), **PUBLISHED_LINE, zorder=1.5)
+    shown_here = [name for name in VARIANTS if curve[name].is_finite().any()]
+    for name in shown_here:
+        look = VARIANTS[name][1]._replace(color=_color(key))
+        style.plot_curves(axes, {name: curve}, {name: look}, f"{name}_distance")
+    style.percent_axis(axes, np.concatenate([curve[f"{name}_distance"] for name in shown_here]))
+    style.panel_title(axes, letter, POLICIES[key])
+
+
+def _color(key: str) -> str:
+    return style.FAMILIES[key][0].color

@@ -183,11 +183,11 @@ def plot_curves(
 ) -> None:
     """Each policy's line of ``metric`` with its confidence band (``_low``, ``_high``) where there is one.
 
-    The line is labelled with the policy's key. The first policy lies on top.
+    The line is labelled with the policy's key. Later policies lie on top.
     """
     for place, (key, curve) in enumerate(curves.items()):
         at, mean, low, high = (curve[name].to_numpy() for name in (x, metric, f"{metric}_low", f"{metric}_high"))
-        axes.plot(at, mean, **looks[key].options(), label=key, zorder=3 - 0.01 * place)
+        axes.plot(at, mean, **looks[key].options(), label=key, zorder=3 + 0.01 * place)
         known = np.isfinite(low) & np.isfinite(high)
         if known.any():
             axes.fill_between(at, low, high, where=known, color=looks[key].color, alpha=0.14, linewidth=0, zorder=2)

@@ -22,11 +22,12 @@ class Shown(NamedTuple):
     labels: dict[str, str]  # policy key to label, in the order of drawing
     baseline: str  # key of the policy that others are compared with
     scale: str
+    window: float  # share of the requests, in the middle, that is measured
 
 
 def shown(experiment: Mapping[str, Any], results_dir: str | Path) -> Shown:
-    """Read an experiment-like mapping: ``id``, ``title``, ``labels`` (key to label, in order), optional ``baseline``
-    (``sarathi``, or else the first policy of that name) and ``scale`` (else the name of the folder above).
+    """Read an experiment-like mapping: ``id``, ``title``, ``labels`` (key to label, in order), and optional ``baseline``
+    (else ``sarathi``, or the first of that name), ``window`` (else 0.5) and ``scale`` (else the name of the folder above).
 
     Raises:
         ConfigError: a key is missing, there are no labels, or the baseline is not among them.
@@ -40,7 +41,8 @@ def shown(experiment: Mapping[str, Any], results_dir: str | Path) -> Shown:
     if baseline not in labels:
         raise ConfigError(f"experiment: baseline: '{baseline}' is not a policy{nearest(baseline, list(labels))}")
     scale = experiment.get("scale") or Path(results_dir).resolve().parent.name
-    return Shown(str(experiment["id"]), str(experiment["title"]), labels, baseline, str(scale))
+    window = float(experiment.get("window") or WINDOW)
+    return Shown(str(experiment["id"]), str(experiment["title"]), labels, baseline, str(scale), window)
 
 
 def read_table(
@@ -111,12 +113,17 @@ def read_json(path: str | Path, *keys: str) -> dict[str, Any]:
     return data
 
 
-def sample(summary: pl.DataFrame, scale: str) -> str:
+def sample(summary: pl.DataFrame, about: Shown) -> str:
     """How much was run, in the words of a caption. Needs the columns ``requests`` and ``replications``."""
     return (
-        f"N = {_range(summary['requests'])} requests per run, {_range(summary['replications'])} replication(s), "
-        f"metrics over the central {100 * WINDOW:g} % of requests by arrival order, scale '{scale}'"
+        f"{runs(summary)}, metrics over the central {100 * about.window:g} % of requests by arrival order, "
+        f"scale '{about.scale}'"
     )
+
+
+def runs(summary: pl.DataFrame) -> str:
+    """``N = ... requests per run, ... replication(s)``."""
+    return f"N = {_range(summary['requests'])} requests per run, {_range(summary['replications'])} replication(s)"
 
 
 def _range(values: pl.Series) -> str:

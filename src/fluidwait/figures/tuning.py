@@ -31,7 +31,7 @@ NAME_WIDTH = 0.052  # inches of a character
 def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Figure]:
     """``{<id>_tuning_<policy>: figure}`` for every policy shown that was tuned: a heat map of settings by rates.
 
-    Reads ``tuning/<policy>.csv`` (rate, settings as JSON, mean_latency). Dots mark the lowest latency of a rate.
+    Reads ``tuning/<policy>.csv`` (rate, settings as JSON, mean_latency; empty where the policy refused the setting). Dots mark the lowest latency of a rate.
 
     Raises:
         ConfigError: no policy shown was tuned, a column is missing, a value is not a number or settings not JSON.
@@ -67,7 +67,7 @@ def _grids(folder: Path, labels: Mapping[str, str]) -> dict[str, pl.DataFrame]:
 
 def _grid(path: Path) -> pl.DataFrame:
     """Columns rate, settings, mean_latency and name: what tells the setting from the others of the grid."""
-    table = read_table(path, ("rate", "mean_latency"), ("settings",))
+    table = read_table(path, ("rate",), ("settings",), ("mean_latency",))
     try:
         parsed = {text: dict(json.loads(text)) for text in table["settings"].unique(maintain_order=True)}
     except (ValueError, TypeError):

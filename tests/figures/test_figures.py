@@ -17,7 +17,7 @@ from fluidwait.figures import audit, gap, latency, mstar, reference, tables, tun
 from fluidwait.provenance import embedded_hash, save_figure
 
 KEY = "ab" * 32
-KINDS = tuple(figures.FIGURES)
+KINDS = figures.KINDS
 
 
 # --- the registry --------------------------------------------------------------------------------------------------
@@ -33,12 +33,14 @@ def test_every_kind_makes_named_figures_with_captions(kind, results, experiment)
     assert all(text.startswith("Single type. ") and "quick" in text for text in captions.values())
 
 
-def test_sets_of_the_experiments():
-    assert figures.SETS["e1"] == ("latency", "gap", "reference")
-    assert figures.SETS["e5"] == ("latency", "gap", "mstar")
-    assert figures.kinds_of({"id": "e5"}) == figures.SETS["e5"]
-    assert figures.kinds_of({"id": "other"}) == ("latency", "gap")
-    assert {kind for kinds in figures.SETS.values() for kind in kinds} <= set(figures.FIGURES)
+def test_figures_of_the_experiments(results, experiment):
+    assert {name: list(made) for name, made in figures.FIGURES.items()} == {
+        "e1": ["latency", "gap", "reference"],
+        "e5": ["latency", "gap", "mstar"],
+    }
+    for name, made in figures.FIGURES.items():
+        for kind, function in made.items():
+            assert list(function(results, experiment | {"id": name})) == [f"{name}_{kind}"]
 
 
 def test_unknown_kind(results, experiment):
@@ -186,6 +188,7 @@ def test_caption_says_how_much_was_run(results, experiment):
     text = latency.caption(results, experiment)["e1_latency"]
     assert "N = 2,000 requests per run, 4 replication(s)" in text
     assert "central 50 % of requests" in text
+    assert "central 40 % of" in latency.caption(results, experiment | {"window": 0.4})["e1_latency"]
     assert "scale 'quick'" in text
 
 
@@ -346,43 +349,47 @@ def test_missing_key_of_the_fluid_model(key, results, experiment):
 # --- reference -----------------------------------------------------------------------------------------------------
 
 
-def test_reference_shows_both_and_their_distance(results, experiment):
-    left, right = reference.make(results, experiment)["e1_reference"].axes
-    assert line(left, "sarathi") == ([12.0, 13.0, 14.0], [0.41, 0.44, 1.5])
-    assert line(left, "sarathi published") == ([12.0, 13.0, 14.0], [0.4, 0.45, 0.5])
-    assert line(right, "sarathi")[1] == pytest.approx([2.5, -100 / 45, 200.0])
-    assert edges(bands(right)[0])[12.0] == pytest.approx((0.0, 5.0))
+def reference_axes(results, experiment):
+    return reference.make(results, experiment)["e1_reference"].axes
 
 
-def test_reference_table_joins_the_published_values():
-    """The published values of SPEC section 9, at two rates by hand."""
-    names = ("mean_latency", "mean_latency_low", "mean_latency_high")
-    summary = pl.DataFrame({"policy": ["s", "s", "w"], "label": ["S", "S", "W"], "rate": [12, 24, 24]})
-    summary = summary.with_columns(*(pl.Series(name, [0.4087, 5.335, 1.7354]) for name in names))
-    table = reference.reference_table(summary, {"s": "sarathi", "w": "wait"})
-    assert table["policy"].to_list() == ["s", "s", "w"]
-    assert table["published"].to_list() == [0.4087, 2.6675, 1.7354]
-    assert table["distance"].to_list() == pytest.approx([0.0, 1.0, 0.0])
-    assert table["series"].to_list() == ["sarathi", "sarathi", "wait"]
+def test_reference_shows_published_and_ours(results, experiment):
+    latencies, *_ = reference_axes(results, experiment)
+    table = pl.read_csv(results / "reference.csv")
+    for policy in ("sarathi", "wait"):
+        rows = table.filter(pl.col("policy") == policy)
+        assert line(latencies, f"{policy} published") == (rows["rate"].to_list(), rows["published"].to_list())
+        for name in ("exact", "truncated"):
+            assert line(latencies, f"{policy} {name}") == (rows["rate"].to_list(), rows[name].to_list())
+    assert len(bands(latencies)) == 4
 
 
-def test_reference_table_that_joins_nothing():
-    summary = pl.DataFrame({"policy": ["s"], "label": ["S"], "rate": [99.0], "mean_latency": [1.0]})
-    with pytest.raises(ConfigError, match=r"^reference: s: the summary has none of the published rates"):
-        reference.reference_table(summary, {"s": "sarathi"})
-    with pytest.raises(ConfigError, match=r"^reference: s: 'sarati' is not published \(did you mean 'sarathi'\?\)$"):
-        reference.reference_table(summary, {"s": "sarati"})
+def test_reference_shows_every_distance(results, experiment):
+    _, sarathi, wait = reference_axes(results, experiment)
+    assert labels(sarathi) == ["exact", "truncated", "rounded"]
+    assert labels(wait) == ["exact", "truncated", "rounded", "gated"]
+    for name, percent in (("exact", -2.0), ("truncated", 3.0), ("rounded", 1.0), ("gated", 200.0)):
+        assert line(wait, name)[1] == pytest.approx([percent] * 3)
+    assert edges(bands(sarathi)[1])[12.0] == pytest.approx((-7.3, 3.0))
 
 
-def test_published_values_are_whole():
-    assert tuple(range(12, 25)) == reference.RATES
-    assert all(len(values) == len(reference.RATES) for values in reference.PUBLISHED.values())
-    assert all(w < s for w, s in zip(reference.PUBLISHED["wait"], reference.PUBLISHED["sarathi"], strict=True))
+def test_reference_caption_tells_the_distance(results, experiment):
+    text = reference.caption(results, experiment)["e1_reference"]
+    assert "Sarathi with the published arrivals: median 3.0 %, at most 3.0 %" in text
+    assert "none if all iterations took 0.990 to 1.010 times as long" in text
+
+
+def test_reference_with_one_policy(results, experiment):
+    path = results / "reference.csv"
+    pl.read_csv(path).filter(pl.col("policy") == "wait").write_csv(path)
+    assert len(reference_axes(results, experiment)) == 2
 
 
 def test_reference_of_other_policies(results, experiment):
-    experiment["labels"] = {"orca": "Orca"}
-    with pytest.raises(ConfigError, match=r"reference.csv: column 'policy': none of the experiment's policies"):
+    change(results / "reference.csv", policy="orca")
+    with pytest.raises(
+        ConfigError, match=r"reference.csv: column 'policy': no published policy \(valid: sarathi, wait\)$"
+    ):
         reference.make(results, experiment)
 
 
@@ -416,6 +423,13 @@ def test_tuning_shows_the_grid_and_every_best(results, experiment):
     assert sorted(zip(*line(axes, "best"), strict=True)) == [(0.0, 1.0), (1.0, 0.0), (1.0, 2.0)]
 
 
+def test_tuning_setting_that_the_policy_refused(results, experiment):
+    change(results / "tuning" / "sarathi.csv", mean_latency=[0.5, None, 0.6, 0.8, 1.6, 0.8])
+    shown = tuning.make(results, experiment)["e1_tuning_sarathi"].axes[0].images[0].get_array()
+    assert shown.mask.tolist() == [[False, False], [True, False], [False, False]]
+    assert shown[2, 0] == pytest.approx(1.2)
+
+
 def test_tuning_settings_that_are_not_json(results, experiment):
     change(results / "tuning" / "sarathi.csv", settings="budget=3")
     with pytest.raises(ConfigError, match=r"sarathi.csv: column 'settings': not a JSON object$"):
@@ -433,6 +447,7 @@ COLUMNS = [
     ("gap", "metrics/sarathi.csv", "replication"),
     ("mstar", "thresholds.csv", "calibrated_memory"),
     ("reference", "reference.csv", "published"),
+    ("reference", "reference.csv", "truncated_low"),
     ("audit", "audit/sarathi.csv", "max_abs_completion"),
     ("tuning", "tuning/sarathi.csv", "settings"),
 ]

@@ -9,7 +9,7 @@ with ``results_dir`` the folder ``results/<scale>/<experiment>`` and ``experimen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +20,6 @@ from fluidwait.config import ConfigError, nearest
 from fluidwait.figures import audit, gap, latency, mstar, reference, tuning
 
 Experiment = Mapping[str, Any]
-Make = Callable[[Path, Experiment], dict[str, Figure]]
 
 _KINDS: dict[str, ModuleType] = {
     "latency": latency,
@@ -33,12 +32,6 @@ _KINDS: dict[str, ModuleType] = {
 
 KINDS = tuple(_KINDS)
 """Names of all kinds. ``tuning`` makes one figure per tuned policy, every other kind one figure."""
-
-FIGURES: dict[str, dict[str, Make]] = {
-    "e1": {"latency": latency.make, "gap": gap.make, "reference": reference.make},
-    "e5": {"latency": latency.make, "gap": gap.make, "mstar": mstar.make},
-}
-"""The figures of each experiment: ``FIGURES["e1"]["latency"]`` makes ``e1_latency``, and so on."""
 
 
 def make(kind: str, results_dir: str | Path, experiment: Experiment) -> dict[str, Figure]:

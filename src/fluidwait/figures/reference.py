@@ -57,9 +57,9 @@ def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str,
     curves = _curves(folder / "reference.csv")
     text = (
         f"{about.title}. Our runs with the settings of the published ones, beside the latencies published with the "
-        "paper's earlier code (wide dotted lines). (a) Mean latency, logarithmic. (b, c) Distance of ours at each rate, "
-        f"linear within ±{style.LINEAR_PERCENT:g} % and logarithmic beyond; {_distances(curves)}. Bands (where there is "
-        f"more than one replication): 95 % Student-t confidence intervals of our means. {runs(summary)}, all requests "
+        "paper's earlier code (wide dotted lines). (a) Mean latency, logarithmic. (b, c) Distance of ours, linear "
+        f"within ±{style.LINEAR_PERCENT:g} % and logarithmic beyond; {_distances(curves)}. Bands (where there is more "
+        f"than one replication): 95 % Student-t confidence intervals of our means. {runs(summary)}, all requests "
         f"counted as in the published runs, scale '{about.scale}'."
     )
     return {f"{about.id}_reference": text}
@@ -70,7 +70,8 @@ def _distances(curves: Mapping[str, pl.DataFrame]) -> str:
     parts = []
     for key, curve in curves.items():
         distance = curve["truncated_distance"].abs()
-        part = f"{POLICIES[key]} with the published arrivals: median {distance.median():.1f} %, {distance.max():.1f} % at most"
+        part = f"{POLICIES[key]} with the published arrivals: median {distance.median():.1f} %, at most "
+        part += f"{distance.max():.1f} %"
         factor = curve["time_factor"].drop_nans()
         if len(factor):
             part += f", none if all iterations took {factor.min():.3f} to {factor.max():.3f} times as long"
@@ -101,7 +102,7 @@ def _draw(curves: dict[str, pl.DataFrame]) -> Figure:
     entries += style.handles({name: label for name, (label, _) in VARIANTS.items()}, looks)
     height, across = 2.5, 1.83
     figure = style.new_figure(style.TWO_COLUMNS, height, entries)
-    places = (0.45, 2.85, 5.18)
+    places = (0.5, 2.88, 5.19)
     panels = [style.add_axes(figure, left, 0.42, across, height - 0.62) for left in places[: 1 + len(curves)]]
     _latency_panel(panels[0], curves)
     for letter, (key, curve), axes in zip("bc", curves.items(), panels[1:], strict=False):

@@ -26,8 +26,8 @@ class Shown(NamedTuple):
 
 
 def shown(experiment: Mapping[str, Any], results_dir: str | Path) -> Shown:
-    """Read an experiment-like mapping: ``id``, ``title``, ``labels`` (key to label, in order), and optional ``baseline``
-    (else ``sarathi``, or the first of that name), ``window`` (else 0.5) and ``scale`` (else the name of the folder above).
+    """Read an experiment-like mapping: ``id``, ``title``, ``labels`` (key to label, in order), optional ``baseline``
+    (else ``sarathi``, or the first of that name), ``window`` (else 0.5), ``scale`` (else the name of the folder above).
 
     Raises:
         ConfigError: a key is missing, there are no labels, or the baseline is not among them.

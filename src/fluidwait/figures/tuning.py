@@ -31,7 +31,8 @@ NAME_WIDTH = 0.052  # inches of a character
 def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Figure]:
     """``{<id>_tuning_<policy>: figure}`` for every policy shown that was tuned: a heat map of settings by rates.
 
-    Reads ``tuning/<policy>.csv`` (rate, settings as JSON, mean_latency; empty where the policy refused the setting). Dots mark the lowest latency of a rate.
+    Reads ``tuning/<policy>.csv`` (rate, settings as JSON, mean_latency; empty where the policy refused the setting).
+    Dots mark the lowest latency of a rate.
 
     Raises:
         ConfigError: no policy shown was tuned, a column is missing, a value is not a number or settings not JSON.

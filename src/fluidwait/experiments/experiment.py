@@ -80,6 +80,7 @@ class Experiment(Strict):
     seed: int = Field(1, ge=0)
     tuning_seed: int = Field(1001, ge=0)
     audit_share: float = Field(0.05, ge=0, le=1, description="share of the runs that Vidur repeats")
+    figures: list[Literal["latency", "gap", "reference", "mstar", "audit"]] = ["latency", "gap"]
     scales: dict[str, Scale]
     policies: dict[str, PolicyEntry]
 

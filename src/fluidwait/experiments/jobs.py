@@ -35,7 +35,7 @@ def is_tuned(name: str, policy: str) -> bool:
 
 def figures(name: str) -> list[str]:
     """Kinds of the experiment's figures."""
-    return list(kinds.kinds_of({"id": experiment(name).id}))
+    return list(experiment(name).figures)
 
 
 def figure_inputs(name: str, kind: str, scale: str) -> list[str]:

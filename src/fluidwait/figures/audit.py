@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from fluidwait.config import ConfigError
 from fluidwait.figures import style
@@ -83,6 +83,6 @@ def _draw(curves: dict[str, pl.DataFrame], labels: Mapping[str, str]) -> Figure:
     axes.yaxis.set_major_locator(FixedLocator([ZERO, *decades]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value == ZERO else f"{value:.0e}"))
     axes.yaxis.set_minor_locator(FixedLocator([]))
-    axes.xaxis.set_major_locator(MaxNLocator(8, steps=(1, 2, 5, 10)))
-    axes.set(xlabel=style.RATE_LABEL, ylabel="largest difference (s)")
+    style.rate_axis(axes)
+    axes.set_ylabel("largest difference (s)")
     return figure

@@ -105,5 +105,6 @@ def _draw(about: Shown, gaps: dict[str, pl.DataFrame]) -> Figure:
     axes.axhline(0.0, **base, zorder=2.5)
     style.plot_curves(axes, gaps, looks, "gap")
     style.percent_axis(axes, np.concatenate([gap["gap"].to_numpy() for gap in gaps.values()]))
-    axes.set(xlabel=style.RATE_LABEL, ylabel="relative difference of mean latency (%)")
+    style.rate_axis(axes)
+    axes.set(ylabel="relative difference of mean latency (%)")
     return figure

@@ -99,7 +99,8 @@ def _latency_panel(axes: Axes, curves: dict, looks: dict) -> None:
     turn = _nice_above(BREAK * lowest)
     style.plot_curves(axes, curves, looks, "mean_latency")
     style.linear_log_axis(axes, lowest - 0.06 * (turn - lowest), turn, highest * 1.1)
-    axes.set(xlabel=style.RATE_LABEL, ylabel="mean latency (s)")
+    style.rate_axis(axes)
+    axes.set_ylabel("mean latency (s)")
     style.panel_title(axes, "a")
 
 
@@ -109,7 +110,9 @@ def _completion_panel(axes: Axes, curves: dict, looks: dict) -> None:
     axes.axline((0.0, 0.0), slope=1.0, **IDEAL_LINE, zorder=1)
     style.plot_curves(axes, curves, looks, "completion_rate")
     axes.set_ylim(lowest - 0.06 * (highest - lowest), highest + 0.12 * (highest - lowest))
+    style.rate_axis(axes)
     axes.tick_params(axis="x", labelbottom=False)
+    axes.set_xlabel("")
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
     axes.set_ylabel("completions (requests/s)")
     style.panel_title(axes, "b")
@@ -132,7 +135,8 @@ def _stable_panel(axes: Axes, rates: np.ndarray, stable: dict[str, dict], looks:
             )
         if np.isfinite(values["predicted"]):
             axes.plot([values["predicted"]], [row], marker="|", color=style.INK, markersize=6.0, markeredgewidth=1.0)
-    axes.set(ylim=(len(stable) - 0.4, -0.6), xlabel=style.RATE_LABEL)
+    axes.set_ylim(len(stable) - 0.4, -0.6)
+    style.rate_axis(axes)
     axes.yaxis.set_major_locator(NullLocator())
     axes.spines["left"].set_visible(False)
     style.panel_title(axes, "c", "stable rates, up to λ*")

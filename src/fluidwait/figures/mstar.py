@@ -115,7 +115,8 @@ def _draw(table: pl.DataFrame, model: dict[str, Any]) -> Figure:
     axes.set(yscale="log", xlim=(first - 0.03 * (last - first), last + 0.03 * (last - first)))
     style.plain_log_axis(axes.yaxis)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens:,.0f}"))
-    axes.set(xlabel=style.RATE_LABEL, ylabel="equilibrium memory (KV tokens)")
+    style.rate_axis(axes)
+    axes.set_ylabel("equilibrium memory (KV tokens)")
     _words(axes, capacity, crossing, first)
     return figure
 

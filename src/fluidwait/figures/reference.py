@@ -32,6 +32,7 @@ VARIANTS = {
 """Our runs, by their columns in the table: what they are called and how they look, but for the policy's colour."""
 
 IN_LATENCY = ("exact", "truncated")  # drawn in the latency panel too
+BANDED = "exact"  # the one with its confidence band among the distances, where all bands would cover each other
 PUBLISHED_LINE = {"linestyle": (0, (1.0, 1.0)), "linewidth": 2.6, "alpha": 0.5}
 
 
@@ -59,7 +60,7 @@ def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str,
         f"{about.title}. Our runs with the settings of the published ones, beside the latencies published with the "
         "paper's earlier code (wide dotted lines). (a) Mean latency, logarithmic. (b, c) Distance of ours, linear "
         f"within ±{style.LINEAR_PERCENT:g} % and logarithmic beyond; {_distances(curves)}. Bands (where there is more "
-        f"than one replication): 95 % Student-t confidence intervals of our means. {runs(summary)}, all requests "
+        f"than one replication; in b and c for exact arrivals only): 95 % Student-t confidence intervals. {runs(summary)}, all requests "
         f"counted as in the published runs, scale '{about.scale}'."
     )
     return {f"{about.id}_reference": text}
@@ -100,15 +101,15 @@ def _draw(curves: dict[str, pl.DataFrame]) -> Figure:
     looks = {name: look for name, (_, look) in VARIANTS.items()}
     entries = [Line2D([], [], label="published", color=style.INK, **PUBLISHED_LINE)]
     entries += style.handles({name: label for name, (label, _) in VARIANTS.items()}, looks)
-    height, across = 2.5, 1.83
+    height, across = 2.5, 1.8
     figure = style.new_figure(style.TWO_COLUMNS, height, entries)
-    places = (0.5, 2.88, 5.19)
+    places = (0.5, 2.93, 5.22)
     panels = [style.add_axes(figure, left, 0.42, across, height - 0.62) for left in places[: 1 + len(curves)]]
     _latency_panel(panels[0], curves)
     for letter, (key, curve), axes in zip("bc", curves.items(), panels[1:], strict=False):
         _distance_panel(axes, letter, key, curve)
     for axes in panels:
-        axes.set_xlabel(style.RATE_LABEL)
+        style.rate_axis(axes, ticks=6)
     panels[1].set_ylabel("distance to published (%)")
     return figure
 
@@ -131,7 +132,10 @@ def _distance_panel(axes: Axes, letter: str, key: str, curve: pl.DataFrame) -> N
     shown_here = [name for name in VARIANTS if curve[name].is_finite().any()]
     for name in shown_here:
         look = VARIANTS[name][1]._replace(color=_color(key))
-        style.plot_curves(axes, {name: curve}, {name: look}, f"{name}_distance")
+        if name == BANDED:
+            style.plot_curves(axes, {name: curve}, {name: look}, f"{name}_distance")
+        else:
+            axes.plot(curve["rate"], curve[f"{name}_distance"], **look.options(), label=name, zorder=3)
     style.percent_axis(axes, np.concatenate([curve[f"{name}_distance"] for name in shown_here]))
     style.panel_title(axes, letter, POLICIES[key])
 

@@ -2,7 +2,7 @@
 
 Colours are the Okabe-Ito palette, which colour-blind readers tell apart. In grey, policies stay apart by marker, by
 filled or open marker, and by line style. A policy's look depends on its key only, up to its place among its siblings:
-``wait*`` is blue with round markers, ``sarathi*`` vermilion with squares, ``vllm_v0*`` green with triangles up,
+``wait*`` is blue with circles and crosses, ``sarathi*`` vermilion with squares, ``vllm_v0*`` green with triangles up,
 ``vllm_v1*`` purple with triangles down, ``orca*`` orange with crosses, anything else black or grey with stars and such.
 """
 
@@ -131,14 +131,14 @@ FAMILIES: dict[str, tuple[Style, ...]] = {
     "wait": (
         Style("#0072B2", "o", True, SOLID),
         Style("#56B4E9", "o", False, DASHED),
-        Style("#00466E", "p", True, DASH_DOT),
-        Style("#3A93C9", "h", False, DOTTED),
+        Style("#00466E", "+", False, DASH_DOT),
+        Style("#3A93C9", "x", False, DOTTED),
     ),
     "sarathi": (
         Style("#D55E00", "s", True, SOLID),
         Style("#D55E00", "s", False, DASHED),
-        Style("#7F3800", "D", True, DASH_DOT),
-        Style("#F09A56", "D", False, DOTTED),
+        Style("#7F3800", "D", False, DASH_DOT),
+        Style("#F09A56", "D", True, DOTTED),
     ),
     "vllm_v0": (Style("#009E73", "^", True, DASH_DOT), Style("#009E73", "^", False, DOTTED)),
     "vllm_v1": (Style("#B5549B", "v", True, DASHED), Style("#B5549B", "v", False, DOTTED)),
@@ -305,4 +305,8 @@ def plain_log_axis(axis: Any) -> None:
 BOUNDARY = {"color": INK, "linestyle": (0, (1.0, 1.5)), "linewidth": 1.1}
 """The line at the boundary of the calibrated fluid model."""
 
-RATE_LABEL = "arrival rate λ (requests/s)"
+
+def rate_axis(axes: Axes, ticks: int = 8) -> None:
+    """Label the x axis as the arrival rate, with at most ``ticks`` ticks at round numbers."""
+    axes.set_xlabel("arrival rate λ (requests/s)")
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=(1, 2, 5, 10)))

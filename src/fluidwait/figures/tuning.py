@@ -104,7 +104,7 @@ def _cell_axes(axes: Axes, names: list[str], rates: list[float]) -> None:
     axes.set_yticks(range(len(names)), names, fontsize=6.0)
     axes.tick_params(length=0)
     axes.grid(False)
-    axes.set_xlabel(style.RATE_LABEL)
+    axes.set_xlabel("arrival rate λ (requests/s)")
 
 
 def _scale(figure: Figure, image: Any, left: float, height: float, worst: float) -> None:

@@ -60,8 +60,8 @@ def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str,
         f"{about.title}. Our runs with the settings of the published ones, beside the latencies published with the "
         "paper's earlier code (wide dotted lines). (a) Mean latency, logarithmic. (b, c) Distance of ours, linear "
         f"within ±{style.LINEAR_PERCENT:g} % and logarithmic beyond; {_distances(curves)}. Bands (where there is more "
-        f"than one replication; in b and c for exact arrivals only): 95 % Student-t confidence intervals. {runs(summary)}, all requests "
-        f"counted as in the published runs, scale '{about.scale}'."
+        f"than one replication; in b and c for exact arrivals only): 95 % Student-t confidence intervals. "
+        f"{runs(summary)}, all requests counted as in the published runs, scale '{about.scale}'."
     )
     return {f"{about.id}_reference": text}
 
@@ -109,7 +109,7 @@ def _draw(curves: dict[str, pl.DataFrame]) -> Figure:
     for letter, (key, curve), axes in zip("bc", curves.items(), panels[1:], strict=False):
         _distance_panel(axes, letter, key, curve)
     for axes in panels:
-        style.rate_axis(axes, ticks=6)
+        style.rate_axis(axes)
     panels[1].set_ylabel("distance to published (%)")
     return figure
 

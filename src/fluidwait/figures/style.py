@@ -306,7 +306,7 @@ BOUNDARY = {"color": INK, "linestyle": (0, (1.0, 1.5)), "linewidth": 1.1}
 """The line at the boundary of the calibrated fluid model."""
 
 
-def rate_axis(axes: Axes, ticks: int = 8) -> None:
-    """Label the x axis as the arrival rate, with at most ``ticks`` ticks at round numbers."""
+def rate_axis(axes: Axes) -> None:
+    """Label the x axis as the arrival rate, with a few ticks at round numbers."""
     axes.set_xlabel("arrival rate λ (requests/s)")
-    axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=(1, 2, 5, 10)))
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=(1, 2, 5, 10)))

@@ -93,7 +93,7 @@ def reservation(module, knobs, semantics: Semantics) -> Semantics:
 
 
 def check_requests(requests, policy, knobs, semantics: Semantics) -> None:
-    """Refuse requests that could never be admitted or never finish, before anything runs.
+    """Refuse requests that could never be admitted, never finish, or that the policy was not made for.
 
     Raises:
         ConfigError: names the first such request and the longest that fits.
@@ -116,6 +116,14 @@ def check_requests(requests, policy, knobs, semantics: Semantics) -> None:
             f"request {r}: prompt {requests.prompt[r]} + output {requests.output[r]} = {length[r]} tokens, "
             f"but {reason} (nearest valid value: {usable})"
         )
+    if hasattr(policy.module, "longest_output") and len(length):
+        longest = policy.module.longest_output(knobs, requests.kind)
+        if np.any(requests.output > longest):
+            r = int(np.argmax(requests.output > longest))
+            raise ConfigError(
+                f"request {r}: output {requests.output[r]} tokens, but '{policy.name}' is set up for outputs of at "
+                f"most {longest[r]} tokens of its type (nearest valid value: {longest[r]})"
+            )
 
 
 @cache

@@ -70,6 +70,11 @@ def memory_size(knobs: Knobs) -> int:
     return len(knobs.boundaries) + int(knobs.boundaries[-1]) + 1
 
 
+def longest_output(knobs: Knobs, kind: np.ndarray) -> np.ndarray:
+    """The end of the last segment for every request, int64[N] tokens."""
+    return np.full(len(kind), knobs.boundaries[-1])
+
+
 @jit
 def segment_of(boundaries, generated):
     """Index of the segment that computes the next token: the first whose boundary exceeds ``generated``."""

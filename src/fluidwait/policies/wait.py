@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
+from fluidwait.config import ConfigError
 from fluidwait.fluid import wait_thresholds
 from fluidwait.policies.contract import Context, PolicySettings, blocks_for, fits, growth, jit, patience_ends
 
@@ -44,8 +45,6 @@ def prepare(settings: Settings, context: Context) -> Knobs:
         thresholds = np.array(settings.thresholds, dtype=np.int64)
         types = len(context.law.share)
         if len(thresholds) != types or thresholds.min() < 1:
-            from fluidwait.config import ConfigError
-
             raise ConfigError(f"wait: thresholds: need {types} whole numbers >= 1, found {settings.thresholds}")
     stages = context.law.output.astype(np.int64) + 1
     cells = 2 * len(stages) + np.concatenate(([0], np.cumsum(stages)))
@@ -55,6 +54,11 @@ def prepare(settings: Settings, context: Context) -> Knobs:
 def memory_size(knobs: Knobs) -> int:
     """Per type: queue count, eligibility; then a counter for every (type, stage)."""
     return int(knobs.first_cell[-1])
+
+
+def longest_output(knobs: Knobs, kind: np.ndarray) -> np.ndarray:
+    """The output that every type has by definition, int64[N] tokens for requests of these types."""
+    return np.diff(knobs.first_cell)[kind] - 1
 
 
 @jit

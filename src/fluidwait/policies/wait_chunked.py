@@ -64,7 +64,7 @@ class Knobs(NamedTuple):
 
 
 def prepare(settings: Settings, context: Context) -> Knobs:
-    """Segments, caps and quotas from the length law (SPEC section 5); 'fluid' settings from the calibrated fluid model."""
+    """Segments, caps and quotas from the length law (SPEC section 5); 'fluid': calibrated fluid model."""
     cuts = segment_boundaries(settings, context.law)
     in_service, batch_tokens = fluid_batch(settings, context)
     segments = design(context.law, cuts, in_service, settings.margin)

@@ -6,7 +6,8 @@ A policy file defines ``Settings`` (a pydantic model) and ``plan`` (a Numba func
   model, say); knobs are a named tuple of numbers and arrays,
 * ``memory_size(knobs) -> int`` when the policy keeps anything between calls,
 * ``reserved_tokens(knobs) -> int`` when it reserves memory for a whole sequence at admission,
-* ``longest_prompt(knobs) -> int`` when it cannot admit a longer one.
+* ``longest_prompt(knobs) -> int`` when it cannot admit a longer one,
+* ``longest_output(knobs, kind) -> int64[N]`` when it knows no stage beyond that output for requests of that type.
 """
 
 from __future__ import annotations
@@ -83,10 +84,16 @@ def _module(name: str, source: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(qualified, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[qualified] = module
-    spec.loader.exec_module(module)
-    for part in ("Settings", "plan"):
-        if not hasattr(module, part):
-            raise ConfigError(f"{source}: policy: {path} defines no '{part}'")
+    try:
+        spec.loader.exec_module(module)
+        missing = [part for part in ("Settings", "plan") if not hasattr(module, part)]
+        if missing:
+            raise ConfigError(f"{source}: policy: {path} defines no '{missing[0]}'")
+    except Exception as error:
+        del sys.modules[qualified]
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{source}: policy: {path}: {type(error).__name__}: {error}") from error
     return module
 
 

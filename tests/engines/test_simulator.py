@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from engine_cases import NO_SETTINGS, only_once, requests, run
+from engine_cases import NO_SETTINGS, only_once, prepared, requests, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -471,6 +471,20 @@ def test_a_request_that_never_fits_is_refused(spec, semantics, valid):
     text = one_line(error)
     assert text.startswith(f"request 1: prompt {valid - 4} + output 5 = {valid + 1} tokens, but ")
     assert text.endswith(f"(nearest valid value: {valid})")
+
+
+@pytest.mark.parametrize("spec", [{**WAIT, "thresholds": [1]}, {"policy": "nested_wait", **SPECS["nested_wait"]}])
+def test_an_output_beyond_the_stages_of_a_policy_is_refused(spec):
+    """These policies count requests per stage: a longer output would count where it does not belong."""
+    some = requests([0.0, 1.0], 10, 20)
+    policy, knobs = prepared(spec, some, SECOND, core.serving(10))
+    simulate(some, policy, knobs, SECOND, core.serving(10))
+    with pytest.raises(ConfigError) as error:
+        simulate(some._replace(output=np.array([20, 21])), policy, knobs, SECOND, core.serving(10))
+    assert one_line(error).startswith(
+        f"request 1: output 21 tokens, but '{policy.name}' is set up for outputs of at most"
+    )
+    assert one_line(error).endswith("(nearest valid value: 20)")
 
 
 def test_a_reservation_larger_than_memory_is_refused():

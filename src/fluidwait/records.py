@@ -224,7 +224,7 @@ def _name_of(schema: pa.Schema) -> str:
 
 
 def _constant(text: str, rows: int) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text]))
+    return pa.DictionaryArray.from_arrays(_plain(np.zeros(rows, np.int32), pa.int32()), pa.array([text]))
 
 
 def _array(run_id: str, name: str, values: np.ndarray, kind: pa.DataType) -> pa.Array:
@@ -233,7 +233,12 @@ def _array(run_id: str, name: str, values: np.ndarray, kind: pa.DataType) -> pa.
     if values.ndim != 1 or values.dtype.kind not in ("iu" if integer else "iuf"):
         expected = "integers" if integer else "numbers"
         raise ValueError(f"run '{run_id}': column {name} must be one row of {expected}, found {values.dtype}")
-    return pa.array(values.astype(np.int64 if integer else np.float64))
+    return _plain(values.astype(np.int64 if integer else np.float64), kind)
+
+
+def _plain(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """Without ``pa.array``, which would import pandas only to learn that these are not its types."""
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
 
 
 def _open(path: str | Path, record: str | None = None) -> pq.ParquetFile:
@@ -293,4 +298,5 @@ def _groups_of_runs(file: pq.ParquetFile) -> dict[str, list[int]]:
 def _run(table: pa.Table, run_id: str, parameters: dict[str, Any]) -> Run:
     hashes = table["config_hash"].unique().to_pylist() if "config_hash" in table.column_names else [""]
     names = [name for name in table.column_names if name not in ("run_id", "config_hash")]
-    return Run(run_id, hashes[0], parameters, {name: table[name].to_numpy() for name in names})
+    columns = pl.from_arrow(table.select(names))  # Arrow's own to_numpy would import pandas
+    return Run(run_id, hashes[0], parameters, {name: columns[name].to_numpy() for name in names})

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matplotlib import pyplot
-
 from fluidwait import figures
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.provenance import imported_modules, save_figure, write_artifact
@@ -14,7 +12,13 @@ from fluidwait.provenance import imported_modules, save_figure, write_artifact
 def described(experiment: Experiment, scale: str) -> dict:
     """What figures know of an experiment: id, title, labels in the order of drawing, scale."""
     labels = {key: entry.label for key, entry in experiment.policies.items()}
-    return {"id": experiment.id, "title": experiment.title, "labels": labels, "scale": scale}
+    return {
+        "id": experiment.id,
+        "title": experiment.title,
+        "labels": labels,
+        "scale": scale,
+        "window": experiment.window,
+    }
 
 
 def draw(experiment: Experiment, kind: str, scale: str, results: Path, outs: list[Path]) -> None:
@@ -33,4 +37,3 @@ def draw(experiment: Experiment, kind: str, scale: str, results: Path, outs: lis
             write_artifact(out, lambda path, _: path.write_text(caption + "\n", encoding="utf-8"), **recorded)
         else:
             write_artifact(out, lambda path, key: save_figure(figure, path, key), **recorded)
-    pyplot.close(figure)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from scipy import stats
+from scipy.special import stdtrit  # the t quantile itself; scipy.stats takes a second to import
 
 from fluidwait.config import FluidwaitError
 from fluidwait.records import iter_runs
@@ -182,7 +182,7 @@ def mean_interval(values: Iterable[float], level: float = 0.95) -> Interval:
     if len(data) == 1:
         return Interval(mean, np.nan, np.nan, np.nan, 1)
     deviation = float(data.std(ddof=1))
-    half = float(stats.t.ppf((1 + level) / 2, len(data) - 1)) * deviation / len(data) ** 0.5
+    half = float(stdtrit(len(data) - 1, (1 + level) / 2)) * deviation / len(data) ** 0.5
     return Interval(mean, mean - half, mean + half, deviation, len(data))
 
 

@@ -17,7 +17,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
 
 from fluidwait.config import ConfigError
 
@@ -64,6 +63,8 @@ def theta(n_k: float, n_prev: float, p: float) -> float:
         return low
     if excess(high) <= 0.0:
         return high
+    from scipy.optimize import brentq  # slow to import, seldom needed
+
     return float(brentq(excess, low, high, xtol=1e-300, rtol=1e-14, maxiter=500))
 
 

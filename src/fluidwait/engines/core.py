@@ -59,8 +59,8 @@ class State(NamedTuple):
     first_token: np.ndarray  # float64, s, nan until it is there
     completion: np.ndarray  # float64, s, nan until it is there
     evictions: np.ndarray  # int64
-    waiting: np.ndarray  # int64, a window [head, tail) of request indices, arrival order
-    resident: np.ndarray  # int64, the first n are request indices in admission order
+    waiting: np.ndarray  # uint64, a window [head, tail) of request indices, arrival order
+    resident: np.ndarray  # uint64, the first n are request indices in admission order
     tokens: np.ndarray  # int64, the plan: tokens per resident
     admit: np.ndarray  # int64, the plan: positions in the waiting window
     chunk: np.ndarray  # int64, the plan: first chunks
@@ -84,8 +84,8 @@ def new_state(requests, semantics: Semantics) -> State:
         np.full(n, np.nan),
         np.full(n, np.nan),
         integers[3],
-        np.zeros(n, dtype=np.int64),
-        np.zeros(most_resident, dtype=np.int64),
+        np.zeros(n, dtype=np.uint64),  # unsigned: no test for negative indices at every access
+        np.zeros(most_resident, dtype=np.uint64),
         np.zeros(most_resident, dtype=np.int64),
         np.zeros(most_resident, dtype=np.int64),
         np.zeros(most_resident, dtype=np.int64),

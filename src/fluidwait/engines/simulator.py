@@ -307,7 +307,9 @@ def _holds(state, semantics, free, head, tail, residents, finished, kv_tokens, n
 
 @jit
 def _first(state, head, tail, residents):
-    return state.resident[0] if residents > 0 else (state.waiting[head] if head < tail else -1)
+    if residents > 0:
+        return np.int64(state.resident[0])
+    return np.int64(state.waiting[head]) if head < tail else -1
 
 
 def _explain(status: int, where: int, at: float, policy: str, state: State) -> str:

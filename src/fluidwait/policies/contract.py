@@ -49,14 +49,14 @@ def jit_cached(function):
 class View(NamedTuple):
     """What a policy may know at a decision epoch. It never holds an output length that is not yet revealed.
 
-    ``waiting`` and ``resident`` list request indices; every other array is indexed by request.
+    ``waiting`` and ``resident`` list request indices, for indexing only; every other array is indexed by request.
     """
 
     now: float  # s
     draining: bool  # True once no request will ever arrive again
     evicted: int  # evictions forced so far in this decision
-    waiting: np.ndarray  # int64[n_waiting], in arrival order, evicted requests first
-    resident: np.ndarray  # int64[n_resident], in admission order
+    waiting: np.ndarray  # uint64[n_waiting], in arrival order, evicted requests first
+    resident: np.ndarray  # uint64[n_resident], in admission order
     arrival: np.ndarray  # float64, s
     service: np.ndarray  # float64, s spent inside batches so far
     kind: np.ndarray  # int64, request type

@@ -19,13 +19,16 @@ class Settings(PolicySettings):
 @jit
 def plan(view, knobs, memory, out):
     budget, free = knobs.token_budget, view.free
+    half_prefilled = len(view.resident)  # the first of them
     for k in range(len(view.resident)):
         r = view.resident[k]
         if is_decoding(view, r):
             out.tokens[k] = 1
             budget -= 1
             free -= growth(view, r)
-    for k in range(len(view.resident)):
+        else:
+            half_prefilled = min(half_prefilled, k)
+    for k in range(half_prefilled, len(view.resident)):
         r = view.resident[k]
         if not is_decoding(view, r) and budget > 0:
             out.tokens[k] = min(view.goal[r] - view.cached[r], budget)

@@ -138,8 +138,8 @@ def imported_modules(*roots: str) -> tuple[str, ...]:
 def code_fingerprint(modules: Iterable[str | Path], root: str | Path | None = None) -> dict[str, str]:
     """SHA-256 of each source file that computes a result, by name.
 
-    A name is a module (``fluidwait.fluid.segments``), a package (all modules below it) or the path of a script, which
-    is recorded relative to ``root``. Line endings do not count.
+    A name is a module (``fluidwait.fluid.segments``; of a package only its own file), a package with all below it
+    (``fluidwait.fluid.*``), or the path of a script, recorded relative to ``root``. Line endings do not count.
 
     Raises:
         ConfigError: no such module or script.
@@ -155,10 +155,11 @@ def code_fingerprint(modules: Iterable[str | Path], root: str | Path | None = No
 def _source_files(module: str | Path, root: Path) -> list[tuple[str, Path]]:
     if isinstance(module, Path) or str(module).endswith(".py"):
         return [(_portable(Path(module), root), root / module)]
-    path = _module_path(str(module))
-    if path.name != "__init__.py":
-        return [(str(module), path)]
-    return [(_module_name(p), p) for p in sorted(path.parent.rglob("*.py"))]
+    name = str(module)
+    if not name.endswith(".*"):
+        return [(name, _module_path(name))]
+    folder = _module_path(name.removesuffix(".*")).parent
+    return [(_module_name(p), p) for p in sorted(folder.rglob("*.py"))]
 
 
 def _source_sha256(path: Path, name: str) -> str:

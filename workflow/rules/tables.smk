@@ -41,7 +41,7 @@ rule stability:
     conda:
         "../../environment.yml"
     params:
-        key=shared_key("fluidwait.experiments.summary"),
+        key=lambda wildcards: jobs.boundaries_key(wildcards.experiment, wildcards.scale),
     shell:
         "fluidwait experiment stability {wildcards.experiment} {input} --out {output.csv} > {log} 2>&1"
 

@@ -78,7 +78,7 @@ def summary(name: Name, tables: Tables, out: Out) -> None:
 @app.command()
 def stability(name: Name, tables: Tables, out: Out) -> None:
     """Stability boundaries, measured and predicted."""
-    from fluidwait.experiments.summary import stability as run
+    from fluidwait.experiments.boundaries import stability as run
 
     run(_load(name), _by_policy(tables), out)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from fluidwait.config import ConfigError, Strict, load, load_yaml, nearest
 from fluidwait.engines import core
@@ -92,11 +92,12 @@ class Experiment(Strict):
             raise ValueError("must be increasing rates above 0 requests/s")
         return rates
 
-    @model_validator(mode="after")
-    def _separate_seeds(self):
-        if self.seed == self.tuning_seed:
-            raise ValueError("tuning_seed must differ from seed: tuning never sees the evaluation's requests")
-        return self
+    @field_validator("tuning_seed")
+    @classmethod
+    def _separate(cls, tuning_seed, info):
+        if tuning_seed == info.data.get("seed"):
+            raise ValueError("must differ from seed: tuning never sees the requests of the evaluation")
+        return tuning_seed
 
     def scale(self, name: str) -> Scale:
         if name not in self.scales:

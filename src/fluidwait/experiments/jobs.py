@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 from fluidwait import figures as kinds
+from fluidwait.experiments import boundaries
 from fluidwait.experiments.draw import described
 from fluidwait.experiments.experiment import Experiment, load_experiment, resolve
 from fluidwait.experiments.sweep import code_of, identity
@@ -54,9 +55,17 @@ def policy_key(name: str, policy: str, scale: str) -> str:
 
 @cache
 def shared_key(name: str, scale: str, *modules: str) -> str:
-    """Key of what ``modules`` compute for a whole experiment: tables and figures."""
-    whole = experiment(name).model_dump(mode="json")
-    return _key(imported_modules(*modules), [whole | {"scales": whole["scales"].get(scale)}])
+    """Key of what ``modules`` compute for a whole experiment whatever its policies' settings: tables and figures."""
+    whole = experiment(name).model_dump(mode="json", exclude={"policies"})
+    labels = {key: entry.label for key, entry in experiment(name).policies.items()}
+    return _key(imported_modules(*modules), [whole | {"scales": whole["scales"].get(scale), "labels": labels}])
+
+
+@cache
+def boundaries_key(name: str, scale: str) -> str:
+    """Key of the stability boundaries, whose prediction asks every policy for its limits."""
+    entries = experiment(name).model_dump(mode="json", include={"policies"})
+    return _key(boundaries.CODE, [entries, shared_key(name, scale, boundaries.__name__)])
 
 
 @cache

@@ -1,0 +1,168 @@
+"""The workflow as a user runs it: Snakemake on a small experiment in a project of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fluidwait.paths import project_root
+from fluidwait.provenance import verify
+
+pytest.importorskip("snakemake", reason="needs the workflow extra")
+
+EXPERIMENT = """
+id: small
+title: Small
+hardware: a100-80g_llama-2-7b
+workload: p512d20
+rates: [12, 24]
+figures: [latency, gap]
+scales:
+  tiny: {requests: 80, replications: 2, tuning_requests: 60, audit_requests: 40}
+policies:
+  sarathi: {use: sarathi, label: Sarathi}
+  wait: {use: wait_chunked, label: WAIT, settings: {chunk: 512}}
+  wait_tuned: {use: wait_chunked, label: "WAIT, tuned", grid: {in_service: [10, 30]}}
+"""
+
+
+def make_project(folder: Path) -> Path:
+    root = project_root()
+    for name in ("config", "data", "workflow"):
+        shutil.copytree(root / name, folder / name)
+    (folder / "profiles").symlink_to("workflow/profiles")
+    for name in ("Snakefile", "environment.yml"):
+        shutil.copy(root / name, folder / name)
+    (folder / "config" / "experiments" / "small.yaml").write_text(EXPERIMENT)
+    return folder
+
+
+def command() -> list[str]:
+    return [sys.executable, "-m", "snakemake", "--cores", "2", "--config", "scale=tiny", "experiments=small"]
+
+
+def environment(project: Path) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"FLUIDWAIT_ROOT": str(project), "PATH": path}
+
+
+def snakemake(project: Path, *more: str) -> str:
+    done = subprocess.run(
+        [*command(), *more],
+        cwd=project,
+        env=environment(project),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+def contents(project: Path) -> dict[str, bytes]:
+    """Every artifact, without the sidecars (they hold wall times) and the logs."""
+    found = {}
+    for top in ("results", "figures"):
+        for path in (project / top).rglob("*"):
+            if path.is_file() and "logs" not in path.parts and not is_sidecar(path):
+                found[path.relative_to(project).as_posix()] = path.read_bytes()
+    return found
+
+
+def is_sidecar(path: Path) -> bool:
+    return path.suffix == ".json" and path.with_suffix("").is_file()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    folder = make_project(tmp_path_factory.mktemp("project"))
+    snakemake(folder)
+    return folder
+
+
+def test_everything_is_made_and_verifies(project):
+    made = contents(project)
+    for name in (
+        "results/tiny/small/summary.csv",
+        "results/tiny/small/stability.csv",
+        "results/tiny/small/thresholds.csv",
+        "results/tiny/small/audit/wait.csv",
+        "results/tiny/small/tuning/wait_tuned.csv",
+        "results/tiny/small/records/sarathi.parquet",
+        "figures/tiny/small_latency.png",
+        "figures/tiny/small_gap.svg",
+    ):
+        assert name in made
+    for folder in ("results", "figures"):
+        assert verify(project / folder, project) == []
+
+
+def test_a_second_run_has_nothing_to_do(project):
+    assert "Nothing to be done" in snakemake(project)
+
+
+def test_one_changed_setting_reruns_only_what_depends_on_it(project, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(project, copy, symlinks=True)
+    before = contents(copy)
+    times = {name: (copy / name).stat().st_mtime_ns for name in before}
+    experiment = copy / "config" / "experiments" / "small.yaml"
+    experiment.write_text(experiment.read_text().replace("{chunk: 512}", "{chunk: 256}"))
+    snakemake(copy)
+    again = {name for name in before if (copy / name).stat().st_mtime_ns != times[name]}
+    from_all = {"results/tiny/small/summary.csv", "results/tiny/small/stability.csv"}
+    of_wait = {f"results/tiny/small/{name}" for name in ("records/wait.parquet", "metrics/wait.csv", "audit/wait.csv")}
+    assert again == from_all | of_wait | {name for name in before if name.startswith("figures/")}
+    changed = {name for name, data in contents(copy).items() if data != before[name]}
+    assert "results/tiny/small/records/wait.parquet" in changed
+    assert verify(copy / "results", copy) == []
+
+
+def test_killed_and_started_again_gives_the_same_bytes(project, tmp_path):
+    other = make_project(tmp_path / "other")
+    records = other / "results" / "tiny" / "small"
+    process = subprocess.Popen(
+        command(),
+        cwd=other,
+        env=environment(other),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while not list(records.glob("records/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.poll() is None, "the run ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len(contents(other)) < len(contents(project))
+    snakemake(other)
+    assert contents(other) == contents(project)
+    for folder in ("results", "figures"):
+        assert verify(other / folder, other) == []
+
+
+def test_a_mistake_in_the_experiment_is_one_line_before_anything_runs(project, tmp_path):
+    copy = make_project(tmp_path / "mistaken")
+    experiment = copy / "config" / "experiments" / "small.yaml"
+    experiment.write_text(experiment.read_text().replace("replications: 2", "replication: 2"))
+    done = subprocess.run(
+        command(), cwd=copy, env=environment(copy), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode != 0
+    assert "replication: unknown key (did you mean 'replications'?)" in done.stderr
+    assert not (copy / "results").exists()
+
+
+def test_the_report_is_made(project):
+    snakemake(project, "--report", "report.html")
+    assert "small_latency" in (project / "report.html").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from fluidwait.config import ConfigError, parse
-from fluidwait.experiments import audit, boundaries, reference, summary, sweep
+from fluidwait.experiments import audit, boundaries, fluid_tables, reference, summary, sweep
 from fluidwait.experiments.experiment import Experiment, load_experiment, resolve
 from fluidwait.experiments.metrics import run_metrics
 from fluidwait.paths import project_root
@@ -208,3 +208,16 @@ def test_a_wrong_setting_names_experiment_policy_and_key(small):
     setting = resolve(parse(Experiment, wrong, "x.yaml"))
     with pytest.raises(ConfigError, match=r"experiment small: policies.s: token_buget: unknown key \(did you mean"):
         setting.policy("s")
+
+
+def test_thresholds_table_curve_and_boundary_agree(small, tmp_path):
+    out = tmp_path / "thresholds.csv"
+    fluid_tables.thresholds(small, "tiny", out)
+    whole = json.loads(out.with_suffix(".json").read_text())
+    table = pl.read_csv(out)
+    assert table["rate"].to_list() == [12.0, 24.0]
+    curve, edge = whole["calibrated_curve"], whole["calibrated_boundary"]
+    assert curve["rate"][0] == 12.0
+    assert curve["rate"][-1] < edge["rate"]
+    assert curve["memory"][0] == pytest.approx(table["calibrated_memory"][0])
+    assert max(curve["memory"]) <= edge["memory"] * (1 + 1e-9)

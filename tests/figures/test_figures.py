@@ -311,6 +311,16 @@ def test_mstar_calibrated_ends_at_its_boundary(results, experiment):
     assert 44.0 in vertical_lines(axes)
 
 
+def test_mstar_draws_the_fine_curve_where_there_is_one(results, experiment):
+    path = results / "thresholds.json"
+    curve = {"rate": [10.0, 20.0, 30.0], "memory": [1e3, 2e3, 5e4]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"calibrated_curve": curve}))
+    axes = mstar_axes(results, experiment)
+    assert line(axes, "calibrated curve") == (curve["rate"], curve["memory"])
+    (points,) = [a for a in axes.lines if a.get_label() == "calibrated"]
+    assert points.get_linestyle() == "None"
+
+
 def test_mstar_caption_reports_the_distance_to_the_paper(results, experiment):
     text = mstar.caption(results, experiment)["e1_mstar"]
     largest = max(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
-from fluidwait.experiments.experiment import Experiment, resolve
-from fluidwait.fluid import threshold_table
+from fluidwait.experiments.experiment import Experiment, Setting, resolve
+from fluidwait.fluid import calibrated_equilibrium, threshold_table
 from fluidwait.provenance import imported_modules, write_artifact
 from fluidwait.workload import input_files
+
+POINTS = 300
+"""Rates of the fine curve of the calibrated equilibrium."""
 
 
 def thresholds(experiment: Experiment, scale: str, out: Path) -> None:
@@ -18,6 +22,7 @@ def thresholds(experiment: Experiment, scale: str, out: Path) -> None:
     setting = resolve(experiment)
     rates = experiment.rates_at(scale)
     table, whole = threshold_table(setting.law, rates, setting.hardware, semantics=experiment.semantics)
+    whole["calibrated_curve"] = _curve(setting, rates[0], whole["calibrated_boundary"]["rate"])
     lists = [name for name, kind in table.schema.items() if isinstance(kind, pl.List)]
     flat = table.with_columns(pl.col(lists).cast(pl.List(pl.String)).list.join(" "))
     recorded = {
@@ -35,3 +40,11 @@ def thresholds(experiment: Experiment, scale: str, out: Path) -> None:
     write_artifact(out, lambda path, _: flat.write_csv(path), **recorded)
     text = json.dumps(whole, indent=1) + "\n"
     write_artifact(out.with_suffix(".json"), lambda path, _: path.write_text(text, encoding="utf-8"), **recorded)
+
+
+def _curve(setting: Setting, first: float, last: float) -> dict[str, list[float]]:
+    """Memory (KV tokens) of the calibrated equilibrium on a fine grid of rates; it jumps where the staircase does."""
+    rates = np.linspace(min(first, last), last, POINTS, endpoint=False).tolist()
+    semantics, model = setting.experiment.semantics, setting.hardware.time_model("profile")
+    states = [calibrated_equilibrium(setting.law, rate, model, semantics=semantics) for rate in rates]
+    return {"rate": rates, "memory": [state.memory for state in states]}

@@ -35,7 +35,8 @@ def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Fi
     """``{<id>_mstar: figure}``: M* of both models, capacity, crossing and the calibrated boundary.
 
     Reads ``thresholds.csv`` (rate, load, iteration_time, memory, calibrated_memory; empty where there is no
-    equilibrium) and ``thresholds.json`` (capacity, boundary_rate, calibrated_boundary with rate and memory).
+    equilibrium) and ``thresholds.json`` (capacity, boundary_rate, calibrated_boundary with rate and memory, and
+    where it is there calibrated_curve, the same equilibrium on a fine grid of rates).
 
     Raises:
         ConfigError: a file, a column or a key is missing, or no rate of the table has an equilibrium.
@@ -105,9 +106,13 @@ def _draw(table: pl.DataFrame, model: dict[str, Any]) -> Figure:
     _linear_curve(axes, table, first, last)
     axes.plot(list(PUBLISHED), list(PUBLISHED.values()), **_published_style(), label="published", zorder=4)
     known = table.filter(pl.col("calibrated_memory").is_finite() & (pl.col("rate") <= edge["rate"]))
+    curve = model.get("calibrated_curve")
+    if curve is not None:
+        axes.plot(curve["rate"], curve["memory"], label="calibrated curve", zorder=3, **CALIBRATED)
+    between = CALIBRATED if curve is None else CALIBRATED | {"linestyle": "none"}
     axes.plot(
         [*known["rate"], edge["rate"]], [*known["calibrated_memory"], edge["memory"]], label="calibrated", zorder=3,
-        marker="o", **CALIBRATED,
+        marker="o", **between,
     )  # fmt: skip
     axes.axvline(edge["rate"], **style.BOUNDARY, zorder=1.5)
     axes.axhline(capacity, color=style.FAINT, linewidth=0.9, zorder=1.5)

@@ -21,7 +21,7 @@ from scipy.optimize import nnls
 
 from fluidwait.config import ConfigError, load_yaml, nearest, parse
 from fluidwait.hardware import Hardware, LinearTiming, ModelShape
-from fluidwait.paths import atomic_path
+from fluidwait.provenance import write_text
 
 SUMS = (
     "tokens",
@@ -411,8 +411,7 @@ def _write(
     data = {k: v for k, v in header.items() if k not in ("source", "timing")}
     data |= {"source": source, "timing": {**(header.get("timing") or {}), "profile": profile}, "fit": fit}
     hardware = parse(Hardware, data, out)
-    with atomic_path(out) as temporary:
-        temporary.write_text(yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=110), encoding="utf-8")
+    write_text(out, yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=110))
     return hardware
 
 

@@ -1,10 +1,8 @@
-"""Where the project's files are, and how a file gets its final name only when it is whole."""
+"""Where the project's files are."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from fluidwait.config import ConfigError
@@ -34,23 +32,3 @@ def project_root() -> Path:
     if (checkout / "src" / "fluidwait").is_dir():
         return checkout
     raise ConfigError(f"{here}: not inside a fluidwait checkout; run from one, or set {ROOT_VARIABLE} to its folder")
-
-
-@contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is renamed to ``path``, on any error removed.
-
-    Whoever looks at ``path`` sees the old file or the whole new one, also when the process is killed in between.
-    The folder is made when it is missing.
-
-    Raises:
-        OSError: the folder or the file cannot be written.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

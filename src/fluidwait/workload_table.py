@@ -15,7 +15,7 @@ import numpy as np
 
 from fluidwait.columns import read_columns
 from fluidwait.config import ConfigError
-from fluidwait.paths import atomic_path
+from fluidwait.provenance import write_text
 
 EXACT_UP_TO = 100  # tokens: bins are one token wide up to here
 
@@ -159,8 +159,4 @@ def _write(table: Table, header: list[str], out: Path) -> None:
     rows = np.column_stack(table).tolist()
     text = "".join(f"# {line}\n" for line in header) + "prompt,output,count\n"
     text += "".join(f"{prompt},{output},{count}\n" for prompt, output, count in rows)
-    try:
-        with atomic_path(out) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({error.strerror or error})") from None
+    write_text(out, text)

@@ -28,7 +28,7 @@ import numpy as np
 from fluidwait.engines import core
 from fluidwait.engines.simulator import simulate
 from fluidwait.hardware import load_hardware
-from fluidwait.paths import atomic_path
+from fluidwait.provenance import write_text
 from fluidwait.policies import load_policy
 from fluidwait.policies.contract import Context
 from fluidwait.workload import generate, length_law, load_workload
@@ -203,8 +203,7 @@ def main() -> None:
     tables["scaling"] = scaling(sizes)
     show("Growth (sarathi, p512d20)", tables["scaling"])
     if options.out:
-        with atomic_path(options.out) as path:
-            path.write_text(json.dumps(tables, indent=2) + "\n")
+        write_text(options.out, json.dumps(tables, indent=2) + "\n")
 
 
 if __name__ == "__main__":

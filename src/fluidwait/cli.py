@@ -273,7 +273,9 @@ def simulate(
     """Run a policy once and print what the requests experienced."""
     job = _resolve(policy, workload, hardware, rate, requests, seed, semantics, time_model)
     run = _run(job, engine)
-    columns = _columns(job.requests, run)
+    from fluidwait.experiments.sweep import columns_of
+
+    columns = columns_of(job.requests, run)
     asked = {"rate": rate, "requests": requests, "seed": seed, "replication": 0}
     choices = {"engine": engine.value, "semantics": semantics.value, "time_model": time_model.value}
     if out is not None:
@@ -321,21 +323,6 @@ def _run(job: _Job, engine: Engine) -> Any:
     from fluidwait.engines import simulator
 
     return simulator.simulate(*arguments, check=True)
-
-
-def _columns(requests: Any, run: Any) -> dict[str, Any]:
-    import numpy as np
-
-    return {
-        "request_id": np.arange(len(requests.arrival)),
-        "kind": requests.kind,
-        "arrival": requests.arrival,
-        "first_token": run.first_token,
-        "completion": run.completion,
-        "prompt_tokens": requests.prompt,
-        "output_tokens": requests.output,
-        "evictions": run.evictions,
-    }
 
 
 def _print_run(job: _Job, run: Any, columns: dict[str, Any], how: str) -> None:

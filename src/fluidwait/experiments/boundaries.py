@@ -10,6 +10,7 @@ import polars as pl
 from fluidwait.experiments.experiment import Experiment, Setting, resolve
 from fluidwait.experiments.stability import stability_boundary
 from fluidwait.fluid import calibrated_boundary
+from fluidwait.policies.contract import NO_LIMIT
 from fluidwait.provenance import imported_modules, write_artifact
 
 CODE = (*imported_modules(__name__), "fluidwait.policies.*")  # the prediction asks policies for their limits
@@ -60,4 +61,4 @@ def predicted_boundary(setting: Setting, key: str) -> tuple[float | None, str]:
 
 
 def _finite(limit: int) -> float:
-    return float(limit) if limit < 2**40 else np.inf
+    return float(limit) if limit < NO_LIMIT else np.inf

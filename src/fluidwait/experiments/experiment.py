@@ -140,10 +140,11 @@ class Setting(NamedTuple):
 
     def context(self, rate: float) -> Context:
         """What policies derive their knobs from."""
-        linear = self.hardware.time_model("linear")
+        linear = self.hardware.timing.linear
+        d0, d1 = (linear.d0, linear.d1) if linear else (np.nan, np.nan)  # refused by the policies that ask
         capacity = self.semantics.blocks * self.semantics.block_size
         emits = self.semantics.prefill_emits
-        return Context(self.law, rate, self.time_model, (linear.base, linear.per_kv), capacity, emits)
+        return Context(self.law, rate, self.time_model, (d0, d1), capacity, emits)
 
     def policy(self, key: str, change: dict[str, Any] | None = None) -> Policy:
         """The policy of an entry with its settings and, for a tuned one, the chosen combination."""

@@ -126,3 +126,27 @@ def patience_ends(view, r, max_wait):
 def even_quota(step, mean):
     """The ``step``-th term of the most even integer sequence of mean ``mean``: floor((t+1) n) - floor(t n)."""
     return int(np.floor((step + 1) * mean)) - int(np.floor(step * mean))
+
+
+NO_LIMIT = 2**62
+"""Stands for no limit on tokens or requests."""
+
+
+@jit
+def admit_in_order(view, out, most, chunk, budget, free):
+    """Admit from the head of the queue, first come first served; returns how many.
+
+    Stops after ``most`` requests, at the first whose prompt does not fit ``free`` blocks, or when ``budget`` tokens are
+    used up. First chunks are at most ``chunk`` tokens and what is left of the budget.
+    """
+    admitted = 0
+    while admitted < min(most, len(view.waiting)) and budget > 0:
+        r = view.waiting[admitted]
+        if not fits(view, r, free):
+            break
+        out.admit[admitted] = admitted
+        out.chunk[admitted] = min(chunk, view.goal[r], budget)
+        budget -= out.chunk[admitted]
+        free -= blocks_for(view.goal[r], view.block_size)
+        admitted += 1
+    return admitted

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from fluidwait.config import ConfigError
 from fluidwait.fluid import equal_mass_boundaries, nested_thresholds
-from fluidwait.policies.contract import Context, PolicySettings, blocks_for, fits, growth, jit, patience_ends
+from fluidwait.policies.contract import NO_LIMIT, Context, PolicySettings, admit_in_order, growth, jit, patience_ends
 
 
 class Settings(PolicySettings):
@@ -99,16 +99,8 @@ def plan(view, knobs, memory, out):
             stage[g] += 1
             out.tokens[k] = 1
             free -= growth(view, r)
-    admitted = 0
-    while served > 0 and admitted < min(len(view.waiting), knobs.thresholds[0]):
-        r = view.waiting[admitted]
-        if not fits(view, r, free):
-            break
-        out.admit[admitted] = admitted
-        out.chunk[admitted] = view.goal[r]
-        free -= blocks_for(view.goal[r], view.block_size)
-        admitted += 1
-    return admitted, wake
+    most = knobs.thresholds[0] if served > 0 else 0
+    return admit_in_order(view, out, most, NO_LIMIT, NO_LIMIT, free), wake
 
 
 @jit

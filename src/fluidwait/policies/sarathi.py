@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from fluidwait.policies.contract import PolicySettings, blocks_for, fits, growth, is_decoding, jit
+from fluidwait.policies.contract import NO_LIMIT, PolicySettings, admit_in_order, growth, is_decoding, jit
 
 
 class Settings(PolicySettings):
@@ -33,14 +33,5 @@ def plan(view, knobs, memory, out):
         if not is_decoding(view, r) and budget > 0:
             out.tokens[k] = min(view.goal[r] - view.cached[r], budget)
             budget -= out.tokens[k]
-    admitted, room = 0, knobs.max_requests - len(view.resident)
-    while admitted < min(len(view.waiting), room) and budget > 0:
-        r = view.waiting[admitted]
-        if not fits(view, r, free):
-            break
-        out.admit[admitted] = admitted
-        out.chunk[admitted] = min(view.goal[r], budget)
-        budget -= out.chunk[admitted]
-        free -= blocks_for(view.goal[r], view.block_size)
-        admitted += 1
-    return admitted, float("inf")
+    room = knobs.max_requests - len(view.resident)
+    return admit_in_order(view, out, room, NO_LIMIT, budget, free), float("inf")

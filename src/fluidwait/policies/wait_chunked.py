@@ -20,11 +20,11 @@ from pydantic import Field, PositiveInt
 
 from fluidwait.fluid import calibrated_boundary, calibrated_equilibrium, design
 from fluidwait.policies.contract import (
+    NO_LIMIT,
     Context,
     PolicySettings,
-    blocks_for,
+    admit_in_order,
     even_quota,
-    fits,
     growth,
     is_decoding,
     jit,
@@ -47,9 +47,6 @@ class Settings(PolicySettings):
     margin: float = Field(0.05, ge=0, description="added to every continuation probability (the paper's eta)")
     gate: bool = Field(True, description="wait for a full segment or a full entry quota")
     max_wait: float = Field(0.02, ge=0, description="s that the gate may hold a request in all")
-
-
-NO_LIMIT = 2**62  # tokens
 
 
 class Knobs(NamedTuple):
@@ -139,16 +136,8 @@ def plan(view, knobs, memory, out):
     admitted = 0
     if is_open[0] == 1:
         room = min(knobs.caps[0] - inside[0], knobs.in_service - len(view.resident))
-        room = min(room, _quota(knobs, steps, inside, 0), len(view.waiting))
-        while admitted < room and budget > 0:
-            r = view.waiting[admitted]
-            if not fits(view, r, free):
-                break
-            out.admit[admitted] = admitted
-            out.chunk[admitted] = min(knobs.chunk, view.goal[r], budget)
-            budget -= out.chunk[admitted]
-            free -= blocks_for(view.goal[r], view.block_size)
-            admitted += 1
+        room = min(room, _quota(knobs, steps, inside, 0))
+        admitted = admit_in_order(view, out, room, knobs.chunk, budget, free)
     if served + admitted > 0:
         for s in range(segments):
             steps[s] += is_open[s]

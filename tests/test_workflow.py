@@ -151,16 +151,68 @@ def test_killed_and_started_again_gives_the_same_bytes(project, tmp_path):
         assert verify(other / folder, other) == []
 
 
-def test_a_mistake_in_the_experiment_is_one_line_before_anything_runs(project, tmp_path):
-    copy = make_project(tmp_path / "mistaken")
-    experiment = copy / "config" / "experiments" / "small.yaml"
-    experiment.write_text(experiment.read_text().replace("replications: 2", "replication: 2"))
+MISTAKES = {
+    "a misspelt key": (
+        "config/experiments/small.yaml",
+        ("replications: 2", "replication: 2"),
+        "small.yaml: scales.tiny.replication: unknown key (did you mean 'replications'?)",
+    ),
+    "a misspelt setting": (
+        "config/policies/sarathi.yaml",
+        ("token_budget", "token_buget"),
+        "experiment small: policies.sarathi: token_buget: unknown key (did you mean 'token_budget'?)",
+    ),
+    "a negative rate": (
+        "config/experiments/small.yaml",
+        ("[12, 24]", "[-12, 24]"),
+        "small.yaml: rates: must be increasing rates above 0 requests/s",
+    ),
+    "an unknown scale": (
+        "config/experiments/small.yaml",
+        ("tiny:", "tinny:"),
+        "experiment small: scale 'tiny' is not defined (did you mean 'tinny'?)",
+    ),
+    "a prompt longer than the memory": (
+        "config/workloads/p512d20.yaml",
+        ("prompt: 512", "prompt: 512000"),
+        "experiment small: workload p512d20: ",
+    ),
+}
+
+
+def mistaken(project: Path) -> str:
+    """Run, expect one line on stderr besides what Snakemake says of its configuration, and nothing made."""
     done = subprocess.run(
-        command(), cwd=copy, env=environment(copy), capture_output=True, text=True, timeout=120, check=False
+        command(), cwd=project, env=environment(project), capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode != 0
-    assert "replication: unknown key (did you mean 'replications'?)" in done.stderr
-    assert not (copy / "results").exists()
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("fluidwait: error: ")]
+    return line
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_before_anything_runs(mistake, tmp_path):
+    project = make_project(tmp_path / "mistaken")
+    name, (old, new), message = MISTAKES[mistake]
+    path = project / name
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    assert message in mistaken(project)
+    assert not (project / "results").exists()
+
+
+def test_results_that_cannot_be_written_are_one_line(tmp_path):
+    project = make_project(tmp_path / "mistaken")
+    (project / "results").write_text("not a folder")
+    assert "results: cannot be written" in mistaken(project)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_results_folder_is_one_line(tmp_path):
+    project = make_project(tmp_path / "mistaken")
+    (project / "results").mkdir(mode=0o555)
+    assert "results: cannot be written (no permission" in mistaken(project)
 
 
 def test_the_report_is_made(project):

@@ -1,9 +1,17 @@
 # Helpers of the rules: what an experiment consists of, and the keys that decide when a job runs again.
+import sys
+
+from fluidwait.config import FluidwaitError
 from fluidwait.experiments import jobs
 
 EXPERIMENTS = config["experiments"]
 if isinstance(EXPERIMENTS, str):
     EXPERIMENTS = EXPERIMENTS.split(",")
+
+try:
+    jobs.check(EXPERIMENTS, config["scale"])
+except FluidwaitError as error:
+    sys.exit(f"fluidwait: error: {error}")
 
 
 wildcard_constraints:

@@ -6,13 +6,17 @@ Rules carry it as a parameter, so a changed setting or a changed source file re-
 
 from __future__ import annotations
 
+import os
 from functools import cache
+from pathlib import Path
 
 from fluidwait import figures as kinds
+from fluidwait.config import ConfigError
 from fluidwait.experiments import boundaries
 from fluidwait.experiments.draw import described
 from fluidwait.experiments.experiment import Experiment, load_experiment, resolve
 from fluidwait.experiments.sweep import code_of, identity
+from fluidwait.paths import project_root
 from fluidwait.provenance import code_fingerprint, config_hash, imported_modules, package_versions
 
 
@@ -43,6 +47,30 @@ def figure_inputs(name: str, kind: str, scale: str) -> list[str]:
     """Tables that a figure reads."""
     about = described(experiment(name), scale)
     return [path.as_posix() for path in kinds.inputs(kind, f"results/{scale}/{name}", about)]
+
+
+def check(names: list[str], scale: str) -> None:
+    """Find every mistake in the configuration before any job starts.
+
+    Raises:
+        ConfigError: one line; see :func:`fluidwait.experiments.experiment.resolve`. Also when results or figures cannot
+            be written.
+    """
+    for name in names:
+        setting = _setting(name)
+        setting.experiment.scale(scale)
+        for policy, entry in setting.experiment.policies.items():
+            setting.policy(policy, entry.combinations()[0])
+    for top in ("results", "figures"):
+        _check_writable(project_root() / top)
+
+
+def _check_writable(folder: Path) -> None:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"{folder}: cannot be written ({existing} is a file, not a folder)")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"{folder}: cannot be written (no permission to write in {existing})")
 
 
 @cache

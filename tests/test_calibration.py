@@ -410,3 +410,21 @@ def test_the_written_file_is_readable_and_names_its_input(tmp_path):
     assert data["source"]["data"] == "made up"
     assert len(data["source"]["sha256 of iterations.csv"]) == 64
     assert max(map(len, (tmp_path / "hw.yaml").read_text().splitlines())) <= 120
+
+
+def test_the_linear_model_is_fitted_beside_the_profile_and_written_when_the_template_has_none(tmp_path):
+    d0, d1 = 0.011, 5e-7  # s, s per KV token
+    random = np.random.default_rng(2)
+    rows = ["tokens,prefills,prefill_tokens,prefill_squares,prefill_context,decodes,decode_context,kv_tokens,seconds"]
+    for _ in range(40):
+        decodes = int(random.integers(1, 64))
+        context = int(random.integers(decodes, 600 * decodes))
+        rows.append(f"{decodes},0,0,0,0,{decodes},{context},{context},{d0 + d1 * context:.12g}")
+    csv = tmp_path / "iterations.csv"
+    csv.write_text("\n".join(rows) + "\n")
+    header = load_yaml(A100)
+    own = calibrate_iterations(csv, header | {"timing": {}}, tmp_path / "own.yaml")
+    assert (own.timing.linear.d0, own.timing.linear.d1) == pytest.approx((d0, d1), rel=1e-5)
+    assert own.fit["linear"]["r2"] > 0.999999
+    kept = calibrate_iterations(csv, header, tmp_path / "kept.yaml")
+    assert kept.timing.linear == load_hardware(A100).timing.linear

@@ -47,6 +47,16 @@ def test_statements_about_sarathi(table):
 
 def test_statements_about_wait(table):
     assert all(abs(d) < 0.03 for d in distances(table, "wait", "truncated", 12, 20))
+    assert all(abs(d) < 0.015 for d in distances(table, "wait", "truncated", 12, 18))
+    factors = table.filter(pl.col("rate") >= 22)["time_factor"]
+    assert 0.94 < factors.min() < factors.max() < 0.985
+
+
+def test_rounding_contexts_helps_sarathi_and_harms_wait(table):
+    assert all(0.045 < d < 0.075 for d in distances(table, "wait", "rounded", 12, 18))
+    for policy in ("sarathi", "wait"):
+        rounded, plain = (distances(table, policy, column, 22, 24) for column in ("rounded", "truncated"))
+        assert all(r > p for r, p in zip(rounded, plain, strict=True))
 
 
 def test_without_its_batch_bound_the_published_wait_is_far_off():

@@ -221,3 +221,15 @@ def test_thresholds_table_curve_and_boundary_agree(small, tmp_path):
     assert curve["rate"][-1] < edge["rate"]
     assert curve["memory"][0] == pytest.approx(table["calibrated_memory"][0])
     assert max(curve["memory"]) <= edge["memory"] * (1 + 1e-9)
+
+
+def test_a_seed_set_is_the_same_scale_on_other_requests(small):
+    other = "tiny-seeds2"
+    assert small.scale(other) == small.scale("tiny") and small.rates_at(other) == small.rates_at("tiny")
+    assert len({small.seed_at("tiny"), small.tuning_seed_at("tiny"), small.seed_at(other)}) == 3
+    assert small.tuning_seed_at(other) not in (small.seed_at(other), small.tuning_seed_at("tiny"))
+    with pytest.raises(ConfigError, match="scale 'big-seeds2' is not defined"):
+        small.scale("big-seeds2")
+    setting = resolve(small)
+    first, second = (sweep.identity(setting, "sarathi", scale) for scale in ("tiny", other))
+    assert first != second and {**second, "seed": first["seed"]} == first

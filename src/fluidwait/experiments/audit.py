@@ -30,7 +30,7 @@ def sample(experiment: Experiment, key: str, scale: str) -> list[tuple[float, in
     points = [(rate, r) for rate in experiment.rates_at(scale) for r in range(sizes.replications)]
     count = math.ceil(experiment.audit_share * len(points))
     position = list(experiment.policies).index(key)
-    random = np.random.default_rng([experiment.seed, position])
+    random = np.random.default_rng([experiment.seed_at(scale), position])
     return [points[i] for i in sorted(random.choice(len(points), size=count, replace=False))]
 
 
@@ -49,7 +49,7 @@ def audit(experiment: Experiment, key: str, scale: str, out: Path, tuning: Path 
     def compare(rate: float, replication: int) -> dict:
         policy = setting.policy(key, chosen.get(rate))
         knobs = policy.prepare(setting.context(rate))
-        requests = setting.requests(n, rate, experiment.seed, replication)
+        requests = setting.requests(n, rate, experiment.seed_at(scale), replication)
         ours = simulate(requests, policy, knobs, setting.time_model, setting.semantics)
         native = policy.name in NATIVE
         theirs = simulate_vidur(requests, policy, knobs, setting.time_model, setting.semantics, native=native)

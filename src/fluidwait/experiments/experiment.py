@@ -20,6 +20,16 @@ from fluidwait.timing import TimeModel
 from fluidwait.workload import LengthLaw, Requests, Workload, check_fits, generate, length_law, load_workload
 
 
+SEED_STEP = 10_000
+"""Between the seeds of two seed sets."""
+
+
+def split_scale(name: str) -> tuple[str, int]:
+    """A scale's name and its seed set: ``paper`` is ("paper", 0), ``paper-seeds2`` the same size on other seeds."""
+    base, separator, number = name.rpartition("-seeds")
+    return (base, int(number)) if separator and number.isdecimal() else (name, 0)
+
+
 class RateRange(Strict):
     """Equally spaced rates, requests/s, both ends included."""
 
@@ -100,9 +110,18 @@ class Experiment(Strict):
         return tuning_seed
 
     def scale(self, name: str) -> Scale:
-        if name not in self.scales:
-            raise ConfigError(f"experiment {self.id}: scale '{name}' is not defined{nearest(name, list(self.scales))}")
-        return self.scales[name]
+        base, _ = split_scale(name)
+        if base not in self.scales:
+            raise ConfigError(f"experiment {self.id}: scale '{name}' is not defined{nearest(base, list(self.scales))}")
+        return self.scales[base]
+
+    def seed_at(self, scale: str) -> int:
+        """Seed of the evaluation."""
+        return self.seed + SEED_STEP * split_scale(scale)[1]
+
+    def tuning_seed_at(self, scale: str) -> int:
+        """Seed of the grid searches."""
+        return self.tuning_seed + SEED_STEP * split_scale(scale)[1]
 
     def rates_at(self, scale: str) -> list[float]:
         rates = self.scale(scale).rates or self.rates

@@ -86,7 +86,8 @@ def shared_key(name: str, scale: str, *modules: str) -> str:
     """Key of what ``modules`` compute for a whole experiment whatever its policies' settings: tables and figures."""
     whole = experiment(name).model_dump(mode="json", exclude={"policies"})
     labels = {key: entry.label for key, entry in experiment(name).policies.items()}
-    return _key(imported_modules(*modules), [whole | {"scales": whole["scales"].get(scale), "labels": labels}])
+    sizes, seed = experiment(name).scale(scale).model_dump(mode="json"), experiment(name).seed_at(scale)
+    return _key(imported_modules(*modules), [whole | {"scales": sizes, "seed": seed, "labels": labels}])
 
 
 @cache

@@ -39,6 +39,7 @@ FACTORS = (0.85, 1.15)  # where time_factor is searched
 def reference(experiment: Experiment, scale: str, out: Path) -> None:
     """Write one row per policy and rate of the published table; see the module's text for the columns."""
     published = project_root() / PUBLISHED
+    experiment = experiment.model_copy(update={"seed": experiment.seed_at(scale)})
     settings = {process: _with_arrivals(experiment, process) for process in ("poisson", "poisson_truncated")}
     sizes = experiment.scale(scale)
     write_artifact(

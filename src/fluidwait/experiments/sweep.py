@@ -56,8 +56,8 @@ def identity(setting: Setting, key: str, scale: str) -> dict[str, Any]:
         "time_model": experiment.time_model,
         "rates": experiment.rates_at(scale),
         "window": experiment.window,
-        "seed": experiment.seed,
-        "tuning_seed": experiment.tuning_seed if entry.grid else None,
+        "seed": experiment.seed_at(scale),
+        "tuning_seed": experiment.tuning_seed_at(scale) if entry.grid else None,
         "scale": sizes,
         "policy": {"use": entry.use, "grid": entry.grid} | _settings(setting, key),
     }
@@ -104,7 +104,7 @@ def _tuning_table(setting: Setting, key: str, scale: str) -> pl.DataFrame:
     sizes, entry = setting.experiment.scale(scale), setting.experiment.entry(key)
     rows = []
     for rate in setting.experiment.rates_at(scale):
-        seed, n = setting.experiment.tuning_seed, sizes.tuning_requests
+        seed, n = setting.experiment.tuning_seed_at(scale), sizes.tuning_requests
         samples = [setting.requests(n, rate, seed, r) for r in range(sizes.tuning_replications)]
         tried = [_try(setting, key, change, samples, rate) for change in entry.combinations()]
         feasible = [row for row in tried if row["mean_latency"] is not None]
@@ -168,7 +168,7 @@ def _write_runs(setting, key, scale, chosen, config, path: Path, digest: str) ->
             policy = setting.policy(key, chosen.get(rate))
             settings = policy.settings.model_dump(mode="json")
             for replication in range(sizes.replications):
-                requests = setting.requests(sizes.requests, rate, setting.experiment.seed, replication)
+                requests = setting.requests(sizes.requests, rate, setting.experiment.seed_at(scale), replication)
                 run = run_once(setting, policy, requests, rate)
                 own = {"rate": rate, "replication": replication}
                 writer.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -24,10 +25,10 @@ class AuditError(FluidwaitError):
     """The simulator and Vidur disagree."""
 
 
-def sample(experiment: Experiment, key: str, scale: str) -> list[tuple[float, int]]:
-    """The (rate, replication) pairs to audit: at least ``audit_share`` of the policy's runs, drawn once and for all."""
-    sizes = experiment.scale(scale)
-    points = [(rate, r) for rate in experiment.rates_at(scale) for r in range(sizes.replications)]
+def sample(experiment: Experiment, key: str, scale: str) -> list[tuple[float, int, int]]:
+    """The (rate, requests, replication) to audit: at least ``audit_share`` of the runs, drawn once and for all."""
+    replications = range(experiment.scale(scale).replications)
+    points = list(itertools.product(experiment.rates_at(scale), experiment.horizons_at(scale), replications))
     count = math.ceil(experiment.audit_share * len(points))
     position = list(experiment.policies).index(key)
     random = np.random.default_rng([experiment.seed_at(scale), position])
@@ -43,10 +44,10 @@ def audit(experiment: Experiment, key: str, scale: str, out: Path, tuning: Path 
         AuditError: first tokens or completions differ by more than :data:`TOLERANCE` seconds, or evictions differ.
     """
     setting, chosen = resolve(experiment), winners(tuning)
-    sizes = experiment.scale(scale)
-    n = min(sizes.requests, sizes.audit_requests)
+    most = experiment.scale(scale).audit_requests
 
-    def compare(rate: float, replication: int) -> dict:
+    def compare(rate: float, horizon: int, replication: int) -> dict:
+        n = min(horizon, most)
         policy = setting.policy(key, chosen.get(rate))
         knobs = policy.prepare(setting.context(rate))
         requests = setting.requests(n, rate, experiment.seed_at(scale), replication)
@@ -74,7 +75,7 @@ def audit(experiment: Experiment, key: str, scale: str, out: Path, tuning: Path 
         out,
         lambda path, _: pl.DataFrame([compare(*point) for point in sample(experiment, key, scale)]).write_csv(path),
         config=identity(setting, key, scale)
-        | {"engine": f"vidur {VERSION}", "audit_requests": n, "audit_share": experiment.audit_share},
+        | {"engine": f"vidur {VERSION}", "audit_requests": most, "audit_share": experiment.audit_share},
         inputs=[*input_files(setting.workload), *([tuning] if tuning else [])],
         code=sorted({*code_of(setting, key), *imported_modules(__name__)}),
         rule="audit",

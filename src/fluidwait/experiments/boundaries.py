@@ -23,7 +23,7 @@ def stability(experiment: Experiment, tables: dict[str, Path], out: Path) -> Non
     def write(path: Path, _: str) -> None:
         rows = []
         for key, table in tables.items():
-            runs = pl.read_csv(table)
+            runs = pl.read_csv(table).filter(pl.col("requests") == pl.col("requests").max())  # the longest tell most
             stable = {rate: part["stable"].to_list() for (rate,), part in runs.group_by("rate", maintain_order=True)}
             predicted, name = predicted_boundary(setting, key)
             star = stability_boundary(stable)

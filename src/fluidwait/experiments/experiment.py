@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from fluidwait.config import ConfigError, Strict, load, load_yaml, nearest
 from fluidwait.engines import core
@@ -18,7 +18,6 @@ from fluidwait.policies import Policy, load_policy
 from fluidwait.policies.contract import Context
 from fluidwait.timing import TimeModel
 from fluidwait.workload import LengthLaw, Requests, Workload, check_fits, generate, length_law, load_workload
-
 
 SEED_STEP = 10_000
 """Between the seeds of two seed sets."""
@@ -42,15 +41,43 @@ class RateRange(Strict):
         return [round(self.start + i * self.step, 9) for i in range(count)]
 
 
+def _increasing(horizons: list[int]) -> list[int]:
+    if not horizons or sorted(set(horizons)) != horizons:
+        raise ValueError("must be increasing numbers of requests")
+    return horizons
+
+
+Horizons = Annotated[list[Annotated[int, Field(ge=40)]], AfterValidator(_increasing)]
+
+
 class Scale(Strict):
     """How much of an experiment to run."""
 
     requests: int = Field(ge=40, description="requests of a run")
     replications: int = Field(ge=1)
     rates: list[float] | RateRange | None = Field(None, description="instead of the experiment's rates")
+    horizons: Horizons | None = Field(None, description="instead of the experiment's horizons")
     tuning_requests: int = Field(ge=40, description="requests of a run in the search of a grid")
     tuning_replications: int = Field(1, ge=1)
     audit_requests: int = Field(ge=1, description="requests of a run that Vidur repeats, at most")
+
+
+class BoundarySearch(Strict):
+    """How the stability boundary λ* of every policy is searched; see docs/stability.md."""
+
+    resolution: float = Field(gt=0, description="step of the rates tried, requests/s; about 0.5 % of the boundary")
+    low: float | None = Field(None, gt=0, description="a stable rate, requests/s; without it the lowest of the rates")
+    high: float | None = Field(None, gt=0, description="an unstable one; without it the highest of the rates")
+    requests: dict[str, Annotated[int, Field(ge=40)]] = Field(
+        default_factory=dict, description="requests of a run, by scale; without it four times the scale's"
+    )
+    seed: int = Field(2001, ge=0)
+
+    @model_validator(mode="after")
+    def _bracket(self):
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise ValueError(f"low must be below high, found {self.low:g} and {self.high:g}")
+        return self
 
 
 class PolicyEntry(Strict):
@@ -86,12 +113,16 @@ class Experiment(Strict):
     time_model: Literal["profile", "linear"] = "profile"
     memory_margin: float | None = Field(None, ge=0, lt=1, description="instead of the hardware's")
     rates: list[float] | RateRange
+    horizons: Horizons | None = Field(
+        None, description="numbers of requests, with a run for each, instead of the scale's"
+    )
     window: float = Field(0.5, gt=0, le=1, description="share of the requests, in the middle, that is measured")
     seed: int = Field(1, ge=0)
     tuning_seed: int = Field(1001, ge=0)
     audit_share: float = Field(0.05, ge=0, le=1, description="share of the runs that Vidur repeats")
-    figures: list[Literal["latency", "gap", "reference", "mstar", "audit"]] = ["latency", "gap"]
+    figures: list[Literal["latency", "gap", "horizon", "reference", "mstar", "audit"]] = ["latency", "gap"]
     scales: dict[str, Scale]
+    boundary: BoundarySearch | None = Field(None, description="how λ* is searched; without it, it is not")
     policies: dict[str, PolicyEntry]
 
     @field_validator("rates")
@@ -108,6 +139,19 @@ class Experiment(Strict):
         if tuning_seed == info.data.get("seed"):
             raise ValueError("must differ from seed: tuning never sees the requests of the evaluation")
         return tuning_seed
+
+    @field_validator("boundary")
+    @classmethod
+    def _own_requests(cls, boundary, info):
+        if boundary is None:
+            return None
+        if boundary.seed in (info.data.get("seed"), info.data.get("tuning_seed")):
+            raise ValueError("seed must differ from the experiment's seed and tuning_seed")
+        scales = info.data.get("scales", boundary.requests)
+        for name in boundary.requests:
+            if name not in scales:
+                raise ValueError(f"requests: scale '{name}' is not defined{nearest(name, list(scales))}")
+        return boundary
 
     def scale(self, name: str) -> Scale:
         base, _ = split_scale(name)
@@ -126,6 +170,24 @@ class Experiment(Strict):
     def rates_at(self, scale: str) -> list[float]:
         rates = self.scale(scale).rates or self.rates
         return rates.values() if isinstance(rates, RateRange) else list(rates)
+
+    def horizons_at(self, scale: str) -> list[int]:
+        """Numbers of requests of the runs at every rate and replication; shorter runs are beginnings of longer ones."""
+        sizes = self.scale(scale)
+        return sizes.horizons or self.horizons or [sizes.requests]
+
+    def boundary_seed_at(self, scale: str) -> int:
+        """Seed of the searches for λ*."""
+        return self.boundary.seed + SEED_STEP * split_scale(scale)[1]
+
+    def boundary_requests_at(self, scale: str) -> int:
+        """Requests of a run in the searches for λ*."""
+        return self.boundary.requests.get(split_scale(scale)[0], 4 * self.scale(scale).requests)
+
+    def bracket_at(self, scale: str) -> tuple[float, float]:
+        """Rates between which λ* is expected, requests/s."""
+        rates = self.rates_at(scale)
+        return self.boundary.low or rates[0], self.boundary.high or rates[-1]
 
     def entry(self, policy: str) -> PolicyEntry:
         if policy not in self.policies:

@@ -49,6 +49,7 @@ class Metrics(NamedTuple):
     token_throughput: float  # decode tokens/s of the requests completing in (t_a, t_b]; evicted attempts never count
     mean_in_system: float  # requests, time average over the whole run
     evictions: int  # in the whole run
+    evictions_per_request: float  # the paper's restart rate
     makespan: float  # s, first arrival to last completion
 
 
@@ -90,6 +91,7 @@ def run_metrics(columns: Columns, *, window: float = WINDOW) -> Metrics:
         token_throughput=_per_second(output[inside].sum(), end - start),
         mean_in_system=mean_in_system,
         evictions=int(columns["evictions"].sum()),
+        evictions_per_request=float(columns["evictions"].mean()),
         makespan=float(completion.max() - arrival.min()),
     )
 
@@ -191,7 +193,7 @@ def summarise(table: pl.DataFrame, by: list[str], level: float = 0.95) -> pl.Dat
 
     For each metric m the columns m (mean), m_low, m_high and m_sd; and ``replications``.
     """
-    metrics = [name for name in Metrics._fields if name in table.columns]
+    metrics = [name for name in Metrics._fields if name in table.columns and name not in by]
     rows = []
     for group, part in table.group_by(by, maintain_order=True):
         row = dict(zip(by, group, strict=True)) | {"replications": part.height}

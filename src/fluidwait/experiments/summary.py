@@ -28,16 +28,16 @@ def metrics(experiment: Experiment, records: Path, out: Path) -> None:
 
 
 def summary(experiment: Experiment, tables: dict[str, Path], out: Path) -> None:
-    """One row per policy and rate: means over the replications with 95 % confidence intervals."""
+    """One row per policy, rate and number of requests: means over the replications with 95 % confidence intervals."""
 
     def write(path: Path, _: str) -> None:
-        parts = []
+        parts, point = [], ["rate", "requests"]
         for key, table in tables.items():
             runs = pl.read_csv(table)
-            shares = runs.group_by("rate").agg(
+            shares = runs.group_by(point).agg(
                 pl.col("stable").mean().alias("stable_share"), pl.col("settings").first().alias("settings")
             )
-            rows = summarise(runs, ["rate"]).join(shares, on="rate", how="left", maintain_order="left")
+            rows = summarise(runs, point).join(shares, on=point, how="left", maintain_order="left")
             label = experiment.entry(key).label
             parts.append(rows.select(pl.lit(key).alias("policy"), pl.lit(label).alias("label"), pl.all()))
         pl.concat(parts).write_csv(path)

@@ -6,6 +6,7 @@ replication only. A grid is searched at every rate on requests of another seed, 
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def run_once(setting: Setting, policy: Policy, requests: Requests, rate: float) 
 def identity(setting: Setting, key: str, scale: str) -> dict[str, Any]:
     """Everything besides inputs and code that decides a policy's results: the resolved configuration."""
     experiment, entry = setting.experiment, setting.experiment.entry(key)
-    sizes = experiment.scale(scale).model_dump(exclude={"rates", "audit_requests"} | _unused(entry))
+    elsewhere = {"rates", "requests", "horizons", "audit_requests"}
+    sizes = experiment.scale(scale).model_dump(exclude=elsewhere | _unused(entry))
     return {
         "engine": "simulator",
         "experiment": experiment.id,
@@ -55,6 +57,7 @@ def identity(setting: Setting, key: str, scale: str) -> dict[str, Any]:
         "semantics": setting.semantics._asdict(),
         "time_model": experiment.time_model,
         "rates": experiment.rates_at(scale),
+        "horizons": experiment.horizons_at(scale),
         "window": experiment.window,
         "seed": experiment.seed_at(scale),
         "tuning_seed": experiment.tuning_seed_at(scale) if entry.grid else None,
@@ -156,23 +159,25 @@ def sweep(experiment: Experiment, key: str, scale: str, out: Path, tuning: Path 
     )
 
 
-def run_id(rate: float, replication: int) -> str:
-    """Name of a run inside a records file."""
-    return f"rate={rate:g},replication={replication}"
+def run_id(rate: float, replication: int, requests: int | None = None) -> str:
+    """Name of a run inside a records file; with the number of requests in an experiment that varies it."""
+    horizon = "" if requests is None else f",requests={requests}"
+    return f"rate={rate:g}{horizon},replication={replication}"
 
 
 def _write_runs(setting, key, scale, chosen, config, path: Path, digest: str) -> None:
-    sizes = setting.experiment.scale(scale)
+    experiment, sizes = setting.experiment, setting.experiment.scale(scale)
+    horizons = experiment.horizons_at(scale)
     with RecordWriter(path, REQUESTS, engine="simulator", policy=key, config_hash=digest) as writer:
-        for rate in setting.experiment.rates_at(scale):
+        for rate in experiment.rates_at(scale):
             policy = setting.policy(key, chosen.get(rate))
             settings = policy.settings.model_dump(mode="json")
-            for replication in range(sizes.replications):
-                requests = setting.requests(sizes.requests, rate, setting.experiment.seed_at(scale), replication)
+            for n, replication in itertools.product(horizons, range(sizes.replications)):
+                requests = setting.requests(n, rate, experiment.seed_at(scale), replication)
                 run = run_once(setting, policy, requests, rate)
-                own = {"rate": rate, "replication": replication}
+                own = {"rate": rate, "replication": replication} | ({"requests": n} if len(horizons) > 1 else {})
                 writer.append(
-                    run_id(rate, replication),
+                    run_id(**own),
                     columns_of(requests, run),
                     config_hash=config_hash(config | own | {"settings": settings}),
                     parameters=own | {"settings": canonical_json(settings)},

@@ -17,13 +17,14 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from fluidwait.config import ConfigError, nearest
-from fluidwait.figures import audit, gap, latency, mstar, reference, tuning
+from fluidwait.figures import audit, gap, horizon, latency, mstar, reference, tuning
 
 Experiment = Mapping[str, Any]
 
 _KINDS: dict[str, ModuleType] = {
     "latency": latency,
     "gap": gap,
+    "horizon": horizon,
     "reference": reference,
     "mstar": mstar,
     "audit": audit,

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import typer
 from pydantic import Field
 
+from fluidwait.claims.cli import claims
 from fluidwait.config import ConfigError, FluidwaitError, Strict, load_yaml, parse
 from fluidwait.experiments.cli import app as experiments
 
@@ -34,6 +35,7 @@ calibrate = typer.Typer(help="Fit a hardware file from measured times.", rich_ma
 app.add_typer(calibrate, name="calibrate")
 
 app.add_typer(experiments, name="experiment")
+app.command("claims")(claims)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -567,6 +567,27 @@ def verify(results_dir: str | Path, root: str | Path | None = None) -> list[Find
     return sorted(named)
 
 
+def verify_artifact(artifact: str | Path, root: str | Path | None = None) -> list[Finding]:
+    """Everything wrong with one artifact and with those that it was made from, by path from ``root``; see :func:`verify`.
+
+    Raises:
+        ConfigError: the artifact has no sidecar.
+    """
+    root = _root(root)
+    read_sidecar(artifact)
+    found: list[Finding] = []
+    todo, seen = [Path(artifact).resolve()], set()
+    while todo:
+        path = todo.pop()
+        if path in seen or not sidecar_path(path).is_file():
+            continue
+        seen.add(path)
+        sidecar = _parse_sidecar(sidecar_path(path))
+        found += [Finding(_portable(path, root), *finding) for finding in _findings(path, sidecar, root)]
+        todo += [_located(i.path, root).resolve() for i in sidecar.inputs] if sidecar else []
+    return sorted(found)
+
+
 def artifacts(results_dir: str | Path) -> list[Path]:
     """Paths of the artifacts below a folder that have a sidecar, sorted."""
     return sorted(_inventory(Path(results_dir).resolve())[0])
@@ -605,6 +626,8 @@ def _findings(artifact: Path, sidecar: Sidecar | None, root: Path) -> list[tuple
 def _artifact_findings(artifact: Path, sidecar: Sidecar) -> Iterator[tuple[str, str]]:
     if artifact_hash(sidecar.config, sidecar.inputs, sidecar.code) != sidecar.config_hash:
         yield ALTERED, "its sidecar's configuration hash is not the hash of the configuration it holds"
+    if sidecar.artifact != artifact.name:
+        yield ALTERED, f"its sidecar is that of {sidecar.artifact}"
     if not artifact.is_file():
         yield MISSING, "its sidecar is there, the file is not"
     elif file_sha256(artifact) != sidecar.sha256:

@@ -1,0 +1,47 @@
+"""``fluidwait claims``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DIFFERENT = 1  # exit code
+
+
+def claims(
+    scale: Annotated[str, typer.Option(help="whose results are judged")] = "paper",
+    only: Annotated[str | None, typer.Option(help="claims to judge, as C1,C7; all without")] = None,
+    experiments: Annotated[
+        str | None, typer.Option(help="judge only by these experiments")
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="another claims.json; exit code 1 if a verdict differs")
+    ] = None,
+    write: Annotated[bool, typer.Option(help="write claims.json and the scorecard to the results")] = True,
+) -> None:
+    """Judge every claim of the paper by the results at hand, after verifying them."""
+    from fluidwait.claims import scorecard
+    from fluidwait.claims.claim import load_claims
+    from fluidwait.claims.evidence import Evidence
+    from fluidwait.claims.judge import judge
+    from fluidwait.claims.select import chosen, within
+    from fluidwait.paths import project_root
+
+    wanted = chosen(load_claims(), only.split(",")) if only else load_claims()
+    if experiments is not None:
+        wanted = within(wanted, set(experiments.split(",")))
+    evidence = Evidence(scale)
+    judgements = [judge(claim, evidence) for claim in wanted]
+    data = [scorecard.as_data(judgement, scale) for judgement in judgements]
+    if write and only is None:
+        scorecard.write(judgements, scale, project_root() / "results" / scale)
+    scorecard.show(data, scale)
+    if compare is not None:
+        different = scorecard.differences(data, compare)
+        for line in different:
+            print(line)
+        print(f"{len(different)} verdicts differ from {compare}")
+        if different:
+            raise typer.Exit(DIFFERENT)

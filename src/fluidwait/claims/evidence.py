@@ -1,0 +1,85 @@
+"""Tables that claims are judged by: where they lie, and proof that they are what the workflow wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import polars as pl
+
+from fluidwait.claims.claim import Check, Claim
+from fluidwait.config import ConfigError, FluidwaitError
+from fluidwait.paths import project_root
+from fluidwait.provenance import ENVIRONMENT, file_sha256, verify_artifact
+
+RECORDINGS = "data/gpu"
+
+
+class EvidenceError(FluidwaitError):
+    """An artifact that is not what its sidecar says, or is out of date: nothing can be judged by it."""
+
+
+def tables(claim: Claim, check: Check, scale: str) -> dict[str, str] | None:
+    """Files of a check, relative to the project, by their name in SQL; None when no recording can provide them."""
+    folder = f"results/{scale}/{check.experiment or claim.experiment}"
+    if claim.recording:
+        folder = recording(claim.recording)
+        if folder is None:
+            return None
+    if check.table is None:
+        return {policy: f"{folder}/{check.runs}/{policy}.csv" for policy in check.policies}
+    return {"data": check.table if check.table.startswith("data/") else f"{folder}/{check.table}"}
+
+
+def recording(pattern: str) -> str | None:
+    """The first folder of ``data/gpu`` that the pattern matches, relative to the project."""
+    root = project_root()
+    found = sorted(path for path in (root / RECORDINGS).glob(pattern) if path.is_dir())
+    return found[0].relative_to(root).as_posix() if found else None
+
+
+def experiments(claim: Claim, checks: Iterable[Check]) -> set[str]:
+    """Experiments that the workflow must have made for these checks of a claim."""
+    needed = {check.experiment or claim.experiment for check in checks if not (check.table or "").startswith("data/")}
+    return set() if claim.recording else needed
+
+
+class Evidence:
+    """Artifacts of one scale; each is verified once, when it is first read."""
+
+    def __init__(self, scale: str) -> None:
+        self.scale = scale
+        self.root = project_root()
+        self.sha256: dict[str, str] = {}
+        self._frames: dict[str, pl.DataFrame] = {}
+
+    def frame(self, path: str) -> pl.DataFrame:
+        """The table of a file, by its path relative to the project.
+
+        Raises:
+            ConfigError: it has not been made yet, or is no table.
+            EvidenceError: it is not what its sidecar says.
+        """
+        if path not in self._frames:
+            self._check(path)
+            self.sha256[path] = file_sha256(self.root / path)
+            try:
+                self._frames[path] = pl.read_csv(self.root / path, comment_prefix="#", infer_schema_length=None)
+            except pl.exceptions.PolarsError as error:
+                raise ConfigError(f"{path}: not a table ({str(error).splitlines()[0]})") from None
+        return self._frames[path]
+
+    def _check(self, path: str) -> None:
+        if not (self.root / path).is_file():
+            raise ConfigError(f"{path}: not made yet{self._how(path)}")
+        if not path.startswith("results/"):
+            return  # a file of the project itself
+        for finding in verify_artifact(self.root / path, self.root):
+            if finding.status != ENVIRONMENT:
+                raise EvidenceError(f"{finding.path}: {finding.status}: {finding.detail}")
+
+    def _how(self, path: str) -> str:
+        parts = Path(path).parts
+        if parts[0] != "results":
+            return ""
+        return f" (snakemake --cores all --config scale={self.scale} experiments={parts[2]})"

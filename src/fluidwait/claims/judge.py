@@ -1,0 +1,163 @@
+"""From evidence to verdicts: measure every check, compare it with what the paper leads one to expect, and count.
+
+Verdicts follow from the checks alone. *reproduced*: all hold; *partly*: some do; *not reproduced*: none does;
+*not testable here*: there is no evidence to be had, for want of a recording or of the points at this scale.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import polars as pl
+
+from fluidwait.claims.claim import Check, Claim, Expect
+from fluidwait.claims.evidence import Evidence, tables
+from fluidwait.config import ConfigError
+from fluidwait.experiments.metrics import mean_interval
+
+REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE = "reproduced", "partly", "not reproduced", "not testable here"
+VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE)
+
+KEYS = ("rate", "requests", "replication")
+"""Columns that tell which requests a run met: policies are compared on equal ones."""
+
+
+class Point(NamedTuple):
+    """A measured value with its 95 % interval; without replications the interval is the value itself."""
+
+    at: float | None  # of the column `each`
+    measured: float
+    low: float
+    high: float
+    least: float  # over the single runs
+    most: float
+
+
+class Outcome(NamedTuple):
+    """A judged check. ``point`` is the one that decides: the farthest from what is expected."""
+
+    check: Check
+    artifacts: dict[str, str]  # path: SHA-256
+    point: Point | None = None
+    holds: bool | None = None  # None: no evidence
+    points: int = 0
+    points_holding: int = 0
+
+
+class Trial(NamedTuple):
+    """The checks of a claim under one of its remedies."""
+
+    setting: str
+    outcomes: list[Outcome]
+
+
+class Judgement(NamedTuple):
+    """A judged claim."""
+
+    claim: Claim
+    verdict: str
+    outcomes: list[Outcome]
+    trials: list[Trial]
+
+
+def judge(claim: Claim, evidence: Evidence) -> Judgement:
+    """Measure and judge a claim; its remedies are tried only when it does not reproduce.
+
+    Raises:
+        ConfigError: evidence is missing, or a check's SQL does not fit its tables.
+        EvidenceError: evidence is not what its sidecar says.
+    """
+    outcomes = [measure(claim, check, evidence) for check in claim.checks]
+    found, trials = verdict(outcomes), []
+    if found in (PARTLY, NOT_REPRODUCED):
+        for remedy in claim.remedies:
+            changed = [again for check in claim.checks if (again := remedy.applied(check, claim.experiment))]
+            trials.append(Trial(remedy.setting, [measure(claim, check, evidence) for check in changed]))
+    return Judgement(claim, found, outcomes, trials)
+
+
+def verdict(outcomes: list[Outcome]) -> str:
+    """The verdict that follows from the checks; those without evidence do not count."""
+    judged = [outcome.holds for outcome in outcomes if outcome.holds is not None]
+    if not judged:
+        return NOT_TESTABLE
+    return REPRODUCED if all(judged) else PARTLY if any(judged) else NOT_REPRODUCED
+
+
+def measure(claim: Claim, check: Check, evidence: Evidence) -> Outcome:
+    """Compute a check's value at each of its points and judge it."""
+    files = tables(claim, check, evidence.scale)
+    if files is None:
+        return Outcome(check, {})
+    frames = {name: evidence.frame(path) for name, path in files.items()}
+    artifacts = {path: evidence.sha256[path] for path in files.values()}
+    try:
+        points = _points(check, frames)
+    except pl.exceptions.PolarsError as error:
+        raise ConfigError(f"{claim.id}: {check.quantity}: {str(error).splitlines()[0]} (in {check.value})") from None
+    if not points:
+        return Outcome(check, artifacts)
+    decisive = min(points, key=lambda point: _margin(check.expect, point))
+    held = [holds(check.expect, point) for point in points]
+    return Outcome(check, artifacts, decisive, all(held), len(held), sum(held))
+
+
+def holds(expect: Expect, point: Point) -> bool:
+    """Whether a measured value is what the paper leads one to expect; see :class:`.Expect`."""
+    return _margin(expect, point) >= 0
+
+
+def _margin(expect: Expect, point: Point) -> float:
+    """How far a point is from not holding; negative when it does not."""
+    low, high = expect.band()
+    if expect.kind == "exactly":
+        return -max(abs(point.least - low), abs(point.most - low))
+    if expect.kind == "below":
+        return math.nextafter(high, -math.inf) - point.high
+    if expect.kind == "above":
+        return point.low - math.nextafter(low, math.inf)
+    return min(point.high - low, high - point.low)
+
+
+def query(check: Check, frames: dict[str, pl.DataFrame]) -> str:
+    """The SQL of a check: columns value, those of :data:`KEYS` that there are, and low and high if it has them."""
+    keys = [key for key in KEYS if all(key in frame.columns for frame in frames.values())]
+    first, *others = frames
+    joined = " ".join([f"FROM {first}", *(f"JOIN {name} USING ({', '.join(keys)})" for name in others)])
+    wanted = [f"({check.value}) AS value"]
+    if check.low:
+        wanted += [f"({check.low}) AS low", f"({check.high}) AS high"]
+    kept = keys if check.table is None else [check.each] if check.each else []
+    where = f" WHERE {check.where}" if check.where else ""
+    return f"SELECT {', '.join([*kept, *wanted])} {joined}{where}"
+
+
+def _points(check: Check, frames: dict[str, pl.DataFrame]) -> list[Point]:
+    rows = pl.SQLContext(frames, eager=True).execute(query(check, frames)).drop_nulls("value")
+    if check.change:
+        rows = _changes(rows, check)
+    if rows.is_empty():
+        return []
+    if check.each:
+        return [_point(at, part) for (at,), part in rows.group_by(check.each, maintain_order=True)]
+    return [_point(None, rows)]
+
+
+def _changes(rows: pl.DataFrame, check: Check) -> pl.DataFrame:
+    """Value at the later point less value at the earlier one, of the same replication."""
+    over, start, stop = check.change.over, check.change.start, check.change.stop
+    early, late = (rows.filter(pl.col(over) == x).select("replication", "value") for x in (start, stop))
+    both = late.join(early, on="replication", suffix="_early")
+    return both.select("replication", value=pl.col("value") - pl.col("value_early"))
+
+
+def _point(at: float | None, rows: pl.DataFrame) -> Point:
+    values = rows["value"].cast(pl.Float64)
+    least, most = float(values.min()), float(values.max())
+    if "low" in rows.columns:
+        return Point(at, float(values[0]), float(rows["low"][0]), float(rows["high"][0]), least, most)
+    interval = mean_interval(values)
+    if interval.count == 1:
+        return Point(at, interval.mean, interval.mean, interval.mean, least, most)
+    return Point(at, interval.mean, interval.low, interval.high, least, most)

@@ -1,0 +1,194 @@
+"""Judged claims on paper: JSON with every number, a table as CSV and Markdown, and the same on the screen."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fluidwait.claims import words
+from fluidwait.claims.claim import claims_path
+from fluidwait.claims.judge import VERDICTS, Judgement, Outcome
+from fluidwait.config import ConfigError
+from fluidwait.experiments.experiment import split_scale
+from fluidwait.provenance import imported_modules, write_artifact
+
+FULL = "paper"
+"""The scale whose verdicts count."""
+
+CODE = imported_modules(__name__)
+
+
+def as_data(judgement: Judgement, scale: str) -> dict[str, Any]:
+    """One claim as it stands in ``claims.json``."""
+    return {
+        "id": judgement.claim.id,
+        "statement": judgement.claim.statement,
+        "experiment": judgement.claim.experiment,
+        "scale": scale,
+        "verdict": judgement.verdict,
+        "explanation": words.explanation(judgement),
+        "checks": [_check(outcome) for outcome in judgement.outcomes],
+        "remedy": words.remedy(judgement.trials),
+        "remedies": [
+            {"setting": trial.setting, "checks": [_check(outcome) for outcome in trial.outcomes]}
+            for trial in judgement.trials
+        ],
+    }
+
+
+def _check(outcome: Outcome) -> dict[str, Any]:
+    check, point = outcome.check, outcome.point
+    measured = {"measured": None, "low": None, "high": None, "at": None, "distance": None}
+    if point is not None:
+        measured = {"measured": point.measured, "low": point.low, "high": point.high, "at": point.at}
+        measured["distance"] = words.distance(check.expect, point.measured)
+    return {
+        "quantity": check.quantity,
+        "unit": check.unit,
+        "paper": words.expected(check.expect),
+        **measured,
+        "tolerance": check.expect.within,
+        "why": check.why,
+        "holds": outcome.holds,
+        "points": outcome.points,
+        "points_holding": outcome.points_holding,
+        "artifact": list(outcome.artifacts),
+        "sha256": list(outcome.artifacts.values()),
+        "sentence": words.measurement(outcome),
+    }
+
+
+def write(judgements: list[Judgement], scale: str, folder: Path) -> dict[str, Path]:
+    """Write ``claims.json``, ``scorecard.csv`` and ``scorecard.md`` into a folder, each with its sidecar."""
+    data = [as_data(judgement, scale) for judgement in judgements]
+    recorded = {
+        "config": {"scale": scale, "claims": [judgement.claim.id for judgement in judgements]},
+        "inputs": [claims_path(), *_evidence(judgements)],
+        "code": CODE,
+        "rule": "claims",
+    }
+    texts = {
+        "claims.json": json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "scorecard.csv": table(data).write_csv(),
+        "scorecard.md": markdown(data, scale),
+    }
+    for name, text in texts.items():
+        write_artifact(folder / name, lambda path, _, text=text: path.write_text(text, encoding="utf-8"), **recorded)
+    return {name: folder / name for name in texts}
+
+
+def _evidence(judgements: list[Judgement]) -> list[str]:
+    outcomes = [o for j in judgements for o in (*j.outcomes, *(o for trial in j.trials for o in trial.outcomes))]
+    return sorted({path for outcome in outcomes for path in outcome.artifacts})
+
+
+def table(data: list[dict[str, Any]]) -> pl.DataFrame:
+    """One row per claim."""
+    rows = [
+        {
+            "id": claim["id"],
+            "experiment": claim["experiment"],
+            "scale": claim["scale"],
+            "verdict": claim["verdict"],
+            "holding": sum(bool(check["holds"]) for check in claim["checks"]),
+            "checks": len(claim["checks"]),
+            "statement": claim["statement"],
+            "explanation": claim["explanation"],
+            "remedy": claim["remedy"] or "",
+        }
+        for claim in data
+    ]
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def summary(data: list[dict[str, Any]]) -> str:
+    """How many claims got which verdict."""
+    counts = Counter(claim["verdict"] for claim in data)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+
+
+def warning(scale: str) -> str | None:
+    """What a scale other than the paper's cannot show; None for the paper's sizes on any seeds."""
+    if split_scale(scale)[0] == FULL:
+        return None
+    return (
+        f"Scale {scale}: few replications of short runs. Its verdicts show that everything works; "
+        "they are not evidence for claims near a boundary."
+    )
+
+
+def markdown(data: list[dict[str, Any]], scale: str) -> str:
+    """The scorecard as a page: a table of verdicts, then every check."""
+    lines = [f"# Claims of the paper, scale {scale}", "", f"{summary(data)[0].upper()}{summary(data)[1:]}.", ""]
+    if note := warning(scale):
+        lines += [f"**{note}**", ""]
+    lines += ["| claim | statement | verdict | checks | why |", "|---|---|---|---|---|"]
+    for claim in data:
+        held = sum(bool(check["holds"]) for check in claim["checks"])
+        why = " ".join(filter(None, (claim["explanation"], claim["remedy"])))
+        cells = [claim["id"], claim["statement"], f"**{claim['verdict']}**", f"{held} of {len(claim['checks'])}", why]
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    for claim in data:
+        lines += ["", f"## {claim['id']}: {claim['verdict']}", ""]
+        lines += [f"* {_mark(check)} {check['sentence']}." for check in claim["checks"]]
+        for remedy in claim["remedies"]:
+            lines += ["", f"With {remedy['setting']}:", ""]
+            lines += [f"* {_mark(check)} {check['sentence']}." for check in remedy["checks"]]
+    return "\n".join(lines) + "\n"
+
+
+def _mark(check: dict[str, Any]) -> str:
+    return {True: "holds:", False: "does not hold:", None: "not judged:"}[check["holds"]]
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def show(data: list[dict[str, Any]], scale: str) -> None:
+    """Print the scorecard as a table as wide as the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    colours = dict(zip(VERDICTS, ("green", "yellow", "red", "dim"), strict=True))
+    shown = Table("claim", "verdict", "checks", "why", title=f"Claims of the paper, scale {scale}", show_lines=True)
+    for claim in data:
+        held = sum(bool(check["holds"]) for check in claim["checks"])
+        why = " ".join(filter(None, (claim["explanation"], claim["remedy"])))
+        verdict = f"[{colours[claim['verdict']]}]{claim['verdict']}[/]"
+        shown.add_row(claim["id"], verdict, f"{held}/{len(claim['checks'])}", why.replace("[", "\\["))
+    console = Console()
+    console.print(shown)
+    console.print(summary(data))
+    if note := warning(scale):
+        console.print(note)
+
+
+def differences(ours: list[dict[str, Any]], other: Path) -> list[str]:
+    """One line for each claim whose verdict differs from that of another ``claims.json``.
+
+    Raises:
+        ConfigError: the other file cannot be read, or is not a list of claims.
+    """
+    theirs = _verdicts(other)
+    names = [claim["id"] for claim in ours]
+    found = {claim["id"]: claim["verdict"] for claim in ours}
+    names += [name for name in theirs if name not in found]
+    return [
+        f"{name}: {found.get(name, 'absent')}, but {theirs.get(name, 'absent')} in {other}"
+        for name in names
+        if found.get(name) != theirs.get(name)
+    ]
+
+
+def _verdicts(path: Path) -> dict[str, str]:
+    try:
+        return {claim["id"]: claim["verdict"] for claim in json.loads(path.read_text(encoding="utf-8"))}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError, KeyError):
+        raise ConfigError(f"{path}: not a claims.json of fluidwait") from None

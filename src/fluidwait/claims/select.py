@@ -1,0 +1,46 @@
+"""Which claims to judge, and the files that the workflow must make for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fluidwait.claims.claim import Check, Claim
+from fluidwait.claims.evidence import experiments, tables
+from fluidwait.config import ConfigError, nearest
+
+
+def chosen(claims: list[Claim], names: list[str]) -> list[Claim]:
+    """The claims of these names.
+
+    Raises:
+        ConfigError: there is no such claim.
+    """
+    known = {claim.id: claim for claim in claims}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--only: no claim '{name}'{nearest(name, list(known))}")
+    return [known[name] for name in names]
+
+
+def within(claims: list[Claim], made: set[str]) -> list[Claim]:
+    """Claims that need no experiments but those made, each with the remedies of which that is true as well."""
+    kept = [claim for claim in claims if experiments(claim, claim.checks) <= made]
+    return [
+        claim.model_copy(update={"remedies": [r for r in claim.remedies if set(r.experiments.values()) <= made]})
+        for claim in kept
+    ]
+
+
+def files(claims: Iterable[Claim], scale: str) -> list[str]:
+    """Artifacts that judging these claims may read, relative to the project, sorted."""
+    found: set[str] = set()
+    for claim in claims:
+        for check in _all_checks(claim):
+            found |= set((tables(claim, check, scale) or {}).values())
+    return sorted(found)
+
+
+def _all_checks(claim: Claim) -> Iterable[Check]:
+    yield from claim.checks
+    for remedy in claim.remedies:
+        yield from (again for check in claim.checks if (again := remedy.applied(check, claim.experiment)))

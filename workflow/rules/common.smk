@@ -34,7 +34,14 @@ def everything(wildcards):
         files += [f"{folder}/{table}.csv" for table in ("thresholds", "summary", "stability")]
         files += [f"{folder}/audit/{policy}.csv" for policy in jobs.policies(experiment)]
         files += [f"figures/{scale}/{experiment}_{kind}.png" for kind in jobs.figures(experiment)]
+    if searched_experiments():
+        files += [f"results/{scale}/boundaries.csv", f"figures/{scale}/boundaries.png"]
     return files
+
+
+def searched_experiments():
+    """Experiments whose stability boundaries are searched."""
+    return tuple(filter(jobs.has_boundary, EXPERIMENTS))
 
 
 def tuning_table(wildcards):
@@ -48,6 +55,19 @@ def metrics_tables(wildcards):
     """Metrics of all policies of an experiment, in the order of the experiment."""
     folder = f"results/{wildcards.scale}/{wildcards.experiment}/metrics"
     return [f"{folder}/{policy}.csv" for policy in jobs.policies(wildcards.experiment)]
+
+
+def boundary_tables(wildcards):
+    """Searched boundaries of all policies, in the order of the experiment; nothing where they are not searched."""
+    if not jobs.has_boundary(wildcards.experiment):
+        return []
+    folder = f"results/{wildcards.scale}/{wildcards.experiment}/boundary"
+    return [f"{folder}/{policy}.csv" for policy in jobs.policies(wildcards.experiment)]
+
+
+def stability_tables(wildcards):
+    """Stability of all experiments with searched boundaries."""
+    return [f"results/{wildcards.scale}/{experiment}/stability.csv" for experiment in searched_experiments()]
 
 
 def policy_key(wildcards):

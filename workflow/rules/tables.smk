@@ -30,22 +30,6 @@ rule summary:
         "fluidwait experiment summary {wildcards.experiment} {input} --out {output.csv} > {log} 2>&1"
 
 
-# Needs the metrics of all policies. Makes the stability boundaries, measured and predicted.
-rule stability:
-    input:
-        metrics_tables,
-    output:
-        csv="results/{scale}/{experiment}/stability.csv",
-    log:
-        "results/{scale}/{experiment}/logs/stability.log",
-    conda:
-        "../../environment.yml"
-    params:
-        key=lambda wildcards: jobs.boundaries_key(wildcards.experiment, wildcards.scale),
-    shell:
-        "fluidwait experiment stability {wildcards.experiment} {input} --out {output.csv} > {log} 2>&1"
-
-
 # Needs the published latencies of E1. Makes ours beside them, with exact and with truncated arrivals.
 rule reference:
     input:

@@ -1,40 +1,100 @@
-"""Stability boundaries of an experiment's policies: measured, and predicted by the calibrated fluid model."""
+"""Tables of stability boundaries: measured, and predicted by the calibrated fluid model."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from fluidwait.experiments.experiment import Experiment, Setting, resolve
+from fluidwait.experiments.metrics import mean_interval
 from fluidwait.experiments.stability import stability_boundary
 from fluidwait.fluid import calibrated_boundary
 from fluidwait.policies.contract import NO_LIMIT
 from fluidwait.provenance import imported_modules, write_artifact
+from fluidwait.workload import input_files
 
 CODE = (*imported_modules(__name__), "fluidwait.policies.*")  # the prediction asks policies for their limits
 
+SCHEMA = {
+    "policy": pl.String,
+    "label": pl.String,
+    "lambda_star": pl.Float64,
+    "lambda_star_low": pl.Float64,
+    "lambda_star_high": pl.Float64,
+    "replications": pl.Int64,
+    "resolution": pl.Float64,
+    "grid_lambda_star": pl.Float64,
+    "predicted": pl.Float64,
+    "predicted_name": pl.String,
+}
+"""Columns of ``stability.csv``; rates in requests/s."""
 
-def stability(experiment: Experiment, tables: dict[str, Path], out: Path) -> None:
-    """λ* of every policy by the rule of :mod:`fluidwait.experiments.stability`, beside the predicted boundary."""
-    setting = resolve(experiment)
+SHARES = {
+    "workload": pl.String,
+    "experiment": pl.String,
+    "policy": pl.String,
+    "label": pl.String,
+    "lambda_star": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "fluid_bound": pl.Float64,
+    "share": pl.Float64,
+}
+"""Columns of ``boundaries.csv``; rates in requests/s, ``share`` is lambda_star / fluid_bound."""
+
+
+# --- of one experiment ---------------------------------------------------------------------------------------------
+
+
+def stability(
+    experiment: Experiment, tables: Mapping[str, Path], out: Path, searched: Mapping[str, Path] | None = None
+) -> None:
+    """λ* of every policy, its 95 % interval, λ* on the sweep's grid, and the predicted boundary.
+
+    Args:
+        tables: metrics per run, by policy.
+        searched: λ* per replication (:mod:`fluidwait.experiments.bisection`), by policy; without it those columns stay
+            empty, and so they do for a policy with a replication in which no boundary was found.
+    """
+    setting, searched = resolve(experiment), searched or {}
 
     def write(path: Path, _: str) -> None:
         rows = []
         for key, table in tables.items():
-            runs = pl.read_csv(table).filter(pl.col("requests") == pl.col("requests").max())  # the longest tell most
-            stable = {rate: part["stable"].to_list() for (rate,), part in runs.group_by("rate", maintain_order=True)}
             predicted, name = predicted_boundary(setting, key)
-            star = stability_boundary(stable)
-            label = experiment.entry(key).label
-            row = {"policy": key, "label": label, "lambda_star": star}
-            rows.append(row | {"predicted": predicted, "predicted_name": name})
-        schema = {"policy": str, "label": str, "lambda_star": float, "predicted": float, "predicted_name": str}
-        pl.DataFrame(rows, schema=schema).write_csv(path)
+            row = {"policy": key, "label": experiment.entry(key).label} | _searched(experiment, searched.get(key))
+            row |= {"grid_lambda_star": _on_the_grid(table), "predicted": predicted, "predicted_name": name}
+            rows.append(row)
+        pl.DataFrame(rows, schema=SCHEMA).write_csv(path)
 
-    config = {"policies": {key: experiment.entry(key).model_dump(mode="json") for key in tables}}
-    write_artifact(out, write, config=config, inputs=tables.values(), code=CODE, rule="stability")
+    config = {
+        "policies": {key: experiment.entry(key).model_dump(mode="json") for key in tables},
+        "resolution": experiment.boundary.resolution if experiment.boundary else None,
+    }
+    inputs = [*tables.values(), *searched.values()]
+    write_artifact(out, write, config=config, inputs=inputs, code=CODE, rule="stability")
+
+
+def _searched(experiment: Experiment, table: Path | None) -> dict[str, Any]:
+    if table is None:
+        return {}
+    stars = pl.read_csv(table, schema={"replication": pl.Int64, "lambda_star": pl.Float64})["lambda_star"]
+    row = {"replications": len(stars), "resolution": experiment.boundary.resolution}
+    if stars.has_nulls():
+        return row
+    star = mean_interval(stars)
+    ends = {"lambda_star_low": star.low, "lambda_star_high": star.high} if len(stars) > 1 else {}
+    return row | {"lambda_star": star.mean} | ends
+
+
+def _on_the_grid(metrics: Path) -> float | None:
+    runs = pl.read_csv(metrics).filter(pl.col("requests") == pl.col("requests").max())  # the longest tell most
+    groups = runs.group_by("rate", maintain_order=True)
+    return stability_boundary({rate: part["stable"].to_list() for (rate,), part in groups})
 
 
 def predicted_boundary(setting: Setting, key: str) -> tuple[float | None, str]:
@@ -55,10 +115,62 @@ def predicted_boundary(setting: Setting, key: str) -> tuple[float | None, str]:
         limits = {"chunk": knobs.chunk, "token_budget": _finite(knobs.batch_tokens), "cap": knobs.in_service}
     else:
         limits = {"token_budget": knobs.token_budget, "cap": knobs.max_requests}
-    semantics = "serving" if setting.semantics.prefill_emits else "paper"
-    edge = calibrated_boundary(setting.law, setting.time_model, capacity, semantics=semantics, **limits)
+    edge = calibrated_boundary(
+        setting.law, setting.time_model, capacity, semantics=setting.experiment.semantics, **limits
+    )
     return edge.saturated_rate, edge.binding
 
 
 def _finite(limit: int) -> float:
     return float(limit) if limit < NO_LIMIT else np.inf
+
+
+# --- of all experiments --------------------------------------------------------------------------------------------
+
+
+def boundaries(tables: Iterable[tuple[Experiment, Path]], out: Path) -> None:
+    """λ* of every experiment and policy beside the fluid bound of its workload.
+
+    Args:
+        tables: experiments with their ``stability.csv``.
+    """
+    tables = list(tables)
+    settings = [resolve(experiment) for experiment, _ in tables]
+
+    def write(path: Path, _: str) -> None:
+        parts = [_shares(setting, table) for setting, (_, table) in zip(settings, tables, strict=True)]
+        pl.concat(parts).write_csv(path)
+
+    lengths = {path for setting in settings for path in input_files(setting.workload)}
+    inputs = [*(table for _, table in tables), *sorted(lengths)]
+    config = {setting.experiment.id: bound_identity(setting) for setting in settings}
+    write_artifact(out, write, config=config, inputs=inputs, code=imported_modules(__name__), rule="boundaries")
+
+
+def fluid_bound(setting: Setting) -> float:
+    """The calibrated fluid model's largest rate, requests/s: the best batch within the memory, no policy's limits."""
+    capacity = float(setting.semantics.blocks * setting.semantics.block_size)
+    return calibrated_boundary(setting.law, setting.time_model, capacity, semantics=setting.experiment.semantics).rate
+
+
+def bound_identity(setting: Setting) -> dict[str, Any]:
+    """Everything besides inputs and code that decides the fluid bound of an experiment."""
+    return {
+        "hardware": setting.hardware.model_dump(mode="json", exclude={"source", "fit"}),
+        "workload": setting.workload.model_dump(mode="json"),
+        "semantics": setting.semantics._asdict(),
+        "time_model": setting.experiment.time_model,
+    }
+
+
+def _shares(setting: Setting, table: Path) -> pl.DataFrame:
+    bound = fluid_bound(setting)
+    rows = pl.read_csv(table, schema=SCHEMA).with_columns(
+        workload=pl.lit(setting.workload.name),
+        experiment=pl.lit(setting.experiment.id),
+        low=pl.col("lambda_star_low"),
+        high=pl.col("lambda_star_high"),
+        fluid_bound=pl.lit(bound),
+        share=pl.col("lambda_star") / bound,
+    )
+    return rows.select(*SHARES)

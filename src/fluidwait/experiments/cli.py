@@ -76,11 +76,47 @@ def summary(name: Name, tables: Tables, out: Out) -> None:
 
 
 @app.command()
-def stability(name: Name, tables: Tables, out: Out) -> None:
+def boundary(name: Name, policy: PolicyKey, scale: ScaleName, out: Out, tuning: Tuning = None) -> None:
+    """Search the stability boundary of a policy, once per replication."""
+    from fluidwait.experiments.bisection import boundary as run
+
+    run(_load(name), policy, scale, out, tuning)
+
+
+@app.command()
+def stability(
+    name: Name,
+    tables: Tables,
+    out: Out,
+    boundary: Annotated[list[Path] | None, typer.Option("--boundary", help="searched boundaries of a policy")] = None,
+) -> None:
     """Stability boundaries, measured and predicted."""
     from fluidwait.experiments.boundaries import stability as run
 
-    run(_load(name), _by_policy(tables), out)
+    run(_load(name), _by_policy(tables), out, _by_policy(boundary or []))
+
+
+@app.command()
+def boundaries(
+    tables: Annotated[list[Path], typer.Argument(metavar="STABILITY...", help=".../EXPERIMENT/stability.csv")],
+    out: Out,
+) -> None:
+    """Stability boundaries of several experiments beside the fluid bounds of their workloads."""
+    from fluidwait.experiments.boundaries import boundaries as run
+
+    run([(_load(table.parent.name), table) for table in tables], out)
+
+
+@app.command("boundaries-figure")
+def boundaries_figure(
+    table: Annotated[Path, typer.Argument(metavar="BOUNDARIES", help="what the command boundaries made")],
+    scale: ScaleName,
+    out: Annotated[list[Path], typer.Option("--out", help="files to write, one per format")],
+) -> None:
+    """Draw the stability boundaries of all experiments in every format asked for."""
+    from fluidwait.experiments.draw import draw_boundaries as run
+
+    run(table, scale, out)
 
 
 @app.command()

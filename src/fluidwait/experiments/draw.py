@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
+from matplotlib.figure import Figure
+
 from fluidwait import figures
-from fluidwait.experiments.experiment import Experiment
+from fluidwait.experiments.experiment import Experiment, load_experiment
+from fluidwait.figures import boundaries
 from fluidwait.provenance import imported_modules, save_figure, write_artifact
 
 
@@ -32,6 +36,29 @@ def draw(experiment: Experiment, kind: str, scale: str, results: Path, outs: lis
     }
     (figure,) = figures.make(kind, results, about).values()
     (caption,) = figures.captions(kind, results, about).values()
+    _write(figure, caption, outs, recorded)
+
+
+def boundary_sizes(experiment: Experiment, scale: str) -> dict[str, int]:
+    """How much a search for λ* runs."""
+    replications = experiment.scale(scale).replications
+    return {"requests": experiment.boundary_requests_at(scale), "replications": replications}
+
+
+def draw_boundaries(table: Path, scale: str, outs: list[Path], load=load_experiment) -> None:
+    """Write the figure of a boundaries.csv to every path of ``outs``, as :func:`draw`; ``load`` finds an experiment."""
+    names = pl.read_csv(table, columns=["experiment"])["experiment"].unique(maintain_order=True)
+    sizes = {name: boundary_sizes(load(name), scale) for name in names}
+    recorded = {
+        "config": {"figure": "boundaries", "scale": scale, "sizes": sizes},
+        "inputs": [table],
+        "code": imported_modules(__name__, boundaries.__name__),
+        "rule": "boundaries_figure",
+    }
+    _write(boundaries.make(table), boundaries.caption(table, scale, sizes), outs, recorded)
+
+
+def _write(figure: Figure, caption: str, outs: list[Path], recorded: dict) -> None:
     for out in outs:
         if out.suffix == ".txt":
             write_artifact(out, lambda path, _: path.write_text(caption + "\n", encoding="utf-8"), **recorded)

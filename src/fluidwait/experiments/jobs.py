@@ -12,8 +12,8 @@ from pathlib import Path
 
 from fluidwait import figures as kinds
 from fluidwait.config import ConfigError
-from fluidwait.experiments import boundaries
-from fluidwait.experiments.draw import described
+from fluidwait.experiments import bisection, boundaries
+from fluidwait.experiments.draw import boundary_sizes, described
 from fluidwait.experiments.experiment import Experiment, load_experiment, resolve
 from fluidwait.experiments.sweep import code_of, identity
 from fluidwait.paths import project_root
@@ -38,6 +38,11 @@ def is_tuned(name: str, policy: str) -> bool:
     return experiment(name).entry(policy).grid is not None
 
 
+def has_boundary(name: str) -> bool:
+    """Whether λ* of the experiment's policies is searched."""
+    return experiment(name).boundary is not None
+
+
 def figures(name: str) -> list[str]:
     """Kinds of the experiment's figures."""
     return list(experiment(name).figures)
@@ -59,6 +64,8 @@ def check(names: list[str], scale: str) -> None:
     for name in names:
         setting = _setting(name)
         setting.experiment.scale(scale)
+        if has_boundary(name):
+            bisection.check(setting)
         for policy, entry in setting.experiment.policies.items():
             setting.policy(policy, entry.combinations()[0])
     for top in ("results", "figures"):
@@ -88,6 +95,27 @@ def shared_key(name: str, scale: str, *modules: str) -> str:
     labels = {key: entry.label for key, entry in experiment(name).policies.items()}
     sizes, seed = experiment(name).scale(scale).model_dump(mode="json"), experiment(name).seed_at(scale)
     return _key(imported_modules(*modules), [whole | {"scales": sizes, "seed": seed, "labels": labels}])
+
+
+@cache
+def boundary_key(name: str, policy: str, scale: str) -> str:
+    """Key of a policy's λ* by bisection."""
+    setting = _setting(name)
+    return _key(bisection.code(setting, policy), [bisection.search_identity(setting, policy, scale)])
+
+
+@cache
+def bounds_key(names: tuple[str, ...]) -> str:
+    """Key of the fluid bounds of several experiments."""
+    bounds = {name: boundaries.bound_identity(_setting(name)) for name in names}
+    return _key(imported_modules(boundaries.__name__), [bounds])
+
+
+@cache
+def boundaries_figure_key(names: tuple[str, ...], scale: str) -> str:
+    """Key of the figure of all searched boundaries."""
+    sizes = [boundary_sizes(experiment(name), scale) for name in names]
+    return _key(imported_modules("fluidwait.experiments.draw", "fluidwait.figures.boundaries"), [sizes])
 
 
 @cache

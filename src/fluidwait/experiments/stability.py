@@ -1,4 +1,4 @@
-"""Is a run at a constant arrival rate stable, and up to which rate λ* is a policy stable.
+"""Is a run at a constant arrival rate stable, and up to which rate of a grid is a policy stable.
 
 **The rule.** A server of capacity μ offered λ > μ requests/s leaves the share 1 - μ/λ of them behind: the number in
 system n(t) grows by λ - μ per second. :func:`drift` estimates that share as the least-squares slope of n(t) on t,
@@ -9,7 +9,8 @@ then) and the last arrival (the drain afterwards says nothing). A run of N reque
 
 The margin shrinks like 1/sqrt(N) because the noise does: at μ = λ, with Poisson arrivals, n(t) is close to a random
 walk, whose fitted slope over three quarters of N arrivals has standard deviation sqrt(1.2 / 0.75 / N) = 1.26 / sqrt(N).
-**λ*** is the largest rate of the grid such that it and every lower one is stable in more than half of the replications.
+**λ* on a grid** is the largest rate of it such that it and every lower one is stable in more than half of the
+replications. :mod:`fluidwait.experiments.bisection` finds λ* itself, with a confidence interval.
 
 The number in system is used, not latency: it drifts alike whatever the lengths of the requests and whichever request a
 policy serves first, and a starved request counts as long as it is inside. Arrivals of changing rate have no such drift;
@@ -53,14 +54,34 @@ def drift(arrival: np.ndarray, completion: np.ndarray) -> float:
         ValueError: fewer than eight requests, or all of the last three quarters arrive at once.
     """
     arrival, completion = np.sort(arrival), np.sort(completion)
+    times = _times(arrival)
+    number = np.searchsorted(arrival, times, "right") - np.searchsorted(completion, times, "right")
+    first = int(WARM_UP * len(arrival))
+    return _slope(number, times) * float(arrival[-1] - arrival[first]) / (len(arrival) - 1 - first)
+
+
+def fitted_rate(arrival: np.ndarray) -> float:
+    """Least-squares slope of the number of arrivals on time, requests/s, over the times at which drift is measured.
+
+    Args:
+        arrival: float64[N], s, in any order, N >= 8; errors as for :func:`drift`.
+    """
+    arrival = np.sort(arrival)
+    times = _times(arrival)
+    return _slope(np.searchsorted(arrival, times, "right"), times)
+
+
+def _times(arrival: np.ndarray) -> np.ndarray:
+    """Times at which the number in system is read, s."""
     first = int(WARM_UP * len(arrival))
     if len(arrival) < 8 or arrival[-1] <= arrival[first]:
         raise ValueError("drift needs at least eight requests, spread over time")
-    times = np.linspace(arrival[first], arrival[-1], POINTS)
-    number = np.searchsorted(arrival, times, "right") - np.searchsorted(completion, times, "right")
+    return np.linspace(arrival[first], arrival[-1], POINTS)
+
+
+def _slope(number: np.ndarray, times: np.ndarray) -> float:
     centred = times - times.mean()
-    slope = float(centred @ number / (centred @ centred))  # requests per second
-    return slope * float(arrival[-1] - arrival[first]) / (len(arrival) - 1 - first)
+    return float(centred @ number / (centred @ centred))
 
 
 def is_stable(arrival: np.ndarray, completion: np.ndarray) -> bool:

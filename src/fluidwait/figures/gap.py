@@ -17,7 +17,7 @@ from fluidwait.config import ConfigError
 from fluidwait.figures import style
 from fluidwait.figures.tables import Shown, read_table, sample, shown
 
-INPUTS = ("summary.csv", "metrics/{policy}.csv")
+INPUTS = ("summary.csv", "stability.csv", "metrics/{policy}.csv")
 """Files read, below the folder of the experiment; one metrics table per policy shown."""
 
 REPLICATION = ("replication", "rep")
@@ -27,7 +27,8 @@ REPLICATION = ("replication", "rep")
 def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Figure]:
     """``{<id>_gap: figure}``: the relative difference of mean latency to the experiment's ``baseline``, percent.
 
-    Reads ``metrics/<policy>.csv`` (rate, replication, mean_latency) of every policy.
+    Reads ``metrics/<policy>.csv`` (rate, replication, mean_latency) of every policy and ``stability.csv`` (policy,
+    lambda_star, which may be empty).
 
     Raises:
         ConfigError: a file or a column is missing, a value is not a number, a policy shares no run with the baseline.
@@ -44,18 +45,20 @@ def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Fi
     if not gaps:
         raise ConfigError("experiment: labels: a gap needs a policy besides the baseline")
     with style.journal():
-        return {f"{about.id}_gap": _draw(about, gaps)}
+        return {f"{about.id}_gap": _draw(about, gaps, _stars(Path(results_dir) / "stability.csv", about))}
 
 
 def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, str]:
     """The caption of each figure of :func:`make`."""
     about, path = shown(experiment, results_dir), Path(results_dir) / "summary.csv"
     summary = read_table(path, ("requests", "replications"), ("policy",))
+    known = _stars(Path(results_dir) / "stability.csv", about)
+    marks = "triangles at the top: stability boundaries λ*, by bisection; " if known else ""
     text = (
         f"{about.title}. Mean latency relative to {about.labels[about.baseline]} at the same arrival rate; negative is "
         f"faster. The axis is linear within ±{style.LINEAR_PERCENT:g} % and logarithmic beyond. Ratio of means over "
         "replications; bands (where there is more than one): 95 % confidence intervals of that ratio from differences "
-        f"paired by replication (common random numbers); {sample(summary, about)}."
+        f"paired by replication (common random numbers); {marks}{sample(summary, about)}."
     )
     return {f"{about.id}_gap": text}
 
@@ -94,7 +97,14 @@ def _runs(folder: Path, key: str) -> pl.DataFrame:
     return read_table(path, ("rate", replication, "mean_latency")).rename({replication: "replication"})
 
 
-def _draw(about: Shown, gaps: dict[str, pl.DataFrame]) -> Figure:
+def _stars(path: Path, about: Shown) -> dict[str, float]:
+    """λ* by bisection, requests/s, of the policies shown that have one."""
+    table = read_table(path, (), ("policy",), ("lambda_star",)).filter(pl.col("lambda_star").is_finite())
+    found = dict(zip(table["policy"], table["lambda_star"], strict=True))
+    return {key: found[key] for key in about.labels if key in found}
+
+
+def _draw(about: Shown, gaps: dict[str, pl.DataFrame], stars: dict[str, float]) -> Figure:
     looks = style.styles(about.labels)  # of all policies, so that each looks as in the other figures
     entries = style.handles({key: about.labels[key] for key in gaps}, looks)
     base = {"color": looks[about.baseline].color, "linewidth": 1.1}
@@ -106,5 +116,10 @@ def _draw(about: Shown, gaps: dict[str, pl.DataFrame]) -> Figure:
     style.plot_curves(axes, gaps, looks, "gap")
     style.percent_axis(axes, np.concatenate([gap["gap"].to_numpy() for gap in gaps.values()]))
     style.rate_axis(axes)
+    for key, star in stars.items():
+        axes.plot(
+            [star], [0.99], marker="v", markersize=4.0, color=looks[key].color, linestyle="none", markeredgewidth=0.0,
+            transform=axes.get_xaxis_transform(), label=f"λ* {key}", zorder=4,
+        )  # fmt: skip
     axes.set(ylabel="relative difference of mean latency (%)")
     return figure

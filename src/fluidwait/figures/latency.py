@@ -27,6 +27,7 @@ BREAK = 2.5
 """Latency, as a multiple of the lowest in the figure, at about which the axis turns logarithmic."""
 
 METRICS = ("mean_latency", "completion_rate")
+STABILITY = ("lambda_star", "lambda_star_low", "lambda_star_high", "grid_lambda_star", "predicted")
 IDEAL_LINE = {"color": style.FAINT, "linestyle": "-", "linewidth": 0.9}
 
 
@@ -34,14 +35,15 @@ def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Fi
     """``{<id>_latency: figure}``: latency (a), completion rate (b) and stable rates (c).
 
     Reads ``summary.csv`` (policy, rate, mean_latency, completion_rate and their _low and _high), ``stability.csv``
-    (policy, lambda_star, predicted; both may be empty) and ``thresholds.json`` (calibrated_boundary.rate).
+    (policy; lambda_star with _low and _high, grid_lambda_star and predicted, each of which may be empty) and
+    ``thresholds.json`` (calibrated_boundary.rate).
 
     Raises:
         ConfigError: a file, a column or a policy is missing, or a value is not a number.
     """
     about, folder = shown(experiment, results_dir), Path(results_dir)
     curves = _curves(folder / "summary.csv", about)
-    stability = read_table(folder / "stability.csv", (), ("policy",), ("lambda_star", "predicted"))
+    stability = read_table(folder / "stability.csv", (), ("policy",), STABILITY)
     stable = {key: of_policy(stability, key, folder / "stability.csv").row(0, named=True) for key in about.labels}
     edge = read_json(folder / "thresholds.json", "calibrated_boundary.rate")["calibrated_boundary"]["rate"]
     with style.journal():
@@ -50,17 +52,25 @@ def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Fi
 
 def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, str]:
     """The caption of each figure of :func:`make`."""
-    about, path = shown(experiment, results_dir), Path(results_dir) / "summary.csv"
-    summary = read_table(path, ("requests", "replications"), ("policy",))
+    about, folder = shown(experiment, results_dir), Path(results_dir)
+    summary = read_table(folder / "summary.csv", ("requests", "replications"), ("policy",))
     text = (
         f"{about.title}. (a) Mean end-to-end latency against the arrival rate; the axis is linear below the grey line "
         "and logarithmic above it. (b) Effective completion rate in the measurement window, with the ideal line. (c) "
-        "Rates at which each policy is stable: the marker is λ*, the largest stable rate of the grid; the thin line "
-        "reaches to the first unstable one; the black tick is the predicted boundary of the policy where there is one. "
+        f"Rates at which each policy is stable: the marker is λ*, {_words(folder)}; the black tick is the predicted "
+        "boundary of the policy where there is one. "
         "Dotted: boundary of the calibrated fluid model. Bands (where there is more than one replication): 95 % "
         f"Student-t confidence intervals; common random numbers across policies; {sample(summary, about)}."
     )
     return {f"{about.id}_latency": text}
+
+
+def _words(folder: Path) -> str:
+    """What the markers of panel (c) are."""
+    stability = read_table(folder / "stability.csv", (), ("policy",), STABILITY)
+    if stability["lambda_star"].is_finite().any():
+        return "found by bisection, with its 95 % confidence interval (often narrower than the marker)"
+    return "the largest stable rate of the grid; the thin line reaches to the first unstable one"
 
 
 def _curves(path: Path, about: Shown) -> dict[str, pl.DataFrame]:
@@ -119,16 +129,13 @@ def _completion_panel(axes: Axes, curves: dict, looks: dict) -> None:
 
 
 def _stable_panel(axes: Axes, rates: np.ndarray, stable: dict[str, dict], looks: dict) -> None:
-    """One row per policy: a bar up to λ*, a thin line to the first unstable rate, a tick at the prediction."""
+    """One row per policy: a bar up to λ*, its interval or the step of the grid, a tick at the prediction."""
     for row, (key, values) in enumerate(stable.items()):
-        look, star = looks[key], values["lambda_star"]
-        following = rates[rates > star] if np.isfinite(star) else rates[:1]
-        first_unstable = following[0] if len(following) else np.nan
-        options = look.options()
+        look, (star, low, high) = looks[key], _interval(values, rates)
         if np.isfinite(star):
             axes.plot([rates[0], star], [row, row], color=look.color, linewidth=1.6, solid_capstyle="butt", zorder=2)
-            axes.plot([star, first_unstable], [row, row], color=look.color, linewidth=0.6, zorder=2)
-            axes.plot([star], [row], **(options | {"linestyle": "none"}), label=key, zorder=3)
+            axes.plot([low, high], [row, row], color=look.color, linewidth=0.6, zorder=2)
+            axes.plot([star], [row], **(look.options() | {"linestyle": "none"}), label=key, zorder=3)
         else:
             axes.annotate(
                 f"none: unstable at {rates[0]:g}", (rates[0], row), va="center", fontsize=6.0, color=look.color
@@ -140,6 +147,15 @@ def _stable_panel(axes: Axes, rates: np.ndarray, stable: dict[str, dict], looks:
     axes.yaxis.set_major_locator(NullLocator())
     axes.spines["left"].set_visible(False)
     style.panel_title(axes, "c", "stable rates, up to λ*")
+
+
+def _interval(values: dict, rates: np.ndarray) -> tuple[float, float, float]:
+    """(λ*, low, high): by bisection with its interval, else on the grid ``rates`` up to the first unstable one."""
+    if np.isfinite(values["lambda_star"]):
+        return values["lambda_star"], values["lambda_star_low"], values["lambda_star_high"]
+    star = values["grid_lambda_star"]
+    following = rates[rates > star]
+    return star, star, following[0] if len(following) else np.nan
 
 
 def _nice_above(value: float) -> float:

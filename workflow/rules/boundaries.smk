@@ -1,0 +1,76 @@
+# Needs the winners of the tuning, if the policy is tuned. Bisects the policy's stability boundary in every replication.
+rule boundary:
+    input:
+        tuning=tuning_table,
+    output:
+        csv="results/{scale}/{experiment}/boundary/{policy}.csv",
+    log:
+        "results/{scale}/{experiment}/logs/boundary_{policy}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        key=lambda wildcards: jobs.boundary_key(wildcards.experiment, wildcards.policy, wildcards.scale),
+        tuning=lambda wildcards, input: f"--tuning {input.tuning}" if input.tuning else "",
+    shell:
+        "fluidwait experiment boundary {wildcards.experiment} {wildcards.policy} --scale {wildcards.scale}"
+        " {params.tuning} --out {output.csv} > {log} 2>&1"
+
+
+# Needs the metrics and, where they are searched, the boundaries of all policies. Makes λ*, measured and predicted.
+rule stability:
+    input:
+        metrics=metrics_tables,
+        boundary=boundary_tables,
+    output:
+        csv="results/{scale}/{experiment}/stability.csv",
+    log:
+        "results/{scale}/{experiment}/logs/stability.log",
+    conda:
+        "../../environment.yml"
+    params:
+        key=lambda wildcards: jobs.boundaries_key(wildcards.experiment, wildcards.scale),
+        boundary=lambda wildcards, input: [f"--boundary {table}" for table in input.boundary],
+    shell:
+        "fluidwait experiment stability {wildcards.experiment} {input.metrics} {params.boundary}"
+        " --out {output.csv} > {log} 2>&1"
+
+
+# Needs the stability tables of all experiments with searched boundaries. Makes λ* and its share of the fluid bound.
+rule boundaries:
+    input:
+        stability_tables,
+    output:
+        csv="results/{scale}/boundaries.csv",
+    log:
+        "results/{scale}/logs/boundaries.log",
+    conda:
+        "../../environment.yml"
+    params:
+        key=jobs.bounds_key(searched_experiments()),
+    shell:
+        "fluidwait experiment boundaries {input} --out {output.csv} > {log} 2>&1"
+
+
+# Needs the table above. Makes its figure in every format, with its caption.
+rule boundaries_figure:
+    input:
+        csv="results/{scale}/boundaries.csv",
+    output:
+        png=report(
+            "figures/{scale}/boundaries.png",
+            caption="../report/boundaries.rst",
+            category="all experiments",
+            labels={"figure": "boundaries", "scale": "{scale}"},
+        ),
+        pdf="figures/{scale}/boundaries.pdf",
+        svg="figures/{scale}/boundaries.svg",
+        txt="figures/{scale}/boundaries.txt",
+    log:
+        "results/{scale}/logs/figure_boundaries.log",
+    conda:
+        "../../environment.yml"
+    params:
+        key=lambda wildcards: jobs.boundaries_figure_key(searched_experiments(), wildcards.scale),
+    shell:
+        "fluidwait experiment boundaries-figure {input.csv} --scale {wildcards.scale}"
+        " --out {output.png} --out {output.pdf} --out {output.svg} --out {output.txt} > {log} 2>&1"

@@ -24,7 +24,7 @@ class EngineError(FluidwaitError):
 
 
 class Semantics(NamedTuple):
-    """How memory is counted and what a step yields; the two presets are made by :func:`serving` and :func:`paper`."""
+    """How memory is counted and what a step yields; presets: :func:`serving`, :func:`decode`, :func:`paper`."""
 
     blocks: int  # KV blocks in all
     block_size: int  # tokens
@@ -32,6 +32,7 @@ class Semantics(NamedTuple):
     prefill_emits: bool  # the iteration that ends the prefill also yields the first output token
     recompute: bool  # an evicted request keeps its generated tokens and prefills them again; else it starts over
     reserved_blocks: int = 0  # blocks reserved at admission; 0: those of the prompt, growing with the decodes
+    remote_prefill: bool = False  # the KV of the prompt, all but its last token, comes with the request
 
 
 def serving(blocks: int, block_size: int = 16, watermark: float = 0.01) -> Semantics:
@@ -44,6 +45,15 @@ def paper(capacity: int, watermark: float = 0.0) -> Semantics:
     return Semantics(capacity, 1, int(watermark * capacity), False, False)
 
 
+def decode(blocks: int, block_size: int = 16, watermark: float = 0.01) -> Semantics:
+    """:func:`serving` on a machine that only decodes: every prompt was prefilled on another one.
+
+    Its KV cache costs memory from the admission on, but no computation: the first iteration computes one token, like a
+    decode. After an eviction the other machine has long dropped it, so that the prompt is prefilled here.
+    """
+    return serving(blocks, block_size, watermark)._replace(remote_prefill=True)
+
+
 class State(NamedTuple):
     """Everything that is known about the requests of a run; arrays by request index unless said otherwise."""
 
@@ -52,7 +62,7 @@ class State(NamedTuple):
     prompt: np.ndarray  # int64, tokens
     output: np.ndarray  # int64, tokens
     goal: np.ndarray  # int64, tokens to prefill
-    cached: np.ndarray  # int64, tokens
+    cached: np.ndarray  # int64, tokens; before the admission those that come with the request
     generated: np.ndarray  # int64, tokens
     held: np.ndarray  # int64, blocks
     service: np.ndarray  # float64, s inside batches
@@ -71,6 +81,8 @@ def new_state(requests, semantics: Semantics) -> State:
     n = len(requests.arrival)
     most_resident = min(n, semantics.blocks) + 1
     integers = [np.zeros(n, dtype=np.int64) for _ in range(4)]
+    if semantics.remote_prefill:
+        integers[0] += np.asarray(requests.prompt, dtype=np.int64) - 1
     return State(
         np.ascontiguousarray(requests.arrival, dtype=np.float64),
         np.ascontiguousarray(requests.kind, dtype=np.int64),

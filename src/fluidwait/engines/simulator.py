@@ -209,7 +209,8 @@ def _start(state, time_model, semantics, admitted, free, head, residents, kv_tok
     for i in range(admitted):
         position, q = state.admit[i], state.chunk[i]
         r = state.waiting[head + position]
-        if position <= last or q < 1 or q > state.goal[r]:
+        cached = state.cached[r]
+        if position <= last or q < 1 or q > state.goal[r] - cached:
             status = BAD_PLAN
         last = position
         state.held[r] = admission_blocks(semantics, state.goal[r])
@@ -221,10 +222,16 @@ def _start(state, time_model, semantics, admitted, free, head, residents, kv_tok
         residents += 1
         batch += 1
         tokens += q
-        batch_kv += q
-        prefills += 1
-        prefill_tokens += q
-        prefill_squares += q * q
+        batch_kv += cached + q
+        kv_tokens += cached
+        if 0 < cached == state.goal[r] - 1:  # prefilled elsewhere
+            decodes += 1
+            decode_context += cached + 1
+        else:
+            prefills += 1
+            prefill_tokens += q
+            prefill_squares += q * q
+            prefill_context += q * cached
     if free < 0:
         status = OVERCOMMITTED
     close_gaps(state, admitted, head)

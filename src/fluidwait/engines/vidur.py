@@ -55,8 +55,9 @@ def simulate_vidur(
     parts = _vidur()
     if not semantics.prefill_emits:
         raise ConfigError("vidur: semantics: Vidur yields the first token with the prefill (nearest valid: 'serving')")
-    if native and policy.name not in NATIVE:
-        raise ConfigError(f"vidur: policy: Vidur has no scheduler '{policy.name}' (valid: {', '.join(NATIVE)})")
+    own = native_policies(semantics)
+    if native and policy.name not in own:
+        raise ConfigError(f"vidur: policy: Vidur has no scheduler '{policy.name}' (valid: {', '.join(own)})")
     semantics = reservation(policy.module, knobs, semantics)
     check_requests(requests, policy, knobs, semantics)
     _reset_ids(parts)
@@ -73,6 +74,11 @@ def simulate_vidur(
             reason = str(error).partition(" [")[0]  # without the list of its request objects
             raise EngineError(f"vidur: {policy.name}: {reason or 'an assertion of Vidur failed'}") from error
     return _outcome(job, log)
+
+
+def native_policies(semantics: Semantics) -> tuple[str, ...]:
+    """Policies for which Vidur has a scheduler of its own; of a prompt that came prefilled only its Sarathi knows."""
+    return ("sarathi",) if semantics.remote_prefill else NATIVE
 
 
 def _outcome(job, log: bool) -> Run:
@@ -171,9 +177,16 @@ def _vidur():
     class ReplayedRequest(Request):
         """A Vidur request that knows its place in our arrays, with ``restart`` repaired (see the module's text)."""
 
-        def __init__(self, index: int, arrived_at: float, prompt: int, output: int, recompute: bool):
+        def __init__(self, index: int, arrived_at: float, prompt: int, output: int, semantics: Semantics):
             super().__init__(arrived_at, prompt, output)
-            self.index, self._original, self._recompute = index, (prompt, output), recompute
+            self.index, self._original, self._recompute = index, (prompt, output), semantics.recompute
+            if semantics.remote_prefill:
+                self._num_processed_tokens = self._num_stage_processed_tokens = prompt - 1
+
+        @property
+        def came_prefilled(self) -> bool:
+            """Whether the next token is the first one after a prefill on another machine: computed like a decode."""
+            return 0 < self.num_processed_tokens == self.num_prefill_tokens - 1 and self.num_processed_iterations == 0
 
         def restart(self) -> None:
             half_prefilled = not self.is_prefill_complete
@@ -190,9 +203,9 @@ def _vidur():
     class Replay(BaseRequestGenerator):
         def generate_requests(self):
             job = self.config.job
-            requests, recompute = job.requests, job.semantics.recompute
+            requests = job.requests
             job.replayed += [
-                ReplayedRequest(i, float(a), int(p), int(o), recompute)
+                ReplayedRequest(i, float(a), int(p), int(o), job.semantics)
                 for i, (a, p, o) in enumerate(zip(requests.arrival, requests.prompt, requests.output, strict=True))
             ]
             return list(job.replayed)
@@ -369,6 +382,10 @@ def _batch_sums(batch) -> tuple[int, ...]:
             kv += processed
             decodes += 1
             decode_context += processed
+        elif request.came_prefilled:
+            kv += processed + 1
+            decodes += 1
+            decode_context += processed + 1
         else:
             kv += processed + q
             prefills += 1

@@ -11,7 +11,7 @@ import polars as pl
 
 from fluidwait.config import FluidwaitError
 from fluidwait.engines.simulator import simulate
-from fluidwait.engines.vidur import NATIVE, VERSION, simulate_vidur
+from fluidwait.engines.vidur import VERSION, native_policies, simulate_vidur
 from fluidwait.experiments.experiment import Experiment, resolve
 from fluidwait.experiments.sweep import code_of, identity, winners
 from fluidwait.provenance import imported_modules, write_artifact
@@ -52,7 +52,7 @@ def audit(experiment: Experiment, key: str, scale: str, out: Path, tuning: Path 
         knobs = policy.prepare(setting.context(rate))
         requests = setting.requests(n, rate, experiment.seed_at(scale), replication)
         ours = simulate(requests, policy, knobs, setting.time_model, setting.semantics)
-        native = policy.name in NATIVE
+        native = policy.name in native_policies(setting.semantics)
         theirs = simulate_vidur(requests, policy, knobs, setting.time_model, setting.semantics, native=native)
         row = {
             "rate": rate,

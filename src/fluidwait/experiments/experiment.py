@@ -104,11 +104,11 @@ class Experiment(Strict):
     hardware: str = Field(description="file in data/hardware, by name")
     workload: str = Field(description="file in config/workloads, by name")
     arrivals: Literal["poisson", "poisson_truncated"] | None = Field(None, description="instead of the workload's")
-    semantics: Literal["serving", "paper"] = "serving"
+    semantics: Literal["serving", "decode", "paper"] = "serving"
     eviction: Literal["recompute", "restart"] | None = Field(
         None,
         description="what an evicted request loses: its KV cache, or its tokens too; "
-        "without it recompute under serving, restart under paper",
+        "without it recompute under serving and decode, restart under paper",
     )
     time_model: Literal["profile", "linear"] = "profile"
     memory_margin: float | None = Field(None, ge=0, lt=1, description="instead of the hardware's")
@@ -224,8 +224,8 @@ class Setting(NamedTuple):
         linear = self.hardware.timing.linear
         d0, d1 = (linear.d0, linear.d1) if linear else (np.nan, np.nan)  # refused by the policies that ask
         capacity = self.semantics.blocks * self.semantics.block_size
-        emits = self.semantics.prefill_emits
-        return Context(self.law, rate, self.time_model, (d0, d1), capacity, emits)
+        rules = self.semantics
+        return Context(self.law, rate, self.time_model, (d0, d1), capacity, rules.prefill_emits, rules.remote_prefill)
 
     def policy(self, key: str, change: dict[str, Any] | None = None) -> Policy:
         """The policy of an entry with its settings and, for a tuned one, the chosen combination."""
@@ -260,7 +260,8 @@ def _semantics(experiment: Experiment, hardware: Hardware) -> Semantics:
     if experiment.semantics == "paper":
         semantics = core.paper(hardware.kv_capacity_tokens, hardware.watermark)
     else:
-        semantics = core.serving(hardware.kv_blocks, hardware.block_size, hardware.watermark)
+        preset = core.decode if experiment.semantics == "decode" else core.serving
+        semantics = preset(hardware.kv_blocks, hardware.block_size, hardware.watermark)
     if experiment.eviction is not None:
         semantics = semantics._replace(recompute=experiment.eviction == "recompute")
     return semantics

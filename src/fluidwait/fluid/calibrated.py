@@ -4,9 +4,10 @@ With x = rate * Delta T requests arriving per iteration, the batch in flow balan
 their life: x times the sums over one request's whole life (:func:`life_sums`). An equilibrium is a Delta T with
 ``tau(batch(Delta T)) = Delta T``. Prompts are split into K = ceil(l / chunk) prefill chunks, or prefilled whole.
 
-Two semantics, as in the engines: ``serving``, where the last prefill chunk emits the first token and l' - 1 decodes
-follow; ``paper``, where l' decodes follow the prefill. A whole prompt, ``paper`` and a linear model give the paper's
-equilibrium exactly.
+Three semantics, as in the engines: ``serving``, where the last prefill chunk emits the first token and l' - 1 decodes
+follow; ``decode``, where the prompt was prefilled elsewhere and the first of l' decodes computes its last token;
+``paper``, where l' decodes follow the prefill. A whole prompt, ``paper`` and a linear model give the paper's equilibrium
+exactly.
 
 The computed tokens are rounded up to whole tokens, because the compute time is a staircase in them (tile quantisation);
 the other sums stay real, since the iteration time is linear in them and a mean over iterations is meant. Memory is
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from fluidwait.timing import TimeModel
     from fluidwait.workload import LengthLaw
 
-Semantics = Literal["serving", "paper"]
+Semantics = Literal["serving", "decode", "paper"]
 
 
 class LifeSums(NamedTuple):
@@ -109,14 +110,19 @@ def life_sums(law: LengthLaw, chunk: int | None = None, semantics: Semantics = "
         squares = (K-1) c^2 + e^2                   prefill context = c^2 (K-1)(K-2)/2 + (K-1) c e
         decode context = D l + D (D+1)/2            KV = c K(K-1)/2 + l + decode context
 
+    Under ``decode`` there are no chunks and the D = l' decodes have contexts l .. l + D - 1.
+
     Raises:
         ConfigError: chunk < 1, or an unknown semantics.
     """
     if chunk is not None and (chunk < 1 or chunk != int(chunk)):
         raise ConfigError(f"chunk: must be a whole number >= 1 (tokens) or null for whole prompts, found {chunk}")
-    if semantics not in ("serving", "paper"):
-        raise ConfigError(f"semantics: '{semantics}' is not a valid value (valid: paper, serving)")
+    if semantics not in ("serving", "decode", "paper"):
+        raise ConfigError(f"semantics: '{semantics}' is not a valid value (valid: decode, paper, serving)")
     length = law.prompt
+    if semantics == "decode":
+        none, context = np.zeros_like(length), law.output * length + law.output * (law.output - 1.0) / 2.0
+        return LifeSums(law.output, context, none, none, none, none, law.output, context, law.output)
     size = length if chunk is None else np.full_like(length, chunk)
     chunks = np.ceil(length / size)
     full, last = chunks - 1.0, length - (chunks - 1.0) * size

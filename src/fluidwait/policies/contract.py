@@ -11,7 +11,7 @@ At a decision epoch the engine fills a :class:`View`. The policy writes into ``o
 
 * ``out.tokens[k]``: tokens to compute for the k-th resident request, 0 to pause it (the engine hands it in zeroed),
 * ``out.admit[i]``, ``out.chunk[i]`` for i < ``admitted``: positions in ``view.waiting``, ascending, of the requests to
-  admit, and the tokens of their first prefill chunk (at least 1),
+  admit, and the tokens of their first prefill chunk (at least 1, at most ``goal - cached``),
 
 and returns how many it admits and the time at which it wants to be asked again if nothing happens before
 (``inf``: not until an arrival). A plan without tokens and admissions holds the server idle.
@@ -61,7 +61,7 @@ class View(NamedTuple):
     service: np.ndarray  # float64, s spent inside batches so far
     kind: np.ndarray  # int64, request type
     goal: np.ndarray  # int64, tokens to prefill: the prompt, and after a recompute also what was generated before
-    cached: np.ndarray  # int64, tokens in the KV cache
+    cached: np.ndarray  # int64, tokens in the KV cache; of a waiting request, those whose KV comes with it
     generated: np.ndarray  # int64, output tokens so far
     held: np.ndarray  # int64, KV blocks
     free: int  # KV blocks
@@ -90,6 +90,14 @@ class Context(NamedTuple):
     linear: tuple[float, float]  # the paper's (d0 s, d1 s/token)
     capacity: int  # KV tokens
     prefill_emits: bool  # True when the iteration that ends the prefill yields the first token
+    remote_prefill: bool = False  # True when the prompt's KV cache comes with the request
+
+    @property
+    def semantics(self) -> str:
+        """The name by which the calibrated fluid model knows these rules."""
+        if self.remote_prefill:
+            return "decode"
+        return "serving" if self.prefill_emits else "paper"
 
 
 @jit
@@ -102,6 +110,18 @@ def blocks_for(tokens, block_size):
 def is_decoding(view, r):
     """True when request ``r`` has its whole prompt in the cache."""
     return view.cached[r] >= view.goal[r]
+
+
+@jit
+def to_prefill(view, r):
+    """Tokens of the waiting request ``r`` that are still to be prefilled: 1 when its prompt was prefilled elsewhere."""
+    return view.goal[r] - view.cached[r]
+
+
+@jit
+def is_prefilled(view, r):
+    """True when the prompt of the waiting request ``r`` was prefilled elsewhere: its first iteration is a decode."""
+    return 0 < view.cached[r] == view.goal[r] - 1
 
 
 @jit
@@ -145,7 +165,7 @@ def admit_in_order(view, out, most, chunk, budget, free):
         if not fits(view, r, free):
             break
         out.admit[admitted] = admitted
-        out.chunk[admitted] = min(chunk, view.goal[r], budget)
+        out.chunk[admitted] = min(chunk, to_prefill(view, r), budget)
         budget -= out.chunk[admitted]
         free -= blocks_for(view.goal[r], view.block_size)
         admitted += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from fluidwait.policies.contract import PolicySettings, jit
+from fluidwait.policies.contract import PolicySettings, jit, to_prefill
 
 
 class Settings(PolicySettings):
@@ -26,5 +26,5 @@ def plan(view, knobs, memory, out):
     admitted = max(0, min(len(view.waiting), room))
     for i in range(admitted):
         out.admit[i] = i
-        out.chunk[i] = view.goal[view.waiting[i]]
+        out.chunk[i] = to_prefill(view, view.waiting[i])
     return admitted, float("inf")

@@ -1,14 +1,25 @@
 """vLLM's first scheduler, as in Vidur's ``VLLMReplicaScheduler``: prefills have priority, in batches of their own.
 
 While the prompt at the head of the queue fits memory, the token cap and the request cap, the batch is whole prompts
-only; otherwise it is one token for every running request.
+only; otherwise it is one token for every running request. A request whose prompt was prefilled elsewhere has nothing to
+prefill: it joins the decodes.
 """
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from fluidwait.policies.contract import PolicySettings, blocks_for, fits, jit
+from fluidwait.policies.contract import (
+    NO_LIMIT,
+    PolicySettings,
+    admit_in_order,
+    blocks_for,
+    fits,
+    growth,
+    is_prefilled,
+    jit,
+    to_prefill,
+)
 
 
 class Settings(PolicySettings):
@@ -23,18 +34,40 @@ def longest_prompt(knobs) -> int:
 
 @jit
 def plan(view, knobs, memory, out):
-    admitted, tokens, free = 0, 0, view.free
-    room = knobs.max_requests - len(view.resident)
     # After an eviction the running requests are served first: the victim must not come straight back.
-    while view.evicted == 0 and admitted < min(len(view.waiting), room):
+    room = 0 if view.evicted > 0 else knobs.max_requests - len(view.resident)
+    admitted = _prefill(view, knobs, out, room)
+    if admitted > 0:
+        return admitted, float("inf")
+    out.tokens[: len(view.resident)] = 1
+    return _join(view, out, room), float("inf")
+
+
+@jit
+def _prefill(view, knobs, out, room):
+    """Admit whole prompts from the head of the queue; returns how many."""
+    admitted, tokens, free = 0, 0, view.free
+    while admitted < min(len(view.waiting), room):
         r = view.waiting[admitted]
-        if not fits(view, r, free) or tokens + view.goal[r] > knobs.token_cap:
+        if is_prefilled(view, r) or not fits(view, r, free) or tokens + to_prefill(view, r) > knobs.token_cap:
             break
         out.admit[admitted] = admitted
-        out.chunk[admitted] = view.goal[r]
-        tokens += view.goal[r]
+        out.chunk[admitted] = to_prefill(view, r)
+        tokens += out.chunk[admitted]
         free -= blocks_for(view.goal[r], view.block_size)
         admitted += 1
-    if admitted == 0:
-        out.tokens[: len(view.resident)] = 1
-    return admitted, float("inf")
+    return admitted
+
+
+@jit
+def _join(view, out, room):
+    """Admit requests that were prefilled elsewhere into a batch of decodes; returns how many."""
+    joining = 0
+    while joining < min(len(view.waiting), room) and is_prefilled(view, view.waiting[joining]):
+        joining += 1
+    if joining == 0:
+        return 0
+    free = view.free
+    for k in range(len(view.resident)):
+        free -= growth(view, view.resident[k])
+    return admit_in_order(view, out, joining, NO_LIMIT, NO_LIMIT, free)

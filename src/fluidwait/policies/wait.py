@@ -16,7 +16,16 @@ from pydantic import Field
 
 from fluidwait.config import ConfigError
 from fluidwait.fluid import wait_thresholds
-from fluidwait.policies.contract import Context, PolicySettings, blocks_for, fits, growth, jit, patience_ends
+from fluidwait.policies.contract import (
+    Context,
+    PolicySettings,
+    blocks_for,
+    fits,
+    growth,
+    jit,
+    patience_ends,
+    to_prefill,
+)
 
 
 class Settings(PolicySettings):
@@ -79,7 +88,7 @@ def plan(view, knobs, memory, out):
         queued[j] += 1
         free -= blocks_for(view.goal[r], view.block_size)
         out.admit[admitted] = i
-        out.chunk[admitted] = view.goal[r]
+        out.chunk[admitted] = to_prefill(view, r)
         admitted += 1
     return admitted, wake
 

@@ -87,7 +87,7 @@ def fluid_batch(settings: Settings, context: Context) -> tuple[int, int]:
     shape = {
         "capacity": context.capacity,
         "chunk": settings.chunk,
-        "semantics": "serving" if context.prefill_emits else "paper",
+        "semantics": context.semantics,
     }
     tokens, in_service = settings.batch_tokens, settings.in_service
     if "fluid" in (tokens, in_service):

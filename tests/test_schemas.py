@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from fluidwait import policies, schemas
+from fluidwait.studies.registry import MODELS
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -21,7 +22,9 @@ FILES = [
 
 
 def schema_of(path: Path, data: dict) -> dict:
-    kind = f"policy_{data['policy']}" if path.parent.name == "policies" else KINDS.get(path.parent.name, "hardware")
+    folder = path.parent.name
+    named = {"policies": lambda: f"policy_{data['policy']}", "studies": lambda: f"study_{data['id']}"}
+    kind = named[folder]() if folder in named else KINDS.get(folder, "hardware")
     return schemas.schemas()[f"{kind}{schemas.SUFFIX}"]
 
 
@@ -35,7 +38,13 @@ def test_the_committed_files_match_the_models():
 
 def test_every_kind_of_file_and_every_policy_has_a_schema():
     kinds = {name.removesuffix(schemas.SUFFIX) for name in schemas.schemas()}
-    assert kinds == {"workload", "hardware", "experiment", *(f"policy_{name}" for name in policies.names())}
+    assert kinds == {
+        "workload",
+        "hardware",
+        "experiment",
+        *(f"study_{name}" for name in MODELS),
+        *(f"policy_{name}" for name in policies.names()),
+    }
 
 
 @pytest.mark.parametrize("name", schemas.schemas())

@@ -18,6 +18,7 @@ from pydantic import Field
 from fluidwait.claims.cli import claims
 from fluidwait.config import ConfigError, FluidwaitError, Strict, load_yaml, parse
 from fluidwait.experiments.cli import app as experiments
+from fluidwait.studies.cli import app as studies
 
 PROGRAM = "fluidwait"
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -35,6 +36,7 @@ calibrate = typer.Typer(help="Fit a hardware file from measured times.", rich_ma
 app.add_typer(calibrate, name="calibrate")
 
 app.add_typer(experiments, name="experiment")
+app.add_typer(studies, name="study")
 app.command("claims")(claims)
 
 

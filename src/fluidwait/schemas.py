@@ -29,7 +29,7 @@ def schema_folder() -> Path:
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """Every schema by file name: workload, hardware, experiment, and ``policy_<name>`` for each policy that ships."""
+    """Every schema by file name: workload, hardware, experiment, and ``study_<id>`` and ``policy_<name>`` for each."""
     from fluidwait import policies
     from fluidwait.hardware import Hardware
     from fluidwait.workload import Workload
@@ -38,6 +38,9 @@ def schemas() -> dict[str, dict[str, Any]]:
     # The experiments read the same files as the command line, so they are looked up only here.
     if importlib.util.find_spec("fluidwait.experiments.experiment"):
         found["experiment"] = of_model(importlib.import_module("fluidwait.experiments.experiment").Experiment)
+    if importlib.util.find_spec("fluidwait.studies.registry"):
+        models = importlib.import_module("fluidwait.studies.registry").MODELS
+        found |= {f"study_{name}": of_model(model) for name, model in models.items()}
     for name in policies.names():
         settings = importlib.import_module(f"{policies.__name__}.{name}").Settings
         found[f"policy_{name}"] = of_policy(name, settings)

@@ -1,0 +1,35 @@
+"""The studies that ship, and reading one of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fluidwait.config import ConfigError, load_yaml, nearest, parse
+from fluidwait.paths import project_root
+from fluidwait.studies.e6 import E6
+from fluidwait.studies.e11 import E11
+from fluidwait.studies.study import Study
+
+MODELS: dict[str, type[Study]] = {"e6": E6, "e11": E11}
+"""The model of each study, by its id."""
+
+
+def load_study(path_or_name: str | Path, wanted: type[Study] | None = None) -> Any:
+    """Read a study; a name without a suffix means ``config/studies/<name>.yaml``. Its ``id`` tells its kind.
+
+    Raises:
+        ConfigError: the file is missing or wrong, or of another kind than ``wanted``.
+    """
+    path = Path(path_or_name)
+    if path.suffix != ".yaml":
+        path = project_root() / "config" / "studies" / f"{path_or_name}.yaml"
+    data = load_yaml(path)
+    if "id" not in data:
+        raise ConfigError(f"{path}: id: required key is missing (valid: {', '.join(MODELS)})")
+    if data["id"] not in MODELS:
+        raise ConfigError(f"{path}: id: '{data['id']}' is not a study{nearest(str(data['id']), list(MODELS))}")
+    if wanted is not None and MODELS[data["id"]] is not wanted:
+        (name,) = (name for name, model in MODELS.items() if model is wanted)
+        raise ConfigError(f"{path}: id: the command is for study '{name}', found '{data['id']}'")
+    return parse(MODELS[data["id"]], data, path)

@@ -1,0 +1,111 @@
+"""E11, scaling: the quantities of the theorems against zeta T, and their exponents.
+
+With equality in WAIT's conditions the paper bounds the throughput gap by O((zeta T)^-1/2) and the service-normalised
+latency and TTFT by O((zeta T)^1/2); with strict inequalities by O(1 / (zeta T)) and O(1). Nested WAIT with strict
+conditions obeys the latter. Nested WAIT "at equality" (n_k = p_k n_{k-1}, Delta T(n) = n_1 / rate, memory without
+limit) lies outside its theorem, which demands n_k > p_k n_{k-1}; it is run to show what happens there.
+
+Exponents are least-squares slopes in log-log over the last ``fit_decades`` decades of each case, of the mean over
+replications, with percentile bootstrap intervals over whole replications. They are upper bounds in the theorems: a
+smaller exponent obeys them too.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import polars as pl
+
+from fluidwait.studies.cases import run_cases
+from fluidwait.studies.e11 import E11
+from fluidwait.studies.exponents import fit_exponent, mean_interval
+from fluidwait.studies.measure import QUANTITIES
+from fluidwait.studies.study import seed_at, write_table
+
+
+def runs(study: E11, part: str, scale: str, out: Path) -> None:
+    """Run the cases of one part of the table, one row per replication and horizon."""
+    started = time.perf_counter()
+    table = run_cases(study, study.scaling[part], scale)
+    write_table(
+        out, table, config=recorded(study, study.scaling[part], scale), module=__name__, rule="study_runs",
+        seconds=time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def scaling(study: E11, tables: list[Path], scale: str, out: Path) -> None:
+    """One row per case, quantity and horizon: the mean over replications with its 95 % t interval."""
+    config = recorded(study, _keys(study), scale)
+    write_table(out, curves(study, _read(tables)), config=config, module=__name__, rule="study_scaling", inputs=tables)
+
+
+def exponents(study: E11, tables: list[Path], scale: str, out: Path) -> None:
+    """One row per case and quantity: case, quantity, exponent, low, high, expected, decades, replications."""
+    config = recorded(study, _keys(study), scale)
+    table = fitted(study, _read(tables), seed_at(study.seed, scale))
+    write_table(out, table, config=config, module=__name__, rule="study_scaling", inputs=tables)
+
+
+def curves(study: E11, runs: pl.DataFrame) -> pl.DataFrame:
+    """The scaling table of the rows of :func:`fluidwait.studies.cases.run_cases`."""
+    rows = []
+    for (key, horizon), group in runs.group_by(["case", "zeta_t"], maintain_order=True):
+        case = study.cases[key]
+        about = {"case": key, "label": case.label, "policy": case.policy, "slack": case.slack}
+        for quantity in QUANTITIES:
+            mean, low, high = mean_interval(group[quantity].to_numpy())
+            at = {"zeta_t": horizon, "iterations": group["iterations"][0]}
+            rows.append(
+                about
+                | {"quantity": quantity}
+                | at
+                | {"mean": mean, "low": low, "high": high, "replications": len(group)}
+            )
+    return pl.DataFrame(rows)
+
+
+def fitted(study: E11, runs: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """The exponents table of the same rows."""
+    rows = []
+    for (key,), group in runs.group_by(["case"], maintain_order=True):
+        x = group["zeta_t"].unique().sort().to_numpy()
+        for quantity, expected in study.expected(study.cases[key]).items():
+            values = group.sort("replication", "zeta_t")[quantity].to_numpy().reshape(-1, len(x))
+            found = fit_exponent(x, values, study.fit_decades, seed)
+            rows.append(
+                {
+                    "case": key,
+                    "quantity": quantity,
+                    "exponent": found.value,
+                    "low": found.low,
+                    "high": found.high,
+                    "expected": expected,
+                    "decades": found.decades,
+                    "replications": len(values),
+                }
+            )
+    return pl.DataFrame(rows)
+
+
+def recorded(study: E11, keys: list[str], scale: str) -> dict:
+    """Everything in the configuration that decides the runs of these cases."""
+    whole = study.model_dump(mode="json")
+    cases = {key: whole["cases"][key] for key in keys}
+    shared = ("first_horizon", "horizons_per_decade", "fit_decades")
+    return {
+        "study": study.id,
+        "seed": seed_at(study.seed, scale),
+        "scale": study.scale(scale).model_dump(mode="json", exclude={"overflow"}),
+        "cases": cases,
+        "instances": {name: whole["instances"][name] for name in sorted({case["instance"] for case in cases.values()})},
+        **{name: whole[name] for name in shared},
+    }
+
+
+def _keys(study: E11) -> list[str]:
+    return [key for part in study.scaling.values() for key in part]
+
+
+def _read(tables: list[Path]) -> pl.DataFrame:
+    return pl.concat([pl.read_csv(table, schema_overrides={"thresholds": pl.String}) for table in tables])

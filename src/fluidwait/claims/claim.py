@@ -76,7 +76,8 @@ class Check(Strict):
     runs: Literal["metrics", "boundary"] = Field("metrics", description="which tables of runs: one row per replication")
     table: str | None = Field(None, description="a table of the experiment, or a file of data/, instead of runs")
     where: str | None = Field(None, description="SQL condition on the rows")
-    each: Literal["rate", "requests"] | None = Field(None, description="must hold at every value of this column")
+    least: str | None = Field(None, description="judge only the row in which this column is least")
+    each: str | None = Field(None, description="must hold at every value of this column")
     change: Change | None = Field(None, description="judge the change of the value between two points")
     low: str | None = Field(None, description="SQL expressions of the interval, for a table that carries its own")
     high: str | None = None

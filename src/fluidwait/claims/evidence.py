@@ -10,7 +10,7 @@ import polars as pl
 from fluidwait.claims.claim import Check, Claim
 from fluidwait.config import ConfigError, FluidwaitError
 from fluidwait.paths import project_root
-from fluidwait.provenance import ENVIRONMENT, file_sha256, verify_artifact
+from fluidwait.provenance import ENVIRONMENT, file_sha256, read_sidecar, verify_artifact
 
 RECORDINGS = "data/gpu"
 
@@ -77,6 +77,18 @@ class Evidence:
         for finding in verify_artifact(self.root / path, self.root):
             if finding.status != ENVIRONMENT:
                 raise EvidenceError(f"{finding.path}: {finding.status}: {finding.detail}")
+        self._check_experiment(path)
+
+    def _check_experiment(self, path: str) -> None:
+        """A table moved here from another experiment is intact, and evidence of something else."""
+        folder, sidecar = Path(path).parts[:3], read_sidecar(self.root / path)
+        made_from = [Path(i.path).parts[:3] for i in sidecar.inputs if i.path.startswith("results/")]
+        origins = {"/".join(parts) for parts in made_from if parts != folder}
+        named = sidecar.config.get("experiment")
+        if isinstance(named, str) and named != folder[2]:
+            origins.add(named)
+        if origins:
+            raise EvidenceError(f"{path}: altered: it was made for {sorted(origins)[0]}")
 
     def _how(self, path: str) -> str:
         parts = Path(path).parts

@@ -130,7 +130,8 @@ def query(check: Check, frames: dict[str, pl.DataFrame]) -> str:
         wanted += [f"({check.low}) AS low", f"({check.high}) AS high"]
     kept = keys if check.table is None else [check.each] if check.each else []
     where = f" WHERE {check.where}" if check.where else ""
-    return f"SELECT {', '.join([*kept, *wanted])} {joined}{where}"
+    first_row = f" ORDER BY {check.least} LIMIT 1" if check.least else ""
+    return f"SELECT {', '.join([*kept, *wanted])} {joined}{where}{first_row}"
 
 
 def _points(check: Check, frames: dict[str, pl.DataFrame]) -> list[Point]:

@@ -14,6 +14,7 @@ from fluidwait.claims.claim import claims_path
 from fluidwait.claims.judge import VERDICTS, Judgement, Outcome
 from fluidwait.config import ConfigError
 from fluidwait.experiments.experiment import split_scale
+from fluidwait.paths import project_root
 from fluidwait.provenance import imported_modules, write_artifact
 
 FULL = "paper"
@@ -81,9 +82,9 @@ def write(judgements: list[Judgement], scale: str, folder: Path) -> dict[str, Pa
     return {name: folder / name for name in texts}
 
 
-def _evidence(judgements: list[Judgement]) -> list[str]:
+def _evidence(judgements: list[Judgement]) -> list[Path]:
     outcomes = [o for j in judgements for o in (*j.outcomes, *(o for trial in j.trials for o in trial.outcomes))]
-    return sorted({path for outcome in outcomes for path in outcome.artifacts})
+    return [project_root() / path for path in sorted({path for outcome in outcomes for path in outcome.artifacts})]
 
 
 def table(data: list[dict[str, Any]]) -> pl.DataFrame:

@@ -74,6 +74,40 @@ def test_trace_sarathi_chunks():
     assert result.peak_blocks == 2 + 1  # 8 tokens in blocks of 4, and 4 tokens
 
 
+DECODE_MODEL = linear(1.0, 0.25)._replace(prefill_request=10.0)  # so that a prefill would show
+
+
+def test_trace_decode():
+    """Prompts of 4 tokens came prefilled, all but the last token; outputs of 2, tau = 1 + KV / 4.
+
+    t = 0     request 0 joins with 3 cached tokens and computes one more: KV 4, tau = 2; its first token at 2
+    t = 2     0 decodes (5), 1 joins (4): KV 9, tau = 3.25; 0 is done and 1 has its first token at 5.25
+    t = 5.25  1 decodes: KV 5, tau = 2.25; done at 7.5
+    """
+    some = requests([0, 0.5], 4, 2)
+    for spec in (FCFS, {"policy": "vllm_v0"}, {"policy": "vllm_v1"}, {"policy": "nested_wait", "thresholds": [1]}):
+        result = run(spec, some, core.decode(10, 4, 0.0), DECODE_MODEL, log=True)
+        assert result.first_token.tolist() == [2, 5.25]
+        assert result.completion.tolist() == [5.25, 7.5]
+        assert result.log.tolist() == [[0, 2, 1, 1, 4], [2, 3.25, 2, 2, 9], [5.25, 2.25, 1, 1, 5]]
+
+
+def test_trace_decode_evicted_is_prefilled_here():
+    """The same with outputs of 5 and 3 blocks of 4 tokens: one request fits to its end, two do not.
+
+    t = 0      both join: KV 8, tau = 3; both have their first token at 3
+    t = 3      0 needs a second block, and 1 would: 1 is evicted and waits for 2 blocks; 0 runs alone, KV 5, 6, 7, 8
+    t = 13.5   0 is done; 1 prefills its 4 + 1 tokens here: KV 5, tau = 1 + 1.25 + 10; then decodes, KV 6, 7, 8
+    """
+    some = requests([0, 0], 4, 5)
+    result = run(FCFS, some, core.decode(3, 4, 0.0), DECODE_MODEL, log=True)
+    assert result.evictions.tolist() == [0, 1]
+    assert result.first_token.tolist() == [3, 3]
+    assert result.completion.tolist() == [13.5, 34]
+    assert result.log[:, TOKENS].tolist() == [2, 1, 1, 1, 1, 5, 1, 1, 1]
+    assert result.log[:, KV_TOKENS].tolist() == [8, 5, 6, 7, 8, 5, 6, 7, 8]
+
+
 VLLM_V0_REQUESTS = requests([0, 0.5], [4, 2], [4, 3])
 
 
@@ -288,7 +322,8 @@ def workloads(draw):
     recompute, emits = draw(st.booleans()), draw(st.booleans())
     size = draw(st.sampled_from([1, 4, 16]))
     blocks = -(-tokens // size)
-    semantics = core.Semantics(blocks, size, draw(st.integers(0, (tokens - 44) // size)), emits, recompute)
+    watermark, remote = draw(st.integers(0, (tokens - 44) // size)), emits and draw(st.booleans())
+    semantics = core.Semantics(blocks, size, watermark, emits, recompute, remote_prefill=remote)
     return requests(np.cumsum(gaps), prompt, output), semantics
 
 
@@ -321,6 +356,8 @@ def test_laws(name, workload):
     if name == "orca":  # the one policy that never pauses a resident
         assert log[:, DURATION] == pytest.approx(of_residents)
     computed = some.prompt.sum() + some.output.sum() - (len(some.output) if semantics.prefill_emits else 0)
+    if semantics.remote_prefill:
+        computed = some.output.sum()
     if result.evictions.sum() == 0:
         assert log[:, TOKENS].sum() == computed
     else:

@@ -25,7 +25,7 @@ from fluidwait.config import ConfigError
 from fluidwait.engines import core
 from fluidwait.engines.core import EngineError
 from fluidwait.engines.simulator import simulate
-from fluidwait.engines.vidur import NATIVE, VERSION, simulate_vidur
+from fluidwait.engines.vidur import NATIVE, VERSION, native_policies, simulate_vidur
 from fluidwait.timing import linear
 
 pytest.importorskip("vidur", reason="the second engine is not installed (pip install 'fluidwait[vidur]')")
@@ -115,6 +115,22 @@ def test_our_policy_inside_vidur_equals_the_native_scheduler(name):
     for seed in range(3):
         case, ours, _ = both(name, seed)
         assert_same(ours, in_vidur(case))
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_same_times_when_prompts_come_prefilled(name):
+    """Decode-only serving, with evictions; Vidur's own Sarathi scheduler takes such requests as they are."""
+    evictions = 0
+    for seed in range(12):
+        case = random_case(name, seed)
+        case = case._replace(semantics=case.semantics._replace(remote_prefill=True))
+        native = name in native_policies(case.semantics)
+        assert native == (name == "sarathi")
+        ours = simulated(case)
+        assert_same(ours, in_vidur(case, native=native))
+        assert np.abs(ours.completion - both(name, seed)[1].completion).max() > 0
+        evictions += ours.evictions.sum()
+    assert (evictions > 0) == (name != "orca")
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -223,6 +239,8 @@ def test_refuses_what_vidur_cannot_run():
         simulate_vidur(some, sarathi, knobs, model, core.paper(100))
     with pytest.raises(ConfigError, match="Vidur has no scheduler 'wait'"):
         simulate_vidur(some, wait, wait_knobs, model, ten, native=True)
+    with pytest.raises(ConfigError, match=r"Vidur has no scheduler 'vllm_v0' \(valid: sarathi\)"):
+        simulate_vidur(some, *prepared({"policy": "vllm_v0"}, some, model, ten), model, core.decode(10), native=True)
     with pytest.raises(ConfigError, match="nearest valid value: 144"):
         simulate_vidur(requests([0.0], 150, 4), sarathi, knobs, model, ten)
 

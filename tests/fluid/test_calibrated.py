@@ -30,19 +30,26 @@ STAIRS = linear(0.0, 0.0)._replace(compute=np.array([0.0, 1, 1, 1, 1, 3, 3, 3, 3
 def live(prompt: int, output: int, chunk: int | None, semantics: str) -> list[int]:
     """One request's life, iteration by iteration: the nine sums of life_sums."""
     tokens = kv = prefills = prefill_tokens = squares = context = decodes = read = stages = cached = 0
-    while cached < prompt:
+    if semantics == "decode":
+        cached, output = prompt - 1, output + 1  # the first decode takes the prompt's last token
+    while semantics != "decode" and cached < prompt:
         c = min(chunk or prompt, prompt - cached)
         tokens, prefills, prefill_tokens, stages = tokens + c, prefills + 1, prefill_tokens + c, stages + 1
         squares, context = squares + c * c, context + c * cached
         cached += c
         kv += cached
-    for _ in range(output - 1 if semantics == "serving" else output):
+    for _ in range(output if semantics == "paper" else output - 1):
         cached += 1
         tokens, decodes, stages, read, kv = tokens + 1, decodes + 1, stages + 1, read + cached, kv + cached
     return [tokens, kv, prefills, prefill_tokens, squares, context, decodes, read, stages]
 
 
-@given(st.integers(1, 60), st.integers(1, 20), st.none() | st.integers(1, 70), st.sampled_from(["serving", "paper"]))
+@given(
+    st.integers(1, 60),
+    st.integers(1, 20),
+    st.none() | st.integers(1, 70),
+    st.sampled_from(["serving", "decode", "paper"]),
+)
 def test_life_sums_follow_a_request_through_its_iterations(prompt, output, chunk, semantics):
     sums = life_sums(law([prompt], [output]), chunk, semantics)
     assert [float(s[0]) for s in sums] == live(prompt, output, chunk, semantics)

@@ -37,3 +37,21 @@ def test_an_evicted_request_does_not_come_straight_back():
 
 def test_nothing_to_do():
     assert ask() == ([], [], INF)
+
+
+def test_a_request_prefilled_elsewhere_joins_the_decodes():
+    came = Request(30, cached=29, held=0)
+    decision = ask([came, came, came], [decoding(2), decoding(5)])
+    assert (decision.tokens, decision.admitted) == ([1, 1], [(0, 1), (1, 1)])
+    assert ask([came], [decoding(2)] * 4).admitted == []
+    assert ask([came], [decoding(2)], evicted=1).admitted == []
+    ordered = ask([Request(30), came], [decoding(2)])  # an evicted one prefills here, first
+    assert (ordered.tokens, ordered.admitted) == ([0], [(0, 30)])
+    waits = ask([came, Request(30)], [decoding(2)])
+    assert (waits.tokens, waits.admitted) == ([1], [(0, 1)])
+
+
+def test_a_joining_request_leaves_room_for_the_decodes():
+    came, full = Request(16, cached=15, held=0), decoding(17)  # a decode whose two blocks are full
+    assert ask([came], [full], free=2).admitted == [(0, 1)]
+    assert ask([came], [full], free=1).admitted == []

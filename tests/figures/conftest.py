@@ -4,7 +4,17 @@ import json
 
 import polars as pl
 import pytest
-from figure_tables import LABELS, REPLICATIONS, STABLE, write_metrics, write_reference, write_summary, write_thresholds
+from figure_tables import (
+    LABELS,
+    REPLICATIONS,
+    STABLE,
+    STAR_COLUMNS,
+    STARS,
+    write_metrics,
+    write_reference,
+    write_summary,
+    write_thresholds,
+)
 
 
 @pytest.fixture
@@ -21,7 +31,8 @@ def results(tmp_path):
     write_summary(folder, replications=REPLICATIONS)
     write_metrics(folder, replications=REPLICATIONS)
     rows = [
-        {"policy": key, "label": LABELS[key], "lambda_star": STABLE[key], "predicted": predicted, "predicted_name": "x"}
+        {"policy": key, "label": LABELS[key], "grid_lambda_star": STABLE[key], "predicted": predicted}
+        | dict(zip(STAR_COLUMNS, STARS[key], strict=True))
         for key, predicted in (("wait_fluid", 14.6), ("sarathi", 14.1), ("vllm_v0", None))
     ]
     pl.DataFrame(rows, infer_schema_length=None).write_csv(folder / "stability.csv")

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 from figure_reading import bands, change, edges, labels, line, vertical_lines
-from figure_tables import LABELS, LATENCY, RATES, STABLE, write_metrics, write_summary
+from figure_tables import LABELS, LATENCY, RATES, STABLE, STAR_COLUMNS, STARS, write_metrics, write_summary
 
 from fluidwait import figures
 from fluidwait.config import ConfigError
@@ -141,32 +141,56 @@ def test_ideal_line_is_completion_equal_to_arrival(results, experiment):
     assert (ideal.get_xy1(), ideal.get_slope()) == ((0.0, 0.0), 1.0)
 
 
-def test_stability_markers_are_where_the_table_says(results, experiment):
+def test_stability_markers_and_intervals_are_where_the_table_says(results, experiment):
     _, _, stable = latency_axes(results, experiment)
     for row, key in enumerate(LABELS):
-        assert line(stable, key) == ([STABLE[key]], [float(row)])
+        assert line(stable, key) == ([STARS[key][0]], [float(row)])
+    assert thin_lines(stable) == [list(STARS[key][1:]) for key in LABELS]
     predicted = [(a.get_xdata()[0], a.get_ydata()[0]) for a in stable.lines if a.get_marker() == "|"]
     assert predicted == [(14.6, 0), (14.1, 1)]
+    assert "found by bisection, with its 95 %" in latency.caption(results, experiment)["e1_latency"]
 
 
-def test_the_first_unstable_rate_ends_the_thin_line(results, experiment):
+def without_search(results):
+    change(results / "stability.csv", **dict.fromkeys(STAR_COLUMNS, [None] * 3))
+
+
+def thin_lines(axes):
+    return [list(a.get_xdata()) for a in axes.lines if len(a.get_xdata()) == 2 and a.get_linewidth() < 1.0]
+
+
+def test_without_a_search_the_first_unstable_rate_ends_the_thin_line(results, experiment):
+    without_search(results)
     _, _, stable = latency_axes(results, experiment)
-    spans = [list(a.get_xdata()) for a in stable.lines if len(a.get_xdata()) == 2 and a.get_linewidth() < 1.0]
-    assert spans == [[14.0, 15.0], [14.0, 15.0], [13.0, 14.0]]
+    assert [line(stable, key)[0] for key in LABELS] == [[STABLE[key]] for key in LABELS]
+    assert thin_lines(stable) == [[14.0, 15.0], [14.0, 15.0], [13.0, 14.0]]
+    assert "the largest stable rate of the grid" in latency.caption(results, experiment)["e1_latency"]
 
 
 def test_a_policy_that_is_never_stable_has_no_marker_and_says_so(results, experiment):
-    change(results / "stability.csv", lambda_star=[None, 14.0, 13.0])
+    without_search(results)
+    change(results / "stability.csv", grid_lambda_star=[None, 14.0, 13.0])
     _, _, stable = latency_axes(results, experiment)
     assert labels(stable) == ["sarathi", "vllm_v0"]
     assert [text.get_text() for text in stable.texts] == ["none: unstable at 12"]
 
 
 def test_a_policy_stable_at_every_rate(results, experiment):
-    change(results / "stability.csv", lambda_star=[15.0, 15.0, 15.0])
+    without_search(results)
+    change(results / "stability.csv", grid_lambda_star=[15.0, 15.0, 15.0])
     _, _, stable = latency_axes(results, experiment)
     assert [line(stable, key)[0] for key in LABELS] == [[15.0]] * 3
     stable.figure.draw_without_rendering()
+
+
+def test_gap_marks_the_boundaries_that_were_found(results, experiment):
+    change(results / "stability.csv", lambda_star=[14.5, None, 13.4])
+    (axes,) = gap.make(results, experiment)["e1_gap"].axes
+    assert [line(axes, f"_λ* {key}")[0] for key in ("wait_fluid", "vllm_v0")] == [[14.5], [13.4]]
+    assert "_λ* sarathi" not in [artist.get_label() for artist in axes.lines]
+    assert "λ*" in gap.caption(results, experiment)["e1_gap"]
+    without_search(results)
+    assert "λ*" not in gap.caption(results, experiment)["e1_gap"]
 
 
 def test_the_calibrated_boundary_is_marked_in_every_panel(results, experiment):
@@ -367,16 +391,16 @@ def test_reference_shows_published_and_ours(results, experiment):
     for policy in ("sarathi", "wait"):
         rows = table.filter(pl.col("policy") == policy)
         assert line(latencies, f"{policy} published") == (rows["rate"].to_list(), rows["published"].to_list())
-        for name in ("exact", "truncated"):
+        for name in ("exact", "replayed"):
             assert line(latencies, f"{policy} {name}") == (rows["rate"].to_list(), rows[name].to_list())
-    assert len(bands(latencies)) == 4
+    assert len(bands(latencies)) == 2
 
 
 def test_reference_shows_every_distance(results, experiment):
     _, sarathi, wait = reference_axes(results, experiment)
-    assert labels(sarathi) == ["exact", "truncated", "rounded"]
-    assert labels(wait) == ["exact", "truncated", "rounded", "gated"]
-    for name, percent in (("exact", -2.0), ("truncated", 3.0), ("rounded", 1.0), ("gated", 200.0)):
+    assert labels(sarathi) == ["exact", "stream", "replayed", "truncated"]
+    assert labels(wait) == ["exact", "stream", "replayed", "truncated", "gated"]
+    for name, percent in (("exact", -2.0), ("stream", 4.0), ("replayed", 1.0), ("truncated", 3.0), ("gated", 200.0)):
         assert line(wait, name)[1] == pytest.approx([percent] * 3)
     (band,) = bands(sarathi)
     assert edges(band)[12.0] == pytest.approx((-11.8, -2.0))
@@ -384,8 +408,8 @@ def test_reference_shows_every_distance(results, experiment):
 
 def test_reference_caption_tells_the_distance(results, experiment):
     text = reference.caption(results, experiment)["e1_reference"]
-    assert "Sarathi with the published arrivals: median 3.0 %, at most 3.0 %" in text
-    assert "none if all iterations took 0.990 to 1.010 times as long" in text
+    assert "Sarathi on the published arrivals: at most 4.0 % with our iteration times and scheduler" in text
+    assert "at most 1.0 % with those of the earlier code" in text
 
 
 def test_reference_with_one_policy(results, experiment):
@@ -452,6 +476,8 @@ COLUMNS = [
     ("latency", "summary.csv", "completion_rate_low"),
     ("latency", "summary.csv", "policy"),
     ("latency", "stability.csv", "lambda_star"),
+    ("latency", "stability.csv", "grid_lambda_star"),
+    ("gap", "stability.csv", "lambda_star"),
     ("gap", "metrics/wait_fluid.csv", "mean_latency"),
     ("gap", "metrics/sarathi.csv", "replication"),
     ("mstar", "thresholds.csv", "calibrated_memory"),

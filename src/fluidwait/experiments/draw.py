@@ -13,9 +13,10 @@ from fluidwait.figures import boundaries
 from fluidwait.provenance import imported_modules, save_figure, write_artifact
 
 
-def described(experiment: Experiment, scale: str) -> dict:
-    """What figures know of an experiment: id, title, labels in the order of drawing, scale."""
-    labels = {key: entry.label for key, entry in experiment.policies.items()}
+def described(experiment: Experiment, scale: str, kind: str) -> dict:
+    """What a kind of figure knows of an experiment: id, title, labels in the order of drawing, scale."""
+    keys = experiment.traced() if kind == "memory" else experiment.policies
+    labels = {key: experiment.entry(key).label for key in keys}
     return {
         "id": experiment.id,
         "title": experiment.title,
@@ -27,7 +28,7 @@ def described(experiment: Experiment, scale: str) -> dict:
 
 def draw(experiment: Experiment, kind: str, scale: str, results: Path, outs: list[Path]) -> None:
     """Write the figure to every path of ``outs``: .png, .pdf or .svg, and .txt for its caption."""
-    about = described(experiment, scale)
+    about = described(experiment, scale, kind)
     recorded = {
         "config": {"figure": kind, "experiment": about},
         "inputs": figures.inputs(kind, results, about),
@@ -45,10 +46,10 @@ def boundary_sizes(experiment: Experiment, scale: str) -> dict[str, int]:
     return {"requests": experiment.boundary_requests_at(scale), "replications": replications}
 
 
-def draw_boundaries(table: Path, scale: str, outs: list[Path], load=load_experiment) -> None:
-    """Write the figure of a boundaries.csv to every path of ``outs``, as :func:`draw`; ``load`` finds an experiment."""
+def draw_boundaries(table: Path, scale: str, outs: list[Path]) -> None:
+    """Write the figure of a boundaries.csv to every path of ``outs``, as :func:`draw`."""
     names = pl.read_csv(table, columns=["experiment"])["experiment"].unique(maintain_order=True)
-    sizes = {name: boundary_sizes(load(name), scale) for name in names}
+    sizes = {name: boundary_sizes(load_experiment(name), scale) for name in names}
     recorded = {
         "config": {"figure": "boundaries", "scale": scale, "sizes": sizes},
         "inputs": [table],

@@ -119,7 +119,7 @@ def _draw(about: Shown, gaps: dict[str, pl.DataFrame], stars: dict[str, float]) 
     for key, star in stars.items():
         axes.plot(
             [star], [0.99], marker="v", markersize=4.0, color=looks[key].color, linestyle="none", markeredgewidth=0.0,
-            transform=axes.get_xaxis_transform(), label=f"λ* {key}", zorder=4,
+            transform=axes.get_xaxis_transform(), label=f"_λ* {key}", zorder=4,
         )  # fmt: skip
     axes.set(ylabel="relative difference of mean latency (%)")
     return figure

@@ -16,6 +16,7 @@ from fluidwait.experiments.metrics import run_metrics
 from fluidwait.paths import project_root
 from fluidwait.provenance import read_sidecar, verify
 from fluidwait.records import iter_runs
+from fluidwait.timing import TimeModel
 
 SMALL = {
     "id": "small",
@@ -165,7 +166,8 @@ def test_scaled_time_scales_latency(small):
     requests = setting.requests(200, 20, 3, 0)
     slow = requests._replace(arrival=requests.arrival * 1.25)
     plain = sweep.run_once(setting, policy, requests, 20)
-    other = sweep.run_once(setting._replace(time_model=reference.scaled(setting.time_model, 1.25)), policy, slow, 16)
+    longer = TimeModel(*(part * 1.25 for part in setting.time_model))
+    other = sweep.run_once(setting._replace(time_model=longer), policy, slow, 16)
     assert np.allclose(other.completion, plain.completion * 1.25, rtol=1e-9)
 
 

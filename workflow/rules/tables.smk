@@ -30,10 +30,11 @@ rule summary:
         "fluidwait experiment summary {wildcards.experiment} {input} --out {output.csv} > {log} 2>&1"
 
 
-# Needs the published latencies of E1. Makes ours beside them, with exact and with truncated arrivals.
+# Needs the published latencies of E1 and attention measurements. Makes ours beside them, and the published runs replayed.
 rule reference:
     input:
         published="data/reference/e1_published.csv",
+        medians="data/reference/attention_medians.csv",
     output:
         csv="results/{scale}/{experiment}/reference.csv",
     log:

@@ -1,17 +1,16 @@
 """E1 beside the latencies published with the paper's earlier code, and what explains the distance.
 
-Four columns of our own, all with the settings of the published runs and all requests counted, as there:
+Columns of our own, all with the settings of the published runs and all requests counted, as there:
 
-* ``exact``: Poisson arrivals; ``truncated``: gaps cut at 3/rate as Vidur's generator does, so 5.2 % more load;
-* ``rounded``: truncated, with the KV tokens of decodes rounded up to multiples of 256, as the predictor of Vidur 0.0.26
-  does before it looks its decode attention up;
-* ``time_factor``: the one factor on all our iteration times that makes ``truncated`` equal the published latency. Near
-  the stability boundary latency is so steep that a percent or two of iteration time covers any distance.
+* ``exact``: Poisson arrivals, all replications; ``truncated``: gaps cut at 3/rate as Vidur's own generator does, so
+  5.2 % more load (the published runs did not use it);
+* ``stream``: our simulator and time model on the arrivals of the published runs, one run as there;
+* ``replayed``: the same arrivals through the earlier code's schedulers and predictor of iteration times, see
+  :mod:`fluidwait.experiments.replay`.
 
-The published WAIT also bounds the tokens of a batch by what a full system would compute, which the paper's text leaves
-out: ceil(tl - P K + P K cs) with K chunks per prompt and P = tl / (K + output) requests per stage. We run it with that
-bound. Its gate cannot have held requests as the text describes it: at 12 requests/s a gate without limit more than
-triples the latency (see ``gated``, the same settings with the gate held at most 20 ms per request).
+Our WAIT runs with a bound on the tokens of a batch, which the paper's text leaves out: ceil(tl - P K + P K cs) with K
+chunks per prompt and P = tl / (K + output) requests per stage. ``gated`` is WAIT with its gate, held at most 20 ms per
+request: a gate without limit more than triples the latency at 12 requests/s.
 """
 
 from __future__ import annotations
@@ -20,31 +19,33 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from fluidwait.columns import read_columns
 from fluidwait.engines.simulator import simulate
+from fluidwait.experiments import replay
 from fluidwait.experiments.experiment import Experiment, Setting, resolve
 from fluidwait.experiments.metrics import mean_interval
 from fluidwait.paths import project_root
 from fluidwait.policies import Policy, load_policy
 from fluidwait.provenance import imported_modules, write_artifact
-from fluidwait.timing import TimeModel
+from fluidwait.workload import Requests
 
 PUBLISHED = "data/reference/e1_published.csv"
-GRANULARITY = 256  # KV tokens, Vidur 0.0.26's default kv_cache_prediction_granularity
-FACTORS = (0.85, 1.15)  # where time_factor is searched
+MEDIANS = "data/reference/attention_medians.csv"
+COUNT = 5000  # requests of a published run
 
 
 def reference(experiment: Experiment, scale: str, out: Path) -> None:
     """Write one row per policy and rate of the published table; see the module's text for the columns."""
-    published = project_root() / PUBLISHED
+    published, medians = project_root() / PUBLISHED, project_root() / MEDIANS
     experiment = experiment.model_copy(update={"seed": experiment.seed_at(scale)})
     settings = {process: _with_arrivals(experiment, process) for process in ("poisson", "poisson_truncated")}
     sizes = experiment.scale(scale)
     write_artifact(
         out,
-        lambda path, _: _table(settings, published, sizes.requests, sizes.replications).write_csv(path),
+        lambda path, _: _table(settings, published, medians, sizes.requests, sizes.replications).write_csv(path),
         config={
             "experiment": experiment.id,
             "hardware": settings["poisson"].hardware.model_dump(mode="json", exclude={"source", "fit"}),
@@ -52,7 +53,7 @@ def reference(experiment: Experiment, scale: str, out: Path) -> None:
             "replications": sizes.replications,
             "seed": experiment.seed,
         },
-        inputs=[published],
+        inputs=[published, medians],
         code=imported_modules(__name__, "fluidwait.policies.sarathi", "fluidwait.policies.wait_chunked"),
         rule="reference",
     )
@@ -62,11 +63,16 @@ def _with_arrivals(experiment: Experiment, process: str) -> Setting:
     return resolve(experiment.model_copy(update={"arrivals": process}))
 
 
+def in_service(rate: float) -> int:
+    """The cap tl of the published WAIT."""
+    return 20 if rate <= 23 else 30
+
+
 def published_policy(name: str, rate: float, prompt: int, output: int) -> dict[str, Any]:
     """The settings of the published runs; ``gated`` is WAIT with its gate."""
     if name == "sarathi":
         return {"policy": "sarathi", "token_budget": 512, "max_requests": 256}
-    limit, chunk = (20 if rate <= 23 else 30), 256
+    limit, chunk = in_service(rate), 256
     chunks = math.ceil(prompt / chunk)
     in_prefill = limit * chunks / (chunks + output)
     bound = math.ceil(limit - in_prefill + in_prefill * chunk)
@@ -74,79 +80,64 @@ def published_policy(name: str, rate: float, prompt: int, output: int) -> dict[s
     return settings | {"gate": name == "gated"}
 
 
-def _table(settings: dict[str, Setting], published: Path, n: int, replications: int) -> pl.DataFrame:
+def _table(settings: dict[str, Setting], published: Path, medians: Path, n: int, replications: int) -> pl.DataFrame:
     columns = read_columns(published, {}, real=("rate", "sarathi", "wait"))
-    law = settings["poisson"].law
+    exact, truncated = settings["poisson"], settings["poisson_truncated"]
+    seconds = predictor(exact, medians)
     rows = []
     for name in ("sarathi", "wait"):
         for rate, known in zip(columns["rate"].tolist(), columns[name].tolist(), strict=True):
-            policy = _policy(name, rate, law)
-            truncated = settings["poisson_truncated"]
+            policy = _policy(name, rate, exact.law)
             row: dict[str, Any] = {"policy": name, "rate": rate, "published": known}
-            rounded = _rounded(truncated.time_model, law)
-            for column, setting, model in (
-                ("exact", settings["poisson"], truncated.time_model),
-                ("truncated", truncated, truncated.time_model),
-                ("rounded", truncated, rounded),
-            ):
-                row |= _distance(column, _latencies(setting, policy, rate, n, replications, model), known)
+            row |= _distance("exact", _latencies(exact, policy, rate, n, replications), known)
+            row |= _distance("truncated", _latencies(truncated, policy, rate, n, replications), known)
+            row |= _distance("stream", [stream_latency(exact, policy, rate)], known)
+            row |= _distance("replayed", [replayed_latency(name, rate, seconds)], known)
             if name == "wait":
-                gated = _latencies(settings["poisson"], _policy("gated", rate, law), rate, n, replications)
-                row |= _distance("gated", gated, known)
-            row["time_factor"] = _time_factor(truncated, policy, rate, n, min(replications, 3), known)
+                gated = _policy("gated", rate, exact.law)
+                row |= _distance("gated", _latencies(exact, gated, rate, n, replications), known)
             rows.append(row)
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def predictor(setting: Setting, medians: Path) -> replay.Predictor:
+    """Iteration times as the earlier code predicts them, from the hardware's profile and the attention kernels."""
+    profile = setting.hardware.timing.profile
+    return replay.Predictor(profile.tokens, profile.seconds, medians, setting.hardware.model.layers)
+
+
+def replayed_latency(name: str, rate: float, seconds: replay.Seconds, count: int = COUNT) -> float:
+    """Mean latency of a published run, replayed."""
+    plan = replay.sarathi() if name == "sarathi" else replay.wait(in_service(rate))
+    return float(replay.replay(replay.arrivals(rate, count), plan, seconds).mean())
+
+
+def stream_latency(setting: Setting, policy: Policy, rate: float, count: int = COUNT) -> float:
+    """Mean latency of our simulator on the published arrivals."""
+    ones = np.ones(count, dtype=np.int64)
+    requests = Requests(replay.arrivals(rate, count), ones * replay.PROMPT, ones * replay.OUTPUT, 0 * ones)
+    return _mean_latency(setting, policy, rate, requests)
 
 
 def _policy(name: str, rate: float, law) -> Policy:
     return load_policy(published_policy(name, rate, int(law.prompt[0]), int(law.output[0])), "reference")
 
 
-def _latencies(setting: Setting, policy: Policy, rate, n, replications, model: TimeModel | None = None) -> list[float]:
+def _latencies(setting: Setting, policy: Policy, rate: float, n: int, replications: int) -> list[float]:
     """Mean latency over all requests, as published, of every replication."""
-    model = model or setting.time_model
+    seed = setting.experiment.seed
+    return [_mean_latency(setting, policy, rate, setting.requests(n, rate, seed, r)) for r in range(replications)]
+
+
+def _mean_latency(setting: Setting, policy: Policy, rate: float, requests: Requests) -> float:
     knobs = policy.prepare(setting.context(rate))
-    means = []
-    for replication in range(replications):
-        requests = setting.requests(n, rate, setting.experiment.seed, replication)
-        run = simulate(requests, policy, knobs, model, setting.semantics)
-        means.append(float((run.completion - requests.arrival).mean()))
-    return means
+    run = simulate(requests, policy, knobs, setting.time_model, setting.semantics)
+    return float((run.completion - requests.arrival).mean())
 
 
 def _distance(column: str, latencies: list[float], known: float) -> dict[str, float]:
     interval = mean_interval(latencies)
-    return {
-        column: interval.mean,
-        f"{column}_low": interval.low,
-        f"{column}_high": interval.high,
-        f"{column}_distance": interval.mean / known - 1,
-    }
-
-
-def _rounded(model: TimeModel, law) -> TimeModel:
-    """Decode attention as if every context were rounded up; exact when all contexts round to the same multiple."""
-    first, last = int(law.prompt[0]) + 1, int(law.prompt[0] + law.output[0]) - 1
-    up = math.ceil(last / GRANULARITY) * GRANULARITY
-    return model._replace(decode_context=model.decode_context * up / ((first + last) / 2))
-
-
-def scaled(model: TimeModel, factor: float) -> TimeModel:
-    """Every iteration ``factor`` times as long."""
-    return TimeModel(*(part * factor for part in model))
-
-
-def _time_factor(setting: Setting, policy: Policy, rate, n, replications, known: float) -> float | None:
-    """Bisection for the factor at which the mean latency is ``known``; None outside :data:`FACTORS`."""
-
-    def excess(factor: float) -> float:
-        latencies = _latencies(setting, policy, rate, n, replications, scaled(setting.time_model, factor))
-        return sum(latencies) / len(latencies) - known
-
-    low, high = FACTORS
-    if excess(low) > 0 or excess(high) < 0:
-        return None
-    for _ in range(12):
-        middle = (low + high) / 2
-        low, high = (low, middle) if excess(middle) > 0 else (middle, high)
-    return round((low + high) / 2, 4)
+    values = {column: interval.mean, f"{column}_distance": interval.mean / known - 1}
+    if len(latencies) > 1:
+        values |= {f"{column}_low": interval.low, f"{column}_high": interval.high}
+    return values

@@ -25,13 +25,16 @@ POLICIES = {"sarathi": "Sarathi", "wait": "WAIT"}
 
 VARIANTS = {
     "exact": ("ours, exact Poisson arrivals", Style(style.INK, "o", True, style.SOLID)),
-    "truncated": ("ours, gaps cut at 3/λ as published", Style(style.INK, "s", False, style.DASHED)),
-    "rounded": ("the same, decode context rounded to 256", Style(style.INK, "D", True, style.DASH_DOT)),
+    "stream": ("ours, the published arrivals", Style(style.INK, "D", True, style.DASH_DOT)),
+    "replayed": ("the earlier code, replayed", Style(style.INK, "v", True, style.SOLID)),
+    "truncated": ("ours, gaps cut at 3/λ", Style(style.INK, "s", False, style.DASHED)),
     "gated": ("ours, exact, gate on", Style(style.INK, "^", False, style.DOTTED)),
 }
 """Our runs, by their columns in the table: what they are called and how they look, but for the policy's colour."""
 
-IN_LATENCY = ("exact", "truncated")  # drawn in the latency panel too
+IN_LATENCY = ("exact", "replayed")  # drawn in the latency panel too
+SINGLE = ("stream", "replayed")  # one run, as published: no interval
+ENDS = {name: ("",) if name in SINGLE else ("", "_low", "_high") for name in VARIANTS}
 BANDED = "exact"  # the one with its confidence band among the distances, where all bands would cover each other
 PUBLISHED_LINE = {"linestyle": (0, (1.0, 1.0)), "linewidth": 2.6, "alpha": 0.5}
 
@@ -40,7 +43,7 @@ def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Fi
     """``{<id>_reference: figure}``: latencies (a), and the distance of ours in percent for each policy (b, c).
 
     Reads ``reference.csv``: policy (sarathi or wait), rate, published (s), and for each of :data:`VARIANTS` its mean
-    latency with _low and _high (s; empty where a policy has no such run).
+    latency, with _low and _high unless it is of one run (s; empty where a policy has no such run).
 
     Raises:
         ConfigError: the file or a column is missing, a value is not a number, or there is no published policy.
@@ -67,27 +70,25 @@ def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str,
 
 
 def _distances(curves: Mapping[str, pl.DataFrame]) -> str:
-    """Median and largest distance of every policy under the published arrivals, and the factor that removes it."""
+    """Largest distance of every policy: our model on the published arrivals, and the earlier code replayed."""
     parts = []
     for key, curve in curves.items():
-        distance = curve["truncated_distance"].abs()
-        part = f"{POLICIES[key]} with the published arrivals: median {distance.median():.1f} %, at most "
-        part += f"{distance.max():.1f} %"
-        factor = curve["time_factor"].drop_nans()
-        if len(factor):
-            part += f", none if all iterations took {factor.min():.3f} to {factor.max():.3f} times as long"
-        parts.append(part)
+        ours, replayed = (curve[f"{name}_distance"].abs().max() for name in ("stream", "replayed"))
+        parts.append(
+            f"{POLICIES[key]} on the published arrivals: at most {ours:.1f} % with our iteration times and scheduler, "
+            f"at most {replayed:.1f} % with those of the earlier code"
+        )
     return "; ".join(parts)
 
 
 def _curves(path: Path) -> dict[str, pl.DataFrame]:
     """The rows of each policy, with the distance of every variant and its bounds in percent."""
-    ours = [f"{name}{end}" for name in VARIANTS for end in ("", "_low", "_high")]
-    table = read_table(path, ("rate", "published"), ("policy",), (*ours, "time_factor"))
+    ours = [f"{name}{end}" for name in VARIANTS for end in ENDS[name]]
+    table = read_table(path, ("rate", "published"), ("policy",), ours)
     distances = (
         (100.0 * (pl.col(f"{name}{end}") / pl.col("published") - 1.0)).alias(f"{name}_distance{end}")
         for name in VARIANTS
-        for end in ("", "_low", "_high")
+        for end in ENDS[name]
     )
     table = table.with_columns(*distances).sort("rate")
     curves = {key: table.filter(pl.col("policy") == key) for key in POLICIES}
@@ -120,7 +121,10 @@ def _latency_panel(axes: Axes, curves: dict[str, pl.DataFrame]) -> None:
         axes.plot(curve["rate"], curve["published"], color=color, **PUBLISHED_LINE, label=f"{key} published")
         for name in IN_LATENCY:
             look = VARIANTS[name][1]._replace(color=color)
-            style.plot_curves(axes, {f"{key} {name}": curve}, {f"{key} {name}": look}, name)
+            if name in SINGLE:
+                axes.plot(curve["rate"], curve[name], **look.options(), label=f"{key} {name}", zorder=3)
+            else:
+                style.plot_curves(axes, {f"{key} {name}": curve}, {f"{key} {name}": look}, name)
     values = np.concatenate([curve[name] for curve in curves.values() for name in ("published", *IN_LATENCY)])
     axes.set(yscale="log", ylim=(0.93 * np.nanmin(values), 1.1 * np.nanmax(values)), ylabel="mean latency (s)")
     style.plain_log_axis(axes.yaxis)

@@ -1,7 +1,7 @@
 """The vLLM engine: fluidwait's policies inside the real thing.
 
-``--scheduler-cls fluidwait.engines.vllm.WaitScheduler`` switches them on. The class is imported when it is asked for, so
-that this package can be imported where vLLM is not installed.
+``--scheduler-cls fluidwait.engines.vllm.WaitScheduler`` switches them on. The class is imported when it is asked for:
+this package can be imported where vLLM is not installed.
 """
 
 from __future__ import annotations

@@ -1,0 +1,517 @@
+"""The gate before vLLM's scheduler: which of the engine's requests take part in the next step.
+
+Each step the engine's requests become a policy's View, the policy (the very code that the simulator runs) writes its
+plan, and vLLM's own ``schedule`` is called with only the requests that the plan serves in ``waiting`` and ``running``.
+Afterwards the others are put back. Everything else, memory, preemption, prefix caching, priorities, aborts, is
+vLLM's: between two calls its state is what it would be without us, except for what has not been scheduled yet.
+
+With asynchronous scheduling a step is planned while the one before runs; tokens in flight count as generated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from itertools import islice
+
+import numpy as np
+from vllm.logger import init_logger
+from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.request_queue import create_request_queue
+from vllm.v1.request import RequestStatus
+
+from fluidwait.engines.vllm.decision import compiled, queue_depth
+from fluidwait.engines.vllm.metrics import COUNTERS, REASONS, StatusFile, status_path
+from fluidwait.engines.vllm.requests import RequestTable
+from fluidwait.engines.vllm.settings import SchedulerSettings
+from fluidwait.engines.vllm.thresholds import Limits, Plan, Thresholds
+from fluidwait.policies import Policy, contract
+from fluidwait.policies.contract import View
+
+logger = init_logger(__name__)
+
+NAP = 0.001  # s: while everything is held and nothing runs, vLLM itself asks again only after a millisecond
+WATERMARK = 0.01  # share of the KV blocks that admissions leave free, as in the simulator
+
+
+class _Flight:
+    """A batch on its way: when it was planned, and what the estimates need to know about it."""
+
+    __slots__ = ("output", "planned", "slots", "tokens", "kv_tokens")
+
+    def __init__(self, output, planned: float, slots: np.ndarray, tokens: int, kv_tokens: int):
+        self.output, self.planned, self.slots = output, planned, slots
+        self.tokens, self.kv_tokens = tokens, kv_tokens
+
+
+class Gate:
+    """Holds and pauses requests of ``engine``, a vLLM scheduler, as ``policy`` says.
+
+    Raises:
+        ConfigError: the policy cannot be prepared for this engine.
+    """
+
+    def __init__(self, engine, policy: Policy, settings: SchedulerSettings):
+        self.engine, self._policy, self._settings = engine, policy, settings
+        self._groups = max(len(engine.kv_cache_config.kv_cache_groups), 1)
+        self._blocks = engine.cache_config.num_gpu_blocks // self._groups
+        self._stock_tokens = engine.max_num_scheduled_tokens
+        self._stock_chunk = engine.scheduler_config.long_prefill_token_threshold
+        self._most = min(
+            engine.max_num_running_reqs, getattr(engine, "max_num_active_reqs", engine.max_num_running_reqs)
+        )
+        limits = Limits(
+            self._blocks * engine.block_size,
+            self._most,
+            self._stock_tokens,
+            engine.scheduler_config.enable_chunked_prefill,
+            engine.max_model_len,
+        )
+        self.thresholds = Thresholds(policy, settings, limits)
+        self.table = RequestTable()
+        self._ask = compiled(policy.module)
+        self._flights: deque[_Flight] = deque()
+        self._last_end = 0.0  # s, when the latest batch ended
+        self._aborted: set[str] = set()
+        self._slots = np.zeros(0, dtype=np.uint64)  # of the running requests, in their order
+        self._paused = np.zeros(0, dtype=np.uint64)  # residents held by the last plan, not in flight
+        self._paused_since = 0.0
+        self._stale = False  # the table lags behind the engine: steps were taken without a plan
+        self._plan: Plan | None = None
+        self._wake = 0.0  # s, when the policy wants to be asked again
+        self._reserve(self._most)
+        self._counts = dict.fromkeys(COUNTERS, 0)
+        self._held_steps = dict.fromkeys(REASONS, 0)
+        self._last = {"waiting_held": 0, "resident_paused": 0, "resident": 0}
+        self._status = StatusFile(status_path(engine.vllm_config, engine.parallel_config.data_parallel_index))
+        self._next_line = time.monotonic() + settings.log_interval
+        self._warm_up()
+
+    def arrived(self, request) -> None:
+        """A request has come to the engine."""
+        now = time.monotonic()
+        slot = self.table.add(request, now, self.engine.max_model_len)
+        if self._policy.name == "wait":
+            self.table.kind[slot] = self._nearest_type(request)
+        self.thresholds.traffic.arrived(now)
+
+    def aborted(self, names) -> None:
+        """These requests end early: their lengths say nothing."""
+        self._aborted.update(names)
+
+    def step(self, stock):
+        """One step of the engine; ``stock()`` is vLLM's own."""
+        now = time.monotonic()
+        self._forget_finished()
+        plan = self.thresholds.current(now)
+        if plan is not self._plan:
+            self._adopt(plan)
+        if plan is None or self.engine.pause_state == PauseState.PAUSED_ALL:
+            output = self._without_a_plan(now, stock)
+        else:
+            output = self._with_a_plan(now, stock)
+        if self._status.due(now) or now >= self._next_line:
+            self._report(now)
+        return output
+
+    def landed(self, output) -> None:
+        """A batch has ended: its requests are no longer in flight, and its duration is known."""
+        now = time.monotonic()
+        while self._flights:
+            flight = self._flights.popleft()
+            self.table.flying[flight.slots] -= 1
+            if flight.output is output:
+                began = max(flight.planned, self._last_end)
+                self.thresholds.traffic.iterated(flight.tokens, flight.kv_tokens, now - began)
+                break
+        self._last_end = now
+
+    def close(self) -> None:
+        self.thresholds.close()
+        self._status.remove()
+
+    # --- a step ------------------------------------------------------------------------------------------------------
+
+    def _without_a_plan(self, now: float, stock):
+        """First come, first served; the table is read anew when there is a plan again."""
+        self._stale = True
+        self._paused = self._paused[:0]
+        output = stock()
+        names = output.num_scheduled_tokens
+        if names:
+            slots = self._slots_of(self.engine.requests[name] for name in names)
+            kv_tokens = sum(self.engine.requests[name].num_computed_tokens for name in names)
+            self._take_off(output, now, slots, kv_tokens)
+        return output
+
+    def _with_a_plan(self, now: float, stock):
+        table = self.table
+        running = self.engine.running
+        slots = self._running_slots(now)
+        active = table.generated[slots] < table.limit[slots]  # the others only wait for their last token to land
+        residents = slots if active.all() else slots[active]
+        heads, blocked = self._head_of_the_queue()
+        served, victims, admitted = self._decide(now, residents, heads)
+        admitted = admitted[
+            : max(self._most - len(running) - getattr(self.engine, "num_waiting_for_streaming_input", 0), 0)
+        ]
+        paused = residents[served == 0]
+
+        handed = self._order(running, slots, active, served, victims)
+        budget = int(served.sum()) + int(self._out.chunk[: len(admitted)].sum())
+        entering = [heads[i] for i in admitted]
+        output, newcomers = self._parent(handed, entering, blocked, budget, stock)
+        self._carry_over(now, output, slots, residents, served, newcomers)
+        self._hold(now, paused)
+
+        waiting = len(self.engine.waiting)
+        self._count(len(residents), waiting, len(paused), len(newcomers), len(admitted), output)
+        if not output.num_scheduled_tokens and not self._flights:
+            time.sleep(max(0.0, min(NAP, self._wake - time.monotonic())))
+        return output
+
+    def _decide(self, now: float, residents: np.ndarray, heads: list):
+        """Ask the policy: (tokens per resident, number of victims, positions in ``heads`` to admit).
+
+        While the decodes do not fit the free blocks, the newest residents are left out and the policy is asked again;
+        they are the first that the parent preempts.
+        """
+        table, knobs, out = self.table, self._plan.knobs, self._out
+        self._room_for(len(residents), len(heads))
+        table.service[residents] = now - table.arrival[residents] - table.held_for[residents]
+        stage = table.generated
+        if self._longest_output is not None:
+            stage = self._stage_column(residents)
+        free, promised = self._free_blocks(residents)
+        waiting = self._slots_of(heads)
+        watermark = int(WATERMARK * self._blocks) if len(residents) else 0
+        draining = self.engine.pause_state != PauseState.UNPAUSED
+        left = len(residents)
+        out.tokens[:left] = 0
+        while True:
+            view = View(
+                now,
+                draining,
+                len(residents) - left,
+                waiting,
+                residents[:left],
+                table.arrival,
+                table.service,
+                table.kind,
+                table.goal,
+                table.cached,
+                stage,
+                table.held,
+                free - promised,
+                watermark,
+                self.engine.block_size,
+            )
+            admitted, self._wake = self._ask(view, knobs, self._memory, out)
+            served = out.tokens[: len(residents)].copy()
+            self._finish_prefills(residents[:left], served)
+            if left <= 1 or self._blocks_needed(residents, served) <= free:
+                break
+            left -= 1
+            free += int(table.held[residents[left]])
+            out.tokens[: len(residents)] = 0
+        victims = len(residents) - left
+        return served, victims, [] if victims else out.admit[:admitted].tolist()
+
+    def _parent(self, handed: list, entering: list, blocked: list, budget: int, stock):
+        """vLLM's own step over these requests; returns its output and the requests that entered service."""
+        everyone, queue = self.engine.running, self.engine.waiting
+        taken = len(entering) + len(blocked)
+        hold_back = taken < len(queue)
+        if hold_back:
+            self.engine.waiting = create_request_queue(self.engine.policy)
+            for request in self._take(queue, entering, blocked):
+                self.engine.waiting.add_request(request)
+        self.engine.running = handed
+        if not blocked and not self._parents_own_queues():
+            self.engine.max_num_scheduled_tokens = min(self._stock_tokens, budget)
+        before = list(handed)
+        try:
+            output = stock()
+        finally:
+            self.engine.max_num_scheduled_tokens = self._stock_tokens
+            if hold_back:
+                left_over = list(self.engine.waiting)
+                self.engine.waiting = queue
+                for request in reversed(left_over):
+                    queue.prepend_request(request)
+        after, kept = self.engine.running, len(before)
+        if after[:kept] == before:
+            newcomers = after[kept:]
+            self.engine.running = everyone + newcomers
+        else:  # the parent preempted some
+            known = set(everyone)
+            newcomers = [request for request in after if request not in known]
+            self.engine.running = [r for r in everyone if r.status == RequestStatus.RUNNING] + newcomers
+        return output, newcomers
+
+    @staticmethod
+    def _take(queue, entering: list, blocked: list) -> list:
+        """Remove these requests from the queue; returns them in its order."""
+        chosen = set(entering)
+        chosen.update(blocked)
+        first = list(islice(queue, len(chosen)))
+        if len(chosen) == len(first) and chosen.issuperset(first):
+            return [queue.pop_request() for _ in first]
+        ordered = [request for request in queue if request in chosen]
+        queue.remove_requests(ordered)
+        return ordered
+
+    def _order(self, running: list, slots: np.ndarray, active: np.ndarray, served: np.ndarray, victims: int) -> list:
+        """What the parent gets as ``running``: planned decodes, planned prefills and, when memory is short, the rest.
+
+        The parent gives tokens in this order and preempts from its end, so the victims come last. Requests that only
+        wait for their last token stay out: the parent would pass over them.
+        """
+        table = self.table
+        members = slots[active]
+        serving = served > 0
+        prefill = table.cached[members] < table.goal[members]
+        if victims == 0 and len(members) == len(slots) and serving.all() and not prefill.any():
+            return list(running)
+        order = [np.flatnonzero(serving & ~prefill), np.flatnonzero(serving & prefill)]
+        if victims:
+            order.append(np.flatnonzero(~serving))  # in admission order: the newest, the victims, are last
+        where = np.flatnonzero(active)[np.concatenate(order)]
+        return [running[i] for i in where.tolist()]
+
+    def _carry_over(self, now: float, output, slots, residents, served, newcomers: list) -> None:
+        """Bring the table to the state after this step."""
+        table, names = self.table, output.num_scheduled_tokens
+        entered = self._slots_of(newcomers)
+        serving = served > 0
+        flown = residents[serving]
+        prefills = flown[table.cached[flown] < table.goal[flown]]
+        decodes = flown if len(prefills) == 0 else flown[table.cached[flown] >= table.goal[flown]]
+        as_planned = len(names) == len(flown) + len(newcomers)
+        if as_planned:
+            table.cached[decodes] += 1
+            table.generated[decodes] += 1
+            table.held[decodes] = -(-table.cached[decodes] // self.engine.block_size)
+            refresh = prefills
+        else:
+            refresh = slots
+        for request, slot in zip(newcomers, entered.tolist(), strict=True):
+            table.admitted(slot, request, now, self.engine.block_size)
+        self._slots = np.concatenate([slots, entered]) if len(entered) else slots
+        if not as_planned:
+            self._slots = self._slots_of(self.engine.running)
+        if len(refresh):
+            by_slot = dict(zip(self._slots.tolist(), self.engine.running, strict=True))
+            for slot in refresh.tolist():
+                if slot in by_slot:
+                    table.refresh(slot, by_slot[slot], self.engine.block_size)
+        if names:
+            flying = (
+                np.concatenate([flown, entered])
+                if as_planned
+                else self._slots_of(self.engine.requests[n] for n in names)
+            )
+            self._take_off(output, now, flying, int(table.cached[flying].sum()))
+
+    # --- the view -----------------------------------------------------------------------------------------------------
+
+    def _running_slots(self, now: float) -> np.ndarray:
+        """Slots of ``self.engine.running``, with the columns that a policy reads up to date."""
+        slots = self._slots
+        if len(slots) != len(self.engine.running):  # since the last step requests can only have left
+            slots = slots[self.table.alive[slots]]
+        if self._stale or len(slots) != len(self.engine.running):
+            slots = self._slots_of(self.engine.running)
+            for request, slot in zip(self.engine.running, slots.tolist(), strict=True):
+                self.table.refresh(slot, request, self.engine.block_size)
+            self._stale = False
+        if len(self._paused):
+            still = self._paused[self.table.alive[self._paused]]
+            self.table.held_for[still] += now - self._paused_since
+            self._paused = self._paused[:0]
+        self._slots = slots
+        return slots
+
+    def _head_of_the_queue(self) -> tuple[list, list]:
+        """(requests that the policy may admit, requests that cannot start yet and that only the parent can free)."""
+        heads, blocked = [], []
+        for request in islice(self.engine.waiting, self._depth):
+            status = request.status
+            if status == RequestStatus.WAITING:
+                heads.append(request)
+            elif status == RequestStatus.PREEMPTED:
+                self.table.evicted(self._slot(request), request)
+                heads.append(request)
+            else:
+                blocked.append(request)
+        return heads, blocked
+
+    def _free_blocks(self, residents: np.ndarray) -> tuple[int, int]:
+        """(free KV blocks, how many of them the prompts of residents in prefill will still take).
+
+        With prefix caching a prompt may need fewer blocks than its length says, so the policy is told there is room
+        and the parent, which knows, decides.
+        """
+        table = self.table
+        free = self.engine.kv_cache_manager.block_pool.get_num_free_blocks() // max(
+            len(self.engine.kv_cache_config.kv_cache_groups), 1
+        )
+        taken = -(-table.cached[residents] // self.engine.block_size)
+        promised = int((table.held[residents] - taken).sum())
+        if self.engine.cache_config.enable_prefix_caching:
+            return free, promised - self._blocks
+        return free, promised
+
+    def _blocks_needed(self, residents: np.ndarray, served: np.ndarray) -> int:
+        """KV blocks that the planned tokens take."""
+        size, cached = self.engine.block_size, self.table.cached[residents]
+        return int((-(-(cached + served) // size) + (-cached // size)).sum())
+
+    def _finish_prefills(self, residents: np.ndarray, served: np.ndarray) -> None:
+        """A policy without chunks plans whole prompts; where the token budget cut one, the rest follows at once."""
+        if self._chunks:
+            return
+        table = self.table
+        missing = table.goal[residents] - table.cached[residents]
+        served[: len(residents)] = np.where(missing > 0, missing, served[: len(residents)])
+
+    def _stage_column(self, residents: np.ndarray) -> np.ndarray:
+        """``generated``, no further than the last stage that the policy knows: longer requests stay in it."""
+        table = self.table
+        stage = table.generated.copy()
+        stage[residents] = np.minimum(stage[residents], self._longest_output(self._plan.knobs, table.kind[residents]))
+        return stage
+
+    # --- bookkeeping --------------------------------------------------------------------------------------------------
+
+    def _slot(self, request) -> int:
+        slot = self.table.slot_of.get(request.request_id)
+        return self.table.add(request, time.monotonic(), self.engine.max_model_len) if slot is None else slot
+
+    def _slots_of(self, requests) -> np.ndarray:
+        known = self.table.slot_of
+        try:
+            return np.array([known[request.request_id] for request in requests], dtype=np.uint64)
+        except KeyError:  # a request that never came through add_request
+            return np.array([self._slot(request) for request in requests], dtype=np.uint64)
+
+    def _forget_finished(self) -> None:
+        if not self.engine.finished_req_ids:
+            return
+        table = self.table
+        names = [name for name in self.engine.finished_req_ids if name in table.slot_of]
+        for name, slot in zip(names, table.remove(names), strict=True):
+            if table.generated[slot] > 0 and name not in self._aborted:
+                self.thresholds.traffic.finished(int(table.prompt[slot]), int(table.generated[slot]))
+        self._aborted.difference_update(names)
+
+    def _take_off(self, output, now: float, slots: np.ndarray, kv_tokens: int) -> None:
+        self.table.flying[slots] += 1
+        self._flights.append(_Flight(output, now, slots, output.total_num_scheduled_tokens, kv_tokens))
+
+    def _hold(self, now: float, paused: np.ndarray) -> None:
+        """From now on these residents are held, unless the batch before this step still computes for them."""
+        if len(paused):
+            self._paused = paused[self.table.flying[paused] == 0]
+            self._paused_since = now
+
+    def _adopt(self, plan: Plan | None) -> None:
+        """Put other thresholds in force."""
+        self._plan = plan
+        if plan is None:
+            return
+        knobs, module = plan.knobs, self._policy.module
+        size = module.memory_size(knobs) if hasattr(module, "memory_size") else 0
+        self._memory = np.zeros(size, dtype=np.int64)
+        self._longest_output = getattr(module, "longest_output", None)
+        self._chunks = hasattr(knobs, "chunk")
+        self._depth = max(queue_depth(knobs), 1)
+        if self._chunks and self.engine.scheduler_config.enable_chunked_prefill:
+            limits = [chunk for chunk in (self._stock_chunk, knobs.chunk) if chunk > 0]
+            self.engine.scheduler_config.long_prefill_token_threshold = min(limits)
+        self._counts["threshold_changes"] += 1
+
+    def _reserve(self, requests: int) -> None:
+        self._out = contract.Plan(*(np.zeros(requests, dtype=np.int64) for _ in range(3)))
+
+    def _room_for(self, residents: int, heads: int) -> None:
+        if max(residents, heads) > len(self._out.tokens):
+            self._reserve(2 * max(residents, heads))
+
+    def _parents_own_queues(self) -> bool:
+        """True when the parent keeps requests of its own to start, outside ``waiting``: they need tokens too."""
+        return bool(getattr(self.engine, "skipped_waiting", None)) or bool(
+            getattr(self.engine, "kv_holding_waiting", None)
+        )
+
+    def _nearest_type(self, request) -> int:
+        """WAIT knows its request types by prompt length and output, taken to be ``max_tokens``."""
+        law = self.thresholds.law
+        return int(np.argmin(np.abs(law.prompt - request.num_prompt_tokens) + np.abs(law.output - request.max_tokens)))
+
+    def _warm_up(self) -> None:
+        """Compile (or load) the policy before the first request."""
+        self._adopt(self.thresholds.plan or self.thresholds.rehearsal)
+        self._decide(time.monotonic(), self._slots, [])
+        self._memory[:] = 0
+        self._plan = None  # the first step puts in force what there is
+
+    # --- what is told -------------------------------------------------------------------------------------------------
+
+    def _count(self, residents: int, waiting: int, paused: int, entered: int, admitted: int, output) -> None:
+        counts = self._counts
+        counts["steps"] += 1
+        counts["admitted"] += entered
+        counts["pauses"] += paused
+        if not output.num_scheduled_tokens:
+            counts["empty_steps"] += 1
+        if waiting and not entered:
+            self._held_steps[self._reason(residents, admitted)] += 1
+        self._last = {"waiting_held": waiting, "resident_paused": paused, "resident": residents}
+
+    def _reason(self, residents: int, admitted: int) -> str:
+        if admitted:
+            return "engine"
+        if residents >= min(getattr(self._plan.knobs, "in_service", self._most), self._most):
+            return "cap"
+        head = self.engine.waiting.peek_request()
+        needed = -(-head.num_tokens // self.engine.block_size)
+        return "memory" if self.engine.kv_cache_manager.block_pool.get_num_free_blocks() < needed else "gate"
+
+    def _report(self, now: float) -> None:
+        plan = self._plan
+        knobs = plan.knobs if plan else None
+        per_segment = getattr(knobs, "caps", getattr(knobs, "thresholds", ())) if plan else ()
+        status = {
+            "time": time.time(),
+            "policy": self._policy.name,
+            "active": int(plan is not None),
+            "in_service_limit": getattr(knobs, "in_service", None),
+            "batch_tokens_limit": min(getattr(knobs, "batch_tokens", self._stock_tokens), self._stock_tokens),
+            "arrival_rate": self.thresholds.traffic.rate(now),
+            "fluid_load": self.thresholds.load(now) if plan else None,
+            "thresholds": [int(n) for n in per_segment],
+            "held_steps": self._held_steps,
+            **self._last,
+            **self._counts,
+        }
+        self._status.write(status)
+        if now >= self._next_line:
+            self._next_line = now + self._settings.log_interval
+            logger.info("%s", describe(status, self.thresholds.problem))
+
+
+def describe(status: dict, problem: str) -> str:
+    """The log line."""
+    if not status["active"]:
+        return f"fluidwait: first come, first served, for now: {problem}"
+    load = status["fluid_load"]
+    held = ", ".join(f"{reason} {count}" for reason, count in status["held_steps"].items())
+    return (
+        f"fluidwait: {status['policy']}: {status['resident']} resident ({status['resident_paused']} paused), "
+        f"{status['waiting_held']} waiting; thresholds {status['thresholds']}, in service at most "
+        f"{status['in_service_limit']}; {status['arrival_rate']:.3g} requests/s"
+        + ("" if load is None or load != load else f" = {load:.0%} of the fluid bound")
+        + f"; steps that let nobody in: {held}"
+        + (f"; {problem}" if problem else "")
+    )

@@ -1,0 +1,60 @@
+"""The class for vLLM's ``--scheduler-cls``: vLLM's asynchronous scheduler behind the gate of fluidwait's policies.
+
+It overrides five public methods and adds one attribute, ``gate``, so that there is little to collide with; what the
+gate relies on is listed in :mod:`fluidwait.engines.vllm.interface`.
+"""
+
+from __future__ import annotations
+
+from vllm.logger import init_logger
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.request import RequestStatus
+
+from fluidwait.config import FluidwaitError
+from fluidwait.engines.vllm.gate import Gate
+from fluidwait.engines.vllm.settings import read_settings, refuse_unsupported
+
+logger = init_logger(__name__)
+
+
+class WaitScheduler(AsyncScheduler):
+    """WAIT and Nested WAIT in vLLM; see :mod:`fluidwait.engines.vllm.settings` for what can be set.
+
+    Asynchronous or not is vLLM's ``--async-scheduling``; this class serves both.
+
+    Raises:
+        ConfigError: a setting is wrong, or the engine has a feature switched on that cannot be supported.
+    """
+
+    def __init__(self, vllm_config, *args, **kwargs):
+        try:
+            refuse_unsupported(vllm_config)
+            settings, policy = read_settings(vllm_config.additional_config)
+            super().__init__(vllm_config, *args, **kwargs)
+            self.gate = Gate(self, policy, settings)
+        except FluidwaitError as error:
+            logger.error("%s", error)  # one line before vLLM's traceback
+            raise
+        logger.info("fluidwait: %s with %s", policy.name, policy.settings.model_dump())
+
+    def add_request(self, request) -> None:
+        self.gate.arrived(request)
+        super().add_request(request)
+
+    def finish_requests(self, request_ids, finished_status):
+        if finished_status == RequestStatus.FINISHED_ABORTED:
+            everything = list(self.requests) if request_ids is None else request_ids
+            self.gate.aborted([everything] if isinstance(everything, str) else list(everything))
+        return super().finish_requests(request_ids, finished_status)
+
+    def schedule(self, *args, **kwargs):
+        return self.gate.step(lambda: super(WaitScheduler, self).schedule(*args, **kwargs))
+
+    def update_from_output(self, scheduler_output, model_runner_output):
+        if scheduler_output.total_num_scheduled_tokens > 0:
+            self.gate.landed(scheduler_output)
+        return super().update_from_output(scheduler_output, model_runner_output)
+
+    def shutdown(self) -> None:
+        self.gate.close()
+        super().shutdown()

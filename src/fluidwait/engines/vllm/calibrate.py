@@ -1,0 +1,145 @@
+"""Measure how long the iterations of a running engine take, for :func:`fluidwait.calibration.calibrate_iterations`.
+
+Two kinds of load. *Bursts*: equal requests that start together, over a grid of batch sizes and prompt lengths; long
+prompts are cut into chunks by the engine's token budget, so one burst has iterations of prefills, of chunks beside
+decodes, and of decodes with growing caches. *Mixed*: requests of a length law, one closed loop of ``in_flight`` clients.
+Bursts are repeated, and iterations of the same composition count once, with their median time: a shared machine adds
+time to some iterations, never takes any away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import polars as pl
+from pydantic import Field, PositiveInt
+
+from fluidwait.calibration import SUMS
+from fluidwait.config import ConfigError, Strict
+from fluidwait.engines.vllm.loadgen import LoadError, offer, token_ids
+from fluidwait.engines.vllm.loadgen_engine import Engine
+from fluidwait.workload import Requests
+
+COLUMNS = ("begin", "seconds", "planning", *SUMS, "resident_kv")
+"""Of the engine's log: when an iteration began (s), how long it took, the scheduler's share of that (s); sums over the
+batch, as in ``iteration_time``; KV tokens of all residents."""
+
+Sizes = Annotated[list[PositiveInt], Field(min_length=1)]
+
+
+class Bursts(Strict):
+    """Equal requests that start together, in every combination of ``batch`` and ``prompt``."""
+
+    batch: Sizes = Field(description="requests that start together")
+    prompt: Sizes = Field(description="tokens of each prompt")
+    output: PositiveInt = Field(description="tokens that each request generates")
+    repeats: PositiveInt = Field(3, description="times that everything is measured")
+
+
+class Generation(Strict):
+    """The paper's check: whole generations of a batch, times against memory, and one batch size extrapolated."""
+
+    prompt: PositiveInt
+    output: PositiveInt
+    batch: Sizes = Field(description="batch sizes that the linear model is fitted to")
+    extrapolated: Sizes = Field(description="batch sizes that it predicts unseen")
+    repeats: PositiveInt = 3
+
+
+class Timed(NamedTuple):
+    """One measured generation."""
+
+    seconds: float  # from the start of its first iteration to the end of its last
+    rows: np.ndarray  # float64[iterations, len(COLUMNS)]
+
+
+async def burst(engine: Engine, batch: int, prompt: int, output: int, vocabulary: int) -> Timed:
+    """``batch`` equal requests on an idle engine, admitted together."""
+    lengths = np.full(batch, prompt), np.full(batch, output)
+    requests = Requests(np.zeros(batch), *lengths, np.zeros(batch, dtype=np.int64))
+    await engine.log()
+    await engine.hold(True)
+    answers = asyncio.create_task(offer(requests, engine.send, vocabulary=vocabulary, seed=batch))
+    try:
+        await _until_sent(engine, batch)
+    finally:
+        await engine.hold(False)
+    await answers
+    rows = (await engine.log()).rows
+    return Timed(float(rows[:, 1].sum()), rows)
+
+
+async def measure_bursts(engine: Engine, bursts: Bursts, vocabulary: int) -> np.ndarray:
+    """Iterations of all bursts, float64[n, len(COLUMNS)]; one more repeat comes first and is thrown away."""
+    found = []
+    for repeat in range(bursts.repeats + 1):
+        for batch in bursts.batch:
+            for prompt in bursts.prompt:
+                rows = (await burst(engine, batch, prompt, bursts.output, vocabulary)).rows
+                if repeat > 0:
+                    found.append(rows)
+    return np.concatenate(found)
+
+
+async def measure_mixed(engine: Engine, requests: Requests, in_flight: int, vocabulary: int) -> np.ndarray:
+    """Iterations while ``in_flight`` clients send the requests one after another, float64[n, len(COLUMNS)].
+
+    Raises:
+        LoadError: a request came back short.
+    """
+    prompts = token_ids(requests.prompt, vocabulary, seed=1)
+    waiting = iter(range(len(prompts)))
+    await engine.log()
+
+    async def client() -> None:
+        for i in waiting:
+            wanted = int(requests.output[i])
+            received = sum([count async for count in engine.send(i, prompts[i], wanted)])
+            if received != wanted:
+                raise LoadError(f"request {i}: asked for {wanted} tokens, got {received}")
+
+    await asyncio.gather(*(client() for _ in range(in_flight)))
+    return (await engine.log()).rows
+
+
+async def measure_generations(engine: Engine, generation: Generation, vocabulary: int) -> pl.DataFrame:
+    """One row per generation: batch, repeat, extrapolated, seconds, iterations, kv_work (KV tokens x iterations)."""
+    sizes = [*generation.batch, *generation.extrapolated]
+    await burst(engine, max(sizes), generation.prompt, generation.output, vocabulary)
+    rows = []
+    for repeat in range(generation.repeats):
+        for batch in sizes:
+            timed = await burst(engine, batch, generation.prompt, generation.output, vocabulary)
+            sums = dict(zip(COLUMNS, timed.rows.T, strict=True))
+            rows.append(
+                {
+                    "batch": batch,
+                    "repeat": repeat,
+                    "extrapolated": batch in generation.extrapolated,
+                    "seconds": timed.seconds,
+                    "iterations": len(timed.rows),
+                    "kv_work": float(sums["kv_tokens"].sum()),
+                }
+            )
+    return pl.DataFrame(rows)
+
+
+def medians(rows: np.ndarray) -> pl.DataFrame:
+    """Columns :data:`fluidwait.calibration.SUMS`, ``seconds`` (median) and ``count``, one row per composition.
+
+    Raises:
+        ConfigError: no iterations were measured.
+    """
+    if len(rows) == 0:
+        raise ConfigError("calibration: no iterations were measured")
+    table = pl.DataFrame(dict(zip(COLUMNS, rows.T, strict=True))).with_columns(pl.col(SUMS).cast(pl.Int64))
+    grouped = table.group_by(SUMS, maintain_order=True).agg(pl.col("seconds").median(), count=pl.len())
+    return grouped.sort(SUMS)
+
+
+async def _until_sent(engine: Engine, count: int) -> None:
+    """Wait until the engine has ``count`` requests in its queue."""
+    while await engine.waiting() < count:
+        await asyncio.sleep(0.002)

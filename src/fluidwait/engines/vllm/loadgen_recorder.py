@@ -1,0 +1,173 @@
+"""A log of every iteration of a vLLM engine, and a way to exchange its scheduler without starting it anew.
+
+Loaded inside the engine's process by naming :class:`RecordedStock` as the scheduler class. It leaves every decision to
+the scheduler it is mixed into and notes what each batch held and when it was done.
+
+Loading a model takes longer than a run, and a machine warms up and slows down, so one engine serves all policies in
+turn: :func:`exchange` builds a scheduler of another class, or with other settings or fewer KV blocks, just as the engine
+does at start-up, and puts it in the place of the idle old one. The front end reaches it through vLLM's utility calls,
+which look a method of the engine core up by name.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import pkgutil
+import time
+from typing import Any
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine.core import EngineCore
+
+STOCK = f"{__name__}:stock"
+"""The name that stands for the scheduler vLLM would take itself."""
+
+
+ROW = 12
+"""Numbers in a row of the log."""
+
+
+class Recording:
+    """Mixed in before a scheduler class: one row per iteration, see ``calibrate.COLUMNS``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._made_with = (args, kwargs)
+        self._rows: list[tuple] = []
+        self._open: list[tuple] = []  # batches scheduled and not yet done
+        self._preempted: dict[str, int] = {}
+        self._last_end = 0.0  # of the last batch; 0 when the engine was idle after it
+
+    def schedule(self, *args: Any, **kwargs: Any):
+        """As the parent; notes the batch."""
+        start = time.monotonic()
+        output = super().schedule(*args, **kwargs)
+        for request_id in output.preempted_req_ids or ():
+            self._preempted[request_id] = self._preempted.get(request_id, 0) + 1
+        self._open.append((start, time.monotonic() - start, *self._sums(output)))
+        return output
+
+    def update_from_output(self, scheduler_output, *args: Any, **kwargs: Any):
+        """As the parent; notes the end of the batch.
+
+        The engine's own loop between two batches belongs to the iteration; a pause in which it had nothing to do, or
+        held everything back, does not.
+        """
+        result = super().update_from_output(scheduler_output, *args, **kwargs)
+        end = time.monotonic()
+        start, planning, tokens, *sums = self._open.pop(0)
+        if tokens > 0:
+            begin = self._last_end or start
+            self._rows.append((begin, end - begin, planning, tokens, *sums))
+        self._last_end = end if tokens > 0 and self.has_unfinished_requests() else 0.0
+        return result
+
+    def _sums(self, output) -> tuple[int, ...]:
+        """The columns of the log from ``tokens`` on."""
+        prefills = prefill_tokens = squares = context = cached_prefill = decodes = decode_context = 0
+        for request_id, count in output.num_scheduled_tokens.items():
+            request = self.requests[request_id]
+            cached = request.num_computed_tokens - count  # schedule() has already moved it on
+            if count == 1 and cached >= request.num_prompt_tokens:
+                decodes += 1
+                decode_context += cached + 1
+            else:
+                prefills += 1
+                prefill_tokens += count
+                squares += count * count
+                context += count * cached
+                cached_prefill += cached
+        batch_kv = prefill_tokens + cached_prefill + decode_context
+        resident_kv = sum(request.num_computed_tokens for request in self.running)
+        tokens = prefill_tokens + decodes
+        return tokens, prefills, prefill_tokens, squares, context, decodes, decode_context, batch_kv, resident_kv
+
+
+class RecordedStock(Recording, AsyncScheduler):
+    """vLLM's scheduler with a log."""
+
+
+class RecordedSyncStock(Recording, Scheduler):
+    """vLLM's scheduler for engines without asynchronous scheduling, with a log."""
+
+
+def exchange(core: EngineCore, name: str, settings: str, blocks: int) -> None:
+    """Put a scheduler of class ``name`` (``module:class``, or :data:`STOCK`) in the place of the engine's.
+
+    Args:
+        settings: its ``additional_config``, JSON.
+        blocks: KV blocks it may hand out, with the one that vLLM keeps for itself.
+
+    Raises:
+        RuntimeError: the engine is not idle, or has fewer blocks.
+    """
+    old = core.scheduler
+    if old.has_requests():
+        raise RuntimeError("the scheduler can only be exchanged while the engine is idle")
+    if not hasattr(core, "fluidwait_origin"):
+        core.fluidwait_origin = old._made_with
+    args, kwargs = core.fluidwait_origin
+    kv = kwargs["kv_cache_config"]
+    if blocks > kv.num_blocks:
+        raise RuntimeError(f"{blocks} KV blocks asked for, the engine has {kv.num_blocks}")
+    config = copy.copy(kwargs["vllm_config"])  # a scheduler may write into its configuration
+    config.scheduler_config = copy.copy(config.scheduler_config)
+    config.cache_config = copy.copy(config.cache_config)
+    config.additional_config = json.loads(settings)
+    config.cache_config.num_gpu_blocks = blocks
+    kv = dataclasses.replace(kv, num_blocks=blocks)
+    new = _recorded(name, config.scheduler_config.async_scheduling)
+    core.scheduler = new(*args, **kwargs | {"vllm_config": config, "kv_cache_config": kv})
+    old.shutdown()
+
+
+def take_log(core: EngineCore) -> str:
+    """JSON: ``rows`` of the iterations since the last call, ``preempted`` by request id; both start afresh."""
+    scheduler = core.scheduler
+    taken = {"rows": scheduler._rows, "columns": ROW, "preempted": scheduler._preempted}
+    scheduler._rows, scheduler._preempted = [], {}
+    return json.dumps(taken)
+
+
+def hold(core: EngineCore, closed: bool) -> None:
+    """Let requests queue up without admitting any, so that those that belong together start together; or let them in."""
+    core.scheduler.set_pause_state(PauseState.PAUSED_NEW if closed else PauseState.UNPAUSED)
+
+
+def waiting(core: EngineCore) -> int:
+    """Requests that no batch has held yet."""
+    return core.scheduler.get_request_counts()[1]
+
+
+def describe(core: EngineCore) -> str:
+    """JSON: what the engine settled on."""
+    scheduler, config = core.scheduler, core.vllm_config
+    return json.dumps(
+        {
+            "blocks": scheduler.kv_cache_config.num_blocks,
+            "block_size": scheduler.block_size,
+            "max_num_seqs": scheduler.max_num_running_reqs,
+            "max_num_batched_tokens": scheduler.max_num_scheduled_tokens,
+            "async_scheduling": bool(config.scheduler_config.async_scheduling),
+            "prefix_caching": bool(config.cache_config.enable_prefix_caching),
+            "scheduler": [c.__name__ for c in type(scheduler).__mro__[:4]],
+        }
+    )
+
+
+def _recorded(name: str, overlapping: bool) -> type:
+    if name == STOCK:
+        return RecordedStock if overlapping else RecordedSyncStock
+    scheduler = pkgutil.resolve_name(name)
+    return type(f"Recorded{scheduler.__name__}", (Recording, scheduler), {})
+
+
+EngineCore.fluidwait_exchange = exchange
+EngineCore.fluidwait_take_log = take_log
+EngineCore.fluidwait_hold = hold
+EngineCore.fluidwait_waiting = waiting
+EngineCore.fluidwait_describe = describe

@@ -1,0 +1,346 @@
+"""Record a bundle: calibrate the engine on this machine (E9), then run every policy on it (E10).
+
+One engine serves all of it. Points that were finished before are not measured again, so a recording that was cut short
+goes on where it stopped; runs go replication by replication, so what there is can be used. Policies take turns, and in
+every other turn in reverse order, so that a machine that slows down does not favour one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from fluidwait.calibration import calibrate_iterations
+from fluidwait.engines.vllm import calibrate, loadgen, loadgen_engine
+from fluidwait.engines.vllm.loadgen_engine import Engine
+from fluidwait.experiments.real import bundle as bundles
+from fluidwait.experiments.real.bundle import Bundle, Description, Points
+from fluidwait.experiments.real.machine import describe_machine
+from fluidwait.experiments.real.target import STOCK, Target, workload_of
+from fluidwait.fluid import calibrated_boundary
+from fluidwait.hardware import Hardware, load_hardware
+from fluidwait.provenance import canonical_json, code_fingerprint, config_hash, file_sha256, imported_modules, write_text
+from fluidwait.records import ITERATIONS, REQUESTS, RecordWriter
+from fluidwait.workload import Requests, generate, input_files, load_workload
+
+SCHEDULER = "fluidwait.engines.vllm.scheduler:WaitScheduler"
+PATIENCE = 90.0
+"""Seconds after the last arrival of a run at which unanswered requests are lost."""
+
+Say = Callable[[str], None]
+
+
+class Plan(NamedTuple):
+    """One run."""
+
+    variant: str
+    policy: str
+    share: float  # of the predicted boundary
+    rate: float  # requests/s
+    replication: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant},{self.policy},share={self.share:g},replication={self.replication}"
+
+
+def record(target: Target, parent: Path, say: Say = print) -> Bundle:
+    """Record into the folder of this machine below ``parent``, or go on where an earlier call stopped.
+
+    Raises:
+        ConfigError: vLLM is not installed or refuses the configuration.
+        LoadError: a run lost a request.
+    """
+    return asyncio.run(_record(target, parent, say))
+
+
+async def _record(target: Target, parent: Path, say: Say) -> Bundle:
+    session = _Session(target, parent, say)
+    async with _LazyEngine(session) as lazy:
+        await session.calibrate(lazy)
+        await session.run_all(lazy)
+    return session.pack()
+
+
+class _LazyEngine:
+    """Starts the engine when the first point needs it; a finished recording needs none."""
+
+    def __init__(self, session: _Session) -> None:
+        self._session, self._context, self._engine = session, None, None
+
+    async def __aenter__(self) -> _LazyEngine:
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        if self._context is not None:
+            await self._context.__aexit__(*error)
+
+    async def get(self) -> Engine:
+        if self._engine is None:
+            target, folder = self._session.target, self._session.folder / ".model"
+            self._session.say(f"starting vLLM {self._session.version} with {target.model.weights / 1e6:.0f} M weights")
+            context = loadgen_engine.start(target.model, target.engine, folder)
+            self._engine = await context.__aenter__()
+            self._context = context
+            self._session.settled = await self._engine.describe()
+        return self._engine
+
+
+class _Session:
+    """What a recording knows while it goes on."""
+
+    def __init__(self, target: Target, parent: Path, say: Say) -> None:
+        self.target, self.say = target, say
+        self.version = loadgen_engine.engine_version()
+        self.device = describe_machine(target.device)
+        self.folder = parent / self.device["short"]
+        self.points = Points(self.folder)
+        self.settled: dict[str, Any] = {}
+        self.began = time.monotonic()
+        self.loads: list[float] = []
+        self.planned = self.done = 0
+
+    # --- calibration ---
+
+    async def calibrate(self, lazy: _LazyEngine) -> None:
+        """Measure iterations and generations; write iterations.csv, hardware.yaml and generations.csv."""
+        target, vocabulary = self.target, self.target.engine.vocabulary
+        mixed = target.mixed
+        requests = generate(load_workload(mixed.workload), n=mixed.requests, rate=1.0, seed=target.seed + 1)
+
+        async def bursts() -> list:
+            engine = await lazy.get()
+            return (await calibrate.measure_bursts(engine, target.bursts, vocabulary)).tolist()
+
+        async def clients() -> list:
+            engine = await lazy.get()
+            parts = [await calibrate.measure_mixed(engine, requests, n, vocabulary) for n in mixed.in_flight]
+            return np.concatenate(parts).tolist()
+
+        async def generations() -> list:
+            engine = await lazy.get()
+            return (await calibrate.measure_generations(engine, target.generation, vocabulary)).to_dicts()
+
+        rows = await self._point("bursts", target.bursts, bursts)
+        rows = rows + await self._point("mixed", [mixed, target.seed], clients)
+        whole = await self._point("generations", target.generation, generations)
+        write_csv(self.folder / "iterations.csv", calibrate.medians(np.array(rows)))
+        write_csv(self.folder / "generations.csv", pl.DataFrame(whole))
+        calibrate_iterations(self.folder / "iterations.csv", target.header(), self.folder / "hardware.yaml")
+
+    # --- runs ---
+
+    def plans(self, hardware: Hardware) -> list[Plan]:
+        """Every run, in the order of recording."""
+        variants, plans = self.target.variants, []
+        rates = {name: boundary(self.target, name, hardware) for name in variants}
+        for replication in range(max(v.replications for v in variants.values())):
+            for name, variant in variants.items():
+                if replication >= variant.replications:
+                    continue
+                for place, share in enumerate(variant.shares):
+                    order = variant.policies if (replication + place) % 2 == 0 else variant.policies[::-1]
+                    rate = float(f"{share * rates[name]:.4g}")
+                    plans += [Plan(name, policy, share, rate, replication) for policy in order]
+        return plans
+
+    async def run_all(self, lazy: _LazyEngine) -> None:
+        hardware = load_hardware(self.folder / "hardware.yaml")
+        plans = self.plans(hardware)
+        self.planned = len(plans) + 3
+        for number, plan in enumerate(plans):
+            if not self._has(plan) and time.monotonic() - self.began > self.target.budget:
+                self.say(f"out of time after {number} of {len(plans)} runs; run again to go on")
+                return
+            data = await self._point(plan.name, self._identity(plan), lambda plan=plan: self._run(lazy, plan))
+            latency = np.mean(np.array(data["completion"]) - np.array(data["arrival"]))
+            self.say(f"{number + 1}/{len(plans)} {plan.name}: {plan.rate:g}/s, mean latency {latency:.3f} s")
+
+    async def _run(self, lazy: _LazyEngine, plan: Plan) -> dict[str, Any]:
+        engine = await lazy.get()
+        requests = self._requests(plan)
+        await engine.use(*self._scheduler(plan), blocks=self.target.blocks(plan.variant))
+        one = Requests(*(column[:1] for column in requests))
+        await loadgen.offer(one._replace(arrival=np.zeros(1)), engine.send, vocabulary=self.target.engine.vocabulary)
+        await engine.log()
+        answers = await loadgen.offer(
+            requests,
+            engine.send,
+            vocabulary=self.target.engine.vocabulary,
+            seed=plan.replication,
+            patience=PATIENCE + len(requests.arrival) / plan.rate,
+        )
+        log = await engine.log()
+        evictions = loadgen_engine.evictions(log, len(requests.arrival))
+        columns = loadgen.columns_of(requests, answers, evictions)
+        rows = log.rows.copy()
+        rows[:, 0] -= answers.start
+        return {name: column.tolist() for name, column in columns.items()} | {
+            "sent": answers.sent.tolist(),
+            "log": rows.tolist(),
+            "drift": loadgen.drift(requests, answers)._asdict(),
+            "load": os.getloadavg()[0],
+        }
+
+    def _requests(self, plan: Plan) -> Requests:
+        workload, _ = workload_of(self.target, plan.variant)
+        n = self.target.variants[plan.variant].requests
+        return generate(workload, n=n, rate=plan.rate, seed=self.target.seed, replication=plan.replication)
+
+    def _scheduler(self, plan: Plan) -> tuple[str, dict[str, Any]]:
+        """Class and additional_config of the engine's scheduler."""
+        if self.target.policies[plan.policy].use == STOCK:
+            return loadgen_engine.STOCK, {}
+        policy = self.target.policy(plan.policy)
+        return SCHEDULER, {
+            "fluidwait": {
+                "policy": policy.name,
+                "settings": policy.settings.model_dump(mode="json"),
+                "hardware": str((self.folder / "hardware.yaml").resolve()),
+                "workload": self.target.variants[plan.variant].workload,
+                "rate": plan.rate,
+            }
+        }
+
+    def _identity(self, plan: Plan) -> list[Any]:
+        """What decides a run besides the engine."""
+        workload, _ = workload_of(self.target, plan.variant)
+        name, settings = self._scheduler(plan)
+        if settings:
+            settings = settings["fluidwait"] | {"hardware": file_sha256(self.folder / "hardware.yaml")}
+        variant = self.target.variants[plan.variant].model_dump(include={"requests", "kv_blocks"})
+        return [plan._asdict(), variant, workload, name, settings, self.target.seed]
+
+    # --- points ---
+
+    def _key(self, identity: Any) -> str:
+        target = self.target
+        return config_hash(
+            {
+                "engine": [self.version, target.engine, target.model],
+                "device": self.device["name"],
+                "point": identity,
+            }
+        )
+
+    def _has(self, plan: Plan) -> bool:
+        return self.points.get(plan.name, self._key(self._identity(plan))) is not None
+
+    async def _point(self, name: str, identity: Any, measure: Callable[[], Awaitable[Any]]) -> Any:
+        """The point of that name, measured now unless it was before."""
+        key = self._key(identity)
+        data = self.points.get(name, key)
+        if data is None:
+            self.say(f"measuring {name}")
+            data = await measure()
+            self.points.put(name, key, data)
+        self.done += 1
+        self.loads.append(os.getloadavg()[0] if not isinstance(data, dict) else data["load"])
+        return data
+
+    # --- the bundle ---
+
+    def pack(self) -> Bundle:
+        """Write the files of the bundle from the points."""
+        hardware = load_hardware(self.folder / "hardware.yaml")
+        runs = [(plan, self.points.get(plan.name, self._key(self._identity(plan)))) for plan in self.plans(hardware)]
+        runs = [(plan, data) for plan, data in runs if data is not None]
+        key = config_hash({"target": self.target, "engine": self.version, "device": self.device["name"]})
+        if runs:
+            self._write_runs(runs, key)
+        files = [name for name in (*bundles.TABLES, *(bundles.RUNS if runs else ()))]
+        target = self.target
+        workloads = {target.mixed.workload, *(v.workload for v in target.variants.values())}
+        about = Description(
+            machine=self.device["short"],
+            device={k: v for k, v in self.device.items() if k != "short"},
+            engine={
+                "name": "vllm",
+                "version": self.version,
+                "options": loadgen_engine.engine_options(Path("model"), target.engine),
+                "settled": self.settled or self._earlier().get("engine", {}).get("settled", {}),
+            },
+            target=target,
+            config_hash=key,
+            data={p.name: file_sha256(p) for name in sorted(workloads) for p in input_files(load_workload(name))},
+            code=code_fingerprint(imported_modules("fluidwait.engines.vllm.scheduler", "fluidwait.policies.wait_chunked")),
+            recorded=self._date(),
+            load=[round(float(f(self.loads)), 2) for f in (np.min, np.mean, np.max)],
+            seconds=round(time.monotonic() - self.began + self._earlier_seconds(), 1),
+            points=3 + len(runs),
+            planned=self.planned,
+            files={name: file_sha256(self.folder / name) for name in files},
+        )
+        write_text(self.folder / bundles.DESCRIPTION, about.model_dump_json(indent=1) + "\n")
+        return bundles.read_bundle(self.folder)
+
+    def _write_runs(self, runs: list[tuple[Plan, dict[str, Any]]], key: str) -> None:
+        sent = []
+        options = {"engine": f"vllm {self.version}", "policy": "all", "config_hash": key}
+        with (
+            RecordWriter(self.folder / "requests.parquet", REQUESTS, **options) as requests,
+            RecordWriter(self.folder / "log.parquet", ITERATIONS, **options) as log,
+        ):
+            for plan, data in runs:
+                columns = {name: np.array(data[name]) for name in REQUESTS.names if name in data}
+                parameters = plan._asdict() | {f"drift_{name}": value for name, value in data["drift"].items()}
+                identity = self._key(self._identity(plan))
+                requests.append(plan.name, columns, config_hash=identity, parameters=parameters)
+                log.append(plan.name, _iterations(np.array(data["log"])), parameters=plan._asdict())
+                n = len(data["sent"])
+                sent.append(pl.DataFrame({"run_id": [plan.name] * n, "request_id": range(n), "sent": data["sent"]}))
+        pl.concat(sent).write_parquet(self.folder / "sent.parquet", compression="zstd")
+
+    def _earlier(self) -> dict[str, Any]:
+        path = self.folder / bundles.DESCRIPTION
+        try:
+            return Description.model_validate_json(path.read_bytes()).model_dump()
+        except (OSError, ValueError):
+            return {}
+
+    def _earlier_seconds(self) -> float:
+        return self._earlier().get("seconds", 0.0)
+
+    def _date(self) -> str:
+        return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def boundary(target: Target, variant: str, hardware: Hardware) -> float:
+    """Capacity of a variant, requests/s: what full batches of vLLM's own limits sustain in the calibrated fluid model."""
+    _, law = workload_of(target, variant)
+    engine = target.engine
+    edge = calibrated_boundary(
+        law,
+        hardware.time_model(),
+        float(target.blocks(variant) * engine.block_size),
+        token_budget=engine.max_num_batched_tokens,
+        cap=engine.max_num_seqs,
+    )
+    return edge.saturated_rate
+
+
+def write_csv(path: Path, table: pl.DataFrame) -> None:
+    write_text(path, table.write_csv())
+
+
+def _iterations(rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns of the iterations schema from rows of the engine's log."""
+    columns = dict(zip(calibrate.COLUMNS, rows.T, strict=True))
+    whole = {
+        "tokens": columns["tokens"],
+        "batch_size": columns["prefills"] + columns["decodes"],
+        "kv_tokens": columns["resident_kv"],
+    }
+    times = {"start": columns["begin"], "duration": columns["seconds"]}
+    return times | {name: column.astype(np.int64) for name, column in whole.items()}
+
+
+__all__ = ["Plan", "boundary", "canonical_json", "record", "write_csv"]

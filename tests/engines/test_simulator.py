@@ -22,7 +22,7 @@ from fluidwait.workload import LengthLaw
 SECOND = linear(1.0, 0.0)  # every iteration takes one second
 WAIT = {"policy": "wait", "max_wait": float("inf")}
 FCFS = {"policy": "sarathi", "token_budget": 10**6, "max_requests": 10**6}
-START, DURATION, TOKENS, BATCH_SIZE, KV_TOKENS = range(5)
+START, DURATION, TOKENS, BATCH_SIZE, KV_TOKENS, EVICTIONS = range(6)
 
 
 # --- traces computed by hand ------------------------------------------------------------------------------------------
@@ -43,10 +43,10 @@ def test_trace_wait():
     assert result.first_token.tolist() == [5, 5, 23.5, 23.5]
     assert result.completion.tolist() == [28, 28, 31, 31]
     assert result.log.tolist() == [
-        [3, 2, 4, 2, 4],
-        [20, 3.5, 6, 4, 10],
-        [23.5, 4.5, 4, 4, 14],
-        [28, 3, 2, 2, 8],
+        [3, 2, 4, 2, 4, 0],
+        [20, 3.5, 6, 4, 10, 0],
+        [23.5, 4.5, 4, 4, 14, 0],
+        [28, 3, 2, 2, 8, 0],
     ]
     assert (result.iterations, result.busy, result.peak_blocks) == (4, 13.0, 14)
 
@@ -66,10 +66,10 @@ def test_trace_sarathi_chunks():
     assert result.first_token.tolist() == [4, 5.5]
     assert result.completion.tolist() == [7, 7]
     assert result.log.tolist() == [
-        [0, 2, 4, 1, 4],
-        [2, 2, 4, 2, 6 + 2],
-        [4, 1.5, 2, 2, 7 + 3],
-        [5.5, 1.5, 2, 2, 8 + 4],
+        [0, 2, 4, 1, 4, 0],
+        [2, 2, 4, 2, 6 + 2, 0],
+        [4, 1.5, 2, 2, 7 + 3, 0],
+        [5.5, 1.5, 2, 2, 8 + 4, 0],
     ]
     assert result.peak_blocks == 2 + 1  # 8 tokens in blocks of 4, and 4 tokens
 
@@ -89,7 +89,7 @@ def test_trace_decode():
         result = run(spec, some, core.decode(10, 4, 0.0), DECODE_MODEL, log=True)
         assert result.first_token.tolist() == [2, 5.25]
         assert result.completion.tolist() == [5.25, 7.5]
-        assert result.log.tolist() == [[0, 2, 1, 1, 4], [2, 3.25, 2, 2, 9], [5.25, 2.25, 1, 1, 5]]
+        assert result.log.tolist() == [[0, 2, 1, 1, 4, 0], [2, 3.25, 2, 2, 9, 0], [5.25, 2.25, 1, 1, 5, 0]]
 
 
 def test_trace_decode_evicted_is_prefilled_here():
@@ -106,6 +106,7 @@ def test_trace_decode_evicted_is_prefilled_here():
     assert result.completion.tolist() == [13.5, 34]
     assert result.log[:, TOKENS].tolist() == [2, 1, 1, 1, 1, 5, 1, 1, 1]
     assert result.log[:, KV_TOKENS].tolist() == [8, 5, 6, 7, 8, 5, 6, 7, 8]
+    assert result.log[:, EVICTIONS].tolist() == [0, 1, 1, 1, 1, 1, 1, 1, 1]
 
 
 VLLM_V0_REQUESTS = requests([0, 0.5], [4, 2], [4, 3])
@@ -363,6 +364,8 @@ def test_laws(name, workload):
     else:
         assert log[:, TOKENS].sum() > computed
     assert log[:, KV_TOKENS].max() <= result.peak_blocks * semantics.block_size
+    assert log[-1, EVICTIONS] == result.evictions.sum()
+    assert np.all(np.diff(log[:, EVICTIONS]) >= 0)
     if name != "orca":  # it holds whole sequences
         assert result.peak_blocks <= semantics.blocks
 

@@ -48,3 +48,22 @@ rule audit:
     shell:
         "fluidwait experiment audit {wildcards.experiment} {wildcards.policy} --scale {wildcards.scale}"
         " {params.tuning} --out {output.csv} > {log} 2>&1"
+
+
+# Needs the same. Makes the memory of one replication against time, at the rates under `traces`.
+rule trace:
+    input:
+        tuning=tuning_table,
+    output:
+        csv="results/{scale}/{experiment}/trace/{policy}.csv",
+    log:
+        "results/{scale}/{experiment}/logs/trace_{policy}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        key=policy_key,
+        trace=lambda wildcards: jobs.shared_key(wildcards.experiment, wildcards.scale, "fluidwait.experiments.trace"),
+        tuning=lambda wildcards, input: f"--tuning {input.tuning}" if input.tuning else "",
+    shell:
+        "fluidwait experiment trace {wildcards.experiment} {wildcards.policy} --scale {wildcards.scale}"
+        " {params.tuning} --out {output.csv} > {log} 2>&1"

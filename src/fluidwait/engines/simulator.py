@@ -21,7 +21,8 @@ from fluidwait.policies.contract import jit
 from fluidwait.timing import TimeModel, iteration_time
 
 DONE, STRANDED, OVERCOMMITTED, BAD_PLAN, BROKEN_INVARIANT = range(5)
-LOG_COLUMNS = ("start", "duration", "tokens", "batch_size", "kv_tokens")  # kv_tokens: of all residents, at the end
+LOG_COLUMNS = ("start", "duration", "tokens", "batch_size", "kv_tokens", "evictions")
+"""Of an iteration; kv_tokens of all residents at its end, before the finished ones leave; evictions since time 0."""
 
 
 class Run(NamedTuple):
@@ -33,7 +34,7 @@ class Run(NamedTuple):
     iterations: int
     busy: float  # s spent in iterations
     peak_blocks: int  # most KV blocks in use during any iteration
-    log: np.ndarray | None  # float64[iterations, 5] with LOG_COLUMNS, when asked for
+    log: np.ndarray | None  # float64[iterations, 6] with LOG_COLUMNS, when asked for
 
 
 def simulate(
@@ -135,7 +136,7 @@ def compiled(module):
 def _run(knobs, memory, state, time_model, semantics, rows, check):
     n = len(state.arrival)
     free, head, tail, residents, finished, iterations = semantics.blocks, 0, 0, 0, 0, 0
-    now, busy, kv_tokens, peak = 0.0, 0.0, 0, 0
+    now, busy, kv_tokens, peak, evictions = 0.0, 0.0, 0, 0, 0
     while finished < n:
         while tail < n and state.arrival[tail] <= now:
             state.waiting[tail] = tail
@@ -144,6 +145,7 @@ def _run(knobs, memory, state, time_model, semantics, rows, check):
         admitted, wake, free, head, residents = decide(
             knobs, memory, state, semantics, now, tail == n, free, head, tail, residents
         )
+        evictions += before - residents
         if residents < before:  # evictions dropped cached tokens: count again
             kv_tokens = 0
             for k in range(residents):
@@ -162,7 +164,7 @@ def _run(knobs, memory, state, time_model, semantics, rows, check):
         peak = max(peak, semantics.blocks - free)
         if iterations < len(rows):
             rows[iterations, 0], rows[iterations, 1], rows[iterations, 2] = now, duration, tokens
-            rows[iterations, 3], rows[iterations, 4] = batch, kv_tokens
+            rows[iterations, 3], rows[iterations, 4], rows[iterations, 5] = batch, kv_tokens, evictions
         now += duration
         busy += duration
         iterations += 1

@@ -226,7 +226,8 @@ def _vidur():
             sums = _batch_sums(batch)
             seconds = iteration_time(self._job.time_model, *sums)
             held = sums[0] + sum(_cached(self._job.replayed[i]) for i in self._job.resident)
-            self._job.rows.append((batch.scheduled_at, seconds, sums[0], batch.size, held))
+            evictions = sum(request.num_restarts for request in self._job.replayed) if self._job.resident else 0
+            self._job.rows.append((batch.scheduled_at, seconds, sums[0], batch.size, held, evictions))
             return SimpleNamespace(total_time=seconds, model_time=seconds, model_time_ms=seconds * 1e3)
 
     class PolicyScheduler(BaseReplicaScheduler):

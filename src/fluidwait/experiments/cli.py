@@ -60,6 +60,14 @@ def audit(name: Name, policy: PolicyKey, scale: ScaleName, out: Out, tuning: Tun
 
 
 @app.command()
+def trace(name: Name, policy: PolicyKey, scale: ScaleName, out: Out, tuning: Tuning = None) -> None:
+    """Record the memory of a policy against time."""
+    from fluidwait.experiments.trace import trace as run
+
+    run(_load(name), policy, scale, out, tuning)
+
+
+@app.command()
 def metrics(name: Name, records: Annotated[Path, typer.Argument(metavar="RECORDS")], out: Out) -> None:
     """Metrics of every run of a records file."""
     from fluidwait.experiments.summary import metrics as run

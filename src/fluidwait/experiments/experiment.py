@@ -80,6 +80,14 @@ class BoundarySearch(Strict):
         return self
 
 
+class Traces(Strict):
+    """Runs whose memory is recorded against time."""
+
+    rates: list[Annotated[float, Field(gt=0)]] = Field(min_length=1, description="requests/s")
+    replication: int = Field(0, ge=0)
+    policies: list[str] | None = Field(None, description="keys of policies; all without it")
+
+
 class PolicyEntry(Strict):
     """One curve of an experiment: a policy of config/policies, its changed settings, and a grid if it is tuned."""
 
@@ -120,7 +128,8 @@ class Experiment(Strict):
     seed: int = Field(1, ge=0)
     tuning_seed: int = Field(1001, ge=0)
     audit_share: float = Field(0.05, ge=0, le=1, description="share of the runs that Vidur repeats")
-    figures: list[Literal["latency", "gap", "horizon", "reference", "mstar", "audit"]] = ["latency", "gap"]
+    figures: list[Literal["latency", "gap", "horizon", "memory", "reference", "mstar", "audit"]] = ["latency", "gap"]
+    traces: Traces | None = Field(None, description="runs whose memory is recorded against time")
     scales: dict[str, Scale]
     boundary: BoundarySearch | None = Field(None, description="how λ* is searched; without it, it is not")
     policies: dict[str, PolicyEntry]
@@ -188,6 +197,29 @@ class Experiment(Strict):
         """Rates between which λ* is expected, requests/s."""
         rates = self.rates_at(scale)
         return self.boundary.low or rates[0], self.boundary.high or rates[-1]
+
+    def traced(self) -> list[str]:
+        """Keys of the policies whose memory is recorded, in the order of the experiment.
+
+        Raises:
+            ConfigError: one of them is not a policy of the experiment.
+        """
+        if self.traces is None:
+            return []
+        for key in self.traces.policies or []:
+            self.entry(key)
+        return [key for key in self.policies if self.traces.policies is None or key in self.traces.policies]
+
+    def traces_of(self, policy: str) -> Traces:
+        """What to record of a policy.
+
+        Raises:
+            ConfigError: nothing, or no such policy.
+        """
+        self.entry(policy)
+        if self.traces is None or policy not in self.traced():
+            raise ConfigError(f"experiment {self.id}: traces: none of policy '{policy}'")
+        return self.traces
 
     def entry(self, policy: str) -> PolicyEntry:
         if policy not in self.policies:

@@ -50,7 +50,7 @@ def figures(name: str) -> list[str]:
 
 def figure_inputs(name: str, kind: str, scale: str) -> list[str]:
     """Tables that a figure reads."""
-    about = described(experiment(name), scale)
+    about = described(experiment(name), scale, kind)
     return [path.as_posix() for path in kinds.inputs(kind, f"results/{scale}/{name}", about)]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from fluidwait.config import ConfigError, nearest
-from fluidwait.figures import audit, gap, horizon, latency, mstar, reference, tuning
+from fluidwait.figures import audit, gap, horizon, latency, memory, mstar, reference, tuning
 
 Experiment = Mapping[str, Any]
 
@@ -25,6 +25,7 @@ _KINDS: dict[str, ModuleType] = {
     "latency": latency,
     "gap": gap,
     "horizon": horizon,
+    "memory": memory,
     "reference": reference,
     "mstar": mstar,
     "audit": audit,

@@ -1,0 +1,73 @@
+"""Memory against time: the KV tokens resident and the evictions so far, for some rates of an experiment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from fluidwait.engines.simulator import LOG_COLUMNS, simulate
+from fluidwait.experiments.experiment import Experiment, Setting, resolve
+from fluidwait.experiments.sweep import code_of, identity, winners
+from fluidwait.provenance import imported_modules, write_artifact
+from fluidwait.workload import input_files
+
+BUCKETS = 1000
+"""Stretches of a run, with equally many iterations each, of which the least and the largest memory are kept."""
+
+
+def trace(experiment: Experiment, key: str, scale: str, out: Path, tuning: Path | None = None) -> None:
+    """Simulate one replication at every rate of the experiment's ``traces`` and write its memory.
+
+    Columns: rate (requests/s); time (s), the end of an iteration; kv_tokens of all residents, before the finished ones
+    leave; share of the KV memory; evictions since time 0. Long runs are thinned, see :func:`extremes`.
+
+    Raises:
+        ConfigError: the experiment asks for no trace of this policy.
+    """
+    setting, chosen, asked = resolve(experiment), winners(tuning), experiment.traces_of(key)
+
+    def write(path: Path, _: str) -> None:
+        pl.concat([_one(setting, key, scale, rate, chosen.get(rate)) for rate in asked.rates]).write_csv(path)
+
+    write_artifact(
+        out,
+        write,
+        config=identity(setting, key, scale) | {"traces": {"rates": asked.rates, "replication": asked.replication}},
+        inputs=[*input_files(setting.workload), *([tuning] if tuning else [])],
+        code=sorted({*code_of(setting, key), *imported_modules(__name__)}),
+        rule="trace",
+    )
+
+
+def _one(setting: Setting, key: str, scale: str, rate: float, change: dict | None) -> pl.DataFrame:
+    experiment = setting.experiment
+    policy = setting.policy(key, change)
+    replication = experiment.traces_of(key).replication
+    requests = setting.requests(experiment.horizons_at(scale)[-1], rate, experiment.seed_at(scale), replication)
+    knobs = policy.prepare(setting.context(rate))
+    run = simulate(requests, policy, knobs, setting.time_model, setting.semantics, log=True)
+    log = pl.DataFrame(run.log, schema=list(LOG_COLUMNS))
+    capacity = setting.semantics.blocks * setting.semantics.block_size
+    return log[extremes(run.log[:, LOG_COLUMNS.index("kv_tokens")])].select(
+        rate=pl.lit(rate),
+        time=pl.col("start") + pl.col("duration"),
+        kv_tokens=pl.col("kv_tokens").cast(int),
+        share=pl.col("kv_tokens") / capacity,
+        evictions=pl.col("evictions").cast(int),
+    )
+
+
+def extremes(values: np.ndarray, buckets: int = BUCKETS) -> np.ndarray:
+    """Positions of the least and the largest value of each of ``buckets`` stretches, and of the last, ascending.
+
+    At most 2 buckets + 1 positions; all of them when there are no more values than that. No extreme of any stretch of
+    whole buckets is lost.
+    """
+    if len(values) <= 2 * buckets + 1:
+        return np.arange(len(values))
+    kept = {len(values) - 1}
+    for part in np.array_split(np.arange(len(values)), buckets):
+        kept |= {int(part[values[part].argmin()]), int(part[values[part].argmax()])}
+    return np.array(sorted(kept))

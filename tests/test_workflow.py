@@ -24,6 +24,7 @@ hardware: a100-80g_llama-2-7b
 workload: p512d20
 rates: [12, 24]
 figures: [latency, gap]
+boundary: {resolution: 1}
 scales:
   tiny: {requests: 80, replications: 2, tuning_requests: 60, audit_requests: 40}
 policies:
@@ -94,6 +95,9 @@ def test_everything_is_made_and_verifies(project):
     for name in (
         "results/tiny/small/summary.csv",
         "results/tiny/small/stability.csv",
+        "results/tiny/small/boundary/wait_tuned.csv",
+        "results/tiny/boundaries.csv",
+        "figures/tiny/boundaries.pdf",
         "results/tiny/small/thresholds.csv",
         "results/tiny/small/audit/wait.csv",
         "results/tiny/small/tuning/wait_tuned.csv",
@@ -119,8 +123,9 @@ def test_one_changed_setting_reruns_only_what_depends_on_it(project, tmp_path):
     experiment.write_text(experiment.read_text().replace("{chunk: 512}", "{chunk: 256}"))
     snakemake(copy)
     again = {name for name in before if (copy / name).stat().st_mtime_ns != times[name]}
-    from_all = {"results/tiny/small/summary.csv", "results/tiny/small/stability.csv"}
-    of_wait = {f"results/tiny/small/{name}" for name in ("records/wait.parquet", "metrics/wait.csv", "audit/wait.csv")}
+    from_all = {f"results/tiny/{name}.csv" for name in ("small/summary", "small/stability", "boundaries")}
+    own = ("records/wait.parquet", "metrics/wait.csv", "audit/wait.csv", "boundary/wait.csv")
+    of_wait = {f"results/tiny/small/{name}" for name in own}
     assert again == from_all | of_wait | {name for name in before if name.startswith("figures/")}
     changed = {name for name, data in contents(copy).items() if data != before[name]}
     assert "results/tiny/small/records/wait.parquet" in changed

@@ -36,7 +36,7 @@ def test_markers_are_shares_of_the_bound_and_texts_the_rates(table):
     assert 100.0 in vertical_lines(axes)
     texts = [text.get_text() for text in axes.texts]
     assert texts == [
-        "e1, p512d20: fluid bound 25/s", "Sarathi", "24 ± 0.1/s", "WAIT", "26 ± 0.5/s",
+        "e1, p512d20: fluid bound 25/s", "Sarathi", "24.0 ± 0.1/s", "WAIT", "26.0 ± 0.5/s",
         "e5, lmsys-chat-1m: fluid bound 40/s", "Sarathi", "30/s", "Nested WAIT", "not found",
     ]  # fmt: skip
 

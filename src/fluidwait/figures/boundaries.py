@@ -19,7 +19,7 @@ TEXT = ("workload", "experiment", "policy", "label")
 NUMBERS = ("fluid_bound",)
 OPTIONAL = ("lambda_star", "low", "high", "share")
 
-ROW, GAP = 0.145, 0.34
+ROW, GAP = 0.145, 0.3
 """Heights of a policy's row and of an experiment's heading, inches."""
 
 
@@ -62,13 +62,13 @@ def _draw(groups: dict[str, pl.DataFrame]) -> Figure:
     count = sum(part.height for part in groups.values())
     height = ROW * count + GAP * len(groups) + 0.5
     figure = style.new_figure(style.MIDDLE, height, [Line2D([], [], label="fluid bound", **style.BOUNDARY)])
-    left, right = 1.6, 1.25
+    left, right = 1.45, 1.1
     axes = style.add_axes(figure, left, 0.42, style.MIDDLE - left - right, height - 0.5)
     top = 0.0
     for name, part in groups.items():
         bound = part["fluid_bound"][0]
         heading = f"{name}, {part['workload'][0]}: fluid bound {bound:.4g}/s"
-        _beside(axes, top + 0.62 * GAP, heading, -left * 72 + 4, weight="bold")
+        _beside(axes, top + 0.6 * GAP, heading, -left * 72 + 4, weight="bold")
         looks = style.styles(part["policy"])
         for place, row in enumerate(part.iter_rows(named=True)):
             _policy(axes, top + GAP + (place + 0.5) * ROW, row, looks[row["policy"]], -left * 72 + 10)
@@ -95,8 +95,14 @@ def _policy(axes: Axes, at: float, row: dict, look: style.Style, indent: float) 
     text = f"{row['lambda_star']:.4g}/s"
     if np.isfinite(row["low"]):
         axes.plot([percent * row["low"], percent * row["high"]], [at, at], color=look.color, linewidth=1.6, zorder=2)
-        text = f"{row['lambda_star']:.4g} ± {(row['high'] - row['low']) / 2:.1g}/s"
+        text = _with_error(row["lambda_star"], (row["high"] - row["low"]) / 2)
     _beside(axes, at, text, 6.0, side=1.0)
+
+
+def _with_error(value: float, half: float) -> str:
+    """``24.237 ± 0.006/s``: as many decimals as the first digit of the half-width needs, up to four."""
+    decimals = int(np.clip(-np.floor(np.log10(half)), 0, 4)) if half > 0 else 4
+    return f"{value:.{decimals}f} ± {half:.{decimals}f}/s"
 
 
 def _beside(axes: Axes, at: float, text: str, shift: float, side: float = 0.0, **options) -> None:

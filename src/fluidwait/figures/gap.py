@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.markers import CARETDOWN
 from scipy.special import stdtrit
 
 from fluidwait.columns import column_names
@@ -118,8 +119,8 @@ def _draw(about: Shown, gaps: dict[str, pl.DataFrame], stars: dict[str, float]) 
     style.rate_axis(axes)
     for key, star in stars.items():
         axes.plot(
-            [star], [0.99], marker="v", markersize=4.0, color=looks[key].color, linestyle="none", markeredgewidth=0.0,
-            transform=axes.get_xaxis_transform(), label=f"_λ* {key}", zorder=4,
+            [star], [1.0], marker=CARETDOWN, markersize=4.5, color=looks[key].color, linestyle="none",
+            markeredgewidth=0.0, transform=axes.get_xaxis_transform(), clip_on=False, label=f"_λ* {key}", zorder=4,
         )  # fmt: skip
     axes.set(ylabel="relative difference of mean latency (%)")
     return figure

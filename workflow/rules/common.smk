@@ -3,13 +3,20 @@ import sys
 
 from fluidwait.config import FluidwaitError
 from fluidwait.experiments import jobs
+from fluidwait.studies import jobs as studies
 
-EXPERIMENTS = config["experiments"]
-if isinstance(EXPERIMENTS, str):
-    EXPERIMENTS = EXPERIMENTS.split(",")
+
+def names(key):
+    """A list of names in the configuration; on the command line a,b will do."""
+    return config[key].split(",") if isinstance(config[key], str) else config[key]
+
+
+EXPERIMENTS = names("experiments")
+STUDIES = names("studies")
 
 try:
     jobs.check(EXPERIMENTS, config["scale"])
+    studies.check(STUDIES, config["scale"])
 except FluidwaitError as error:
     sys.exit(f"fluidwait: error: {error}")
 
@@ -19,6 +26,9 @@ wildcard_constraints:
     policy="[^/]+",
     scale="[^/]+",
     figure="[a-z0-9]+",
+    study="|".join(STUDIES) or "(?!)",
+    study_figure="|".join(figure for study in STUDIES for figure in studies.figures(study)) or "(?!)",
+    part="[^/]+",
 
 
 def figure_tables(wildcards):
@@ -36,6 +46,9 @@ def everything(wildcards):
         files += [f"figures/{scale}/{experiment}_{kind}.png" for kind in jobs.figures(experiment)]
     if searched_experiments():
         files += [f"results/{scale}/boundaries.csv", f"figures/{scale}/boundaries.png"]
+    for study in STUDIES:
+        files += [f"results/{scale}/{study}/{table}.csv" for table in studies.tables(study)]
+        files += [f"figures/{scale}/{figure}.png" for figure in studies.figures(study)]
     return files
 
 
@@ -77,3 +90,20 @@ def policy_key(wildcards):
 def shared_key(module):
     """Key of a table or figure that `module` computes from a whole experiment."""
     return lambda wildcards: jobs.shared_key(wildcards.experiment, wildcards.scale, module)
+
+
+def study_parts(wildcards):
+    """Runs of all parts of a study's scaling table."""
+    folder = f"results/{wildcards.scale}/{wildcards.study}/runs"
+    return [f"{folder}/{part}.csv" for part in studies.study(wildcards.study).scaling]
+
+
+def study_of(figure):
+    """The study that a figure belongs to."""
+    return next(study for study in STUDIES if figure in studies.figures(study))
+
+
+def study_figure_tables(wildcards):
+    """Tables that a figure of a study reads."""
+    figure = wildcards.study_figure
+    return studies.figure_inputs(study_of(figure), figure, wildcards.scale)

@@ -125,7 +125,7 @@ def resolve(study: E6) -> Setting:
 def memory(study: E6, scale: str, out: Path) -> None:
     """The memory terms of the main choice: rate, horizon, delta, segments, base, boundary, buffer, total (tokens)."""
     table = terms(study, resolve(study), study.main, study.scale(scale).segments)
-    _write(out, table, study, scale, "study_memory")
+    _write(out, table, study, scale)
 
 
 def answers(study: E6, scale: str, out: Path) -> None:
@@ -140,7 +140,7 @@ def answers(study: E6, scale: str, out: Path) -> None:
                 for risk in study.risks:
                     at = here.filter((pl.col("horizon") == horizon) & (pl.col("delta") == risk)).drop_nulls()
                     rows.append(about | {"horizon": horizon, "delta": risk} | answer(at) | growth(here))
-    _write(out, pl.DataFrame(rows, infer_schema_length=None), study, scale, "study_memory")
+    _write(out, pl.DataFrame(rows, infer_schema_length=None), study, scale)
 
 
 def terms(study: E6, setting: Setting, choice: Choice, segments: list[int]) -> pl.DataFrame:
@@ -254,11 +254,16 @@ def growth(table: pl.DataFrame) -> dict:
     return dict(zip(names, (plane[1], plane[2], fit, buffer.max() / buffer.min()), strict=True))
 
 
-def _write(out: Path, table: pl.DataFrame, study: E6, scale: str, rule: str) -> None:
+def recorded(study: E6, scale: str) -> dict:
+    """Everything in the configuration that decides the tables."""
     hardware, workload = load_hardware(study.hardware), load_workload(study.workload)
-    config = study.model_dump(mode="json", exclude={"scales", "title"}) | {
+    return study.model_dump(mode="json", exclude={"scales", "title"}) | {
         "segments": study.scale(scale).segments,
         "hardware": hardware.model_dump(mode="json", exclude={"source", "fit"}),
         "workload": workload.model_dump(mode="json"),
     }
-    write_table(out, table, config=config, module=__name__, rule=rule, inputs=input_files(workload))
+
+
+def _write(out: Path, table: pl.DataFrame, study: E6, scale: str) -> None:
+    inputs = input_files(load_workload(study.workload))
+    write_table(out, table, config=recorded(study, scale), module=__name__, rule="study_memory", inputs=inputs)

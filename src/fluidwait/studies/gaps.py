@@ -15,8 +15,9 @@ from pathlib import Path
 
 import polars as pl
 
+from fluidwait.config import ConfigError, nearest
 from fluidwait.studies.cases import run_cases
-from fluidwait.studies.e11 import E11
+from fluidwait.studies.e11 import E11, GAP_TABLES
 from fluidwait.studies.exponents import mean_interval
 from fluidwait.studies.scaling import recorded
 from fluidwait.studies.study import write_table
@@ -24,6 +25,8 @@ from fluidwait.studies.study import write_table
 
 def gaps(study: E11, table: str, scale: str, out: Path) -> None:
     """Run the cases of ``fcfs_gap`` or ``unknown_gap`` and write one row per case, thresholds and horizon."""
+    if table not in GAP_TABLES:
+        raise ConfigError(f"study {study.id}: no table '{table}' of gaps{nearest(table, list(GAP_TABLES))}")
     started, keys = time.perf_counter(), getattr(study, table)
     rows = summarised(study, run_cases(study, keys, scale))
     write_table(

@@ -33,7 +33,16 @@ def overflow(study: E11, scale: str, out: Path) -> None:
         for index, sizes in enumerate(study.scale(scale).overflow):
             found = peaks(study, thresholds, sizes.iterations, sizes.runs, scale, index)
             rows += rows_of(study, thresholds, sizes.iterations, found)
-    config = {
+    write_table(
+        out, pl.DataFrame(rows), config=recorded(study, scale), module=__name__, rule="study_overflow",
+        seconds=time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def recorded(study: E11, scale: str) -> dict:
+    """Everything in the configuration that decides the table."""
+    case = study.cases[study.overflow.case]
+    return {
         "study": study.id,
         "seed": seed_at(study.seed, scale),
         "overflow": study.overflow.model_dump(mode="json"),
@@ -41,10 +50,6 @@ def overflow(study: E11, scale: str, out: Path) -> None:
         "instance": study.instances[case.instance].model_dump(mode="json"),
         "runs": [sizes.model_dump(mode="json") for sizes in study.scale(scale).overflow],
     }
-    write_table(
-        out, pl.DataFrame(rows), config=config, module=__name__, rule="study_overflow",
-        seconds=time.perf_counter() - started,
-    )  # fmt: skip
 
 
 def peaks(study: E11, thresholds: list[int], iterations: float, runs: int, scale: str, index: int = 0) -> np.ndarray:

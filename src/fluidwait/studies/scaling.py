@@ -17,6 +17,7 @@ from pathlib import Path
 
 import polars as pl
 
+from fluidwait.config import ConfigError, nearest
 from fluidwait.studies.cases import run_cases
 from fluidwait.studies.e11 import E11
 from fluidwait.studies.exponents import fit_exponent, mean_interval
@@ -26,23 +27,25 @@ from fluidwait.studies.study import seed_at, write_table
 
 def runs(study: E11, part: str, scale: str, out: Path) -> None:
     """Run the cases of one part of the table, one row per replication and horizon."""
-    started = time.perf_counter()
+    if part not in study.scaling:
+        raise ConfigError(f"study {study.id}: scaling: no part '{part}'{nearest(part, list(study.scaling))}")
+    started, config = time.perf_counter(), recorded(study, study.scaling[part], scale, labels=False)
     table = run_cases(study, study.scaling[part], scale)
     write_table(
-        out, table, config=recorded(study, study.scaling[part], scale), module=__name__, rule="study_runs",
+        out, table, config=config, module=__name__, rule="study_runs",
         seconds=time.perf_counter() - started,
     )  # fmt: skip
 
 
 def scaling(study: E11, tables: list[Path], scale: str, out: Path) -> None:
     """One row per case, quantity and horizon: the mean over replications with its 95 % t interval."""
-    config = recorded(study, _keys(study), scale)
+    config = recorded(study, all_cases(study), scale)
     write_table(out, curves(study, _read(tables)), config=config, module=__name__, rule="study_scaling", inputs=tables)
 
 
 def exponents(study: E11, tables: list[Path], scale: str, out: Path) -> None:
     """One row per case and quantity: case, quantity, exponent, low, high, expected, decades, replications."""
-    config = recorded(study, _keys(study), scale)
+    config = recorded(study, all_cases(study), scale)
     table = fitted(study, _read(tables), seed_at(study.seed, scale))
     write_table(out, table, config=config, module=__name__, rule="study_scaling", inputs=tables)
 
@@ -88,10 +91,12 @@ def fitted(study: E11, runs: pl.DataFrame, seed: int) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def recorded(study: E11, keys: list[str], scale: str) -> dict:
-    """Everything in the configuration that decides the runs of these cases."""
+def recorded(study: E11, keys: list[str], scale: str, labels: bool = True) -> dict:
+    """Everything in the configuration that decides the runs of these cases, and their labels where these count."""
     whole = study.model_dump(mode="json")
     cases = {key: whole["cases"][key] for key in keys}
+    if not labels:
+        cases = {key: {k: v for k, v in case.items() if k != "label"} for key, case in cases.items()}
     shared = ("first_horizon", "horizons_per_decade", "fit_decades")
     return {
         "study": study.id,
@@ -103,7 +108,8 @@ def recorded(study: E11, keys: list[str], scale: str) -> dict:
     }
 
 
-def _keys(study: E11) -> list[str]:
+def all_cases(study: E11) -> list[str]:
+    """Keys of the cases of the table, part by part."""
     return [key for part in study.scaling.values() for key in part]
 
 

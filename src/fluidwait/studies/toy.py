@@ -27,8 +27,12 @@ WINDOWS = 4
 
 def toy(study: E11, out: Path) -> None:
     """Write one row per start, policy and window of iterations; see :func:`completions`."""
-    config = {"study": study.id, "toy": study.toy.model_dump(mode="json")}
-    write_table(out, table(study.toy), config=config, module=__name__, rule="study_toy")
+    write_table(out, table(study.toy), config=recorded(study), module=__name__, rule="study_toy")
+
+
+def recorded(study: E11) -> dict:
+    """Everything in the configuration that decides the table."""
+    return {"study": study.id, "toy": study.toy.model_dump(mode="json")}
 
 
 def table(setting: Toy) -> pl.DataFrame:

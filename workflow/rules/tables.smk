@@ -46,3 +46,19 @@ rule reference:
     shell:
         "fluidwait experiment reference {wildcards.experiment} --scale {wildcards.scale}"
         " --out {output.csv} > {log} 2>&1"
+
+
+# Needs the configuration only. Makes the table of every setting of every experiment.
+rule parameters:
+    output:
+        csv="results/{scale}/parameters.csv",
+    log:
+        "results/{scale}/logs/parameters.log",
+    conda:
+        "../../environment.yml"
+    params:
+        key=lambda wildcards: jobs.parameters_key(tuple(EXPERIMENTS), wildcards.scale),
+        experiments=" ".join(EXPERIMENTS),
+    shell:
+        "fluidwait experiment parameters {params.experiments} --scale {wildcards.scale}"
+        " --out {output.csv} > {log} 2>&1"

@@ -92,6 +92,18 @@ def boundary(name: Name, policy: PolicyKey, scale: ScaleName, out: Out, tuning: 
 
 
 @app.command()
+def parameters(
+    names: Annotated[list[str], typer.Argument(metavar="EXPERIMENT...", help="names in config/experiments")],
+    scale: ScaleName,
+    out: Out,
+) -> None:
+    """Every setting of several experiments in one table."""
+    from fluidwait.experiments.parameters import parameters as run
+
+    run([_load(name) for name in names], scale, out)
+
+
+@app.command()
 def stability(
     name: Name,
     tables: Tables,

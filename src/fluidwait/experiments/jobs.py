@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fluidwait import figures as kinds
 from fluidwait.config import ConfigError
-from fluidwait.experiments import bisection, boundaries
+from fluidwait.experiments import bisection, boundaries, parameters
 from fluidwait.experiments.draw import boundary_sizes, described
 from fluidwait.experiments.experiment import Experiment, load_experiment, resolve
 from fluidwait.experiments.sweep import code_of, identity
@@ -123,6 +123,12 @@ def boundaries_key(name: str, scale: str) -> str:
     """Key of the stability boundaries, whose prediction asks every policy for its limits."""
     entries = experiment(name).model_dump(mode="json", include={"policies"})
     return _key(boundaries.CODE, [entries, shared_key(name, scale, boundaries.__name__)])
+
+
+@cache
+def parameters_key(names: tuple[str, ...], scale: str) -> str:
+    """Key of the table of all settings."""
+    return _key(parameters.CODE, [parameters.settings_identity(_setting(name), scale) for name in names])
 
 
 @cache

@@ -14,6 +14,7 @@ from figure_tables import (
     write_reference,
     write_summary,
     write_thresholds,
+    write_traces,
 )
 
 
@@ -26,7 +27,7 @@ def experiment():
 def results(tmp_path):
     """results/quick/e1 with every table; latencies of a replication are the mean times a factor common to policies."""
     folder = tmp_path / "results" / "quick" / "e1"
-    for name in ("metrics", "audit", "tuning"):
+    for name in ("metrics", "audit", "tuning", "trace"):
         (folder / name).mkdir(parents=True)
     write_summary(folder, replications=REPLICATIONS)
     write_metrics(folder, replications=REPLICATIONS)
@@ -38,6 +39,7 @@ def results(tmp_path):
     pl.DataFrame(rows, infer_schema_length=None).write_csv(folder / "stability.csv")
     write_thresholds(folder)
     write_reference(folder)
+    write_traces(folder)
     for key, difference in (("wait_fluid", 3e-13), ("sarathi", 0.0)):
         audit = {"rate": [12.0, 12.0, 14.0], "replication": [0, 1, 0], "max_abs_first_token": [0.0, difference, 0.0]}
         pl.DataFrame(audit | {"max_abs_completion": [0.0, 0.0, difference / 2]}).write_csv(folder / f"audit/{key}.csv")

@@ -74,3 +74,17 @@ def write_reference(folder):
                     row |= {name: factor * known, f"{name}_low": 0.9 * factor * known, f"{name}_high": factor * known}
             rows.append(row)
     pl.DataFrame(rows, infer_schema_length=None).write_csv(folder / "reference.csv")
+
+
+def write_traces(folder):
+    """Memory against time at two rates; only Sarathi evicts, twice at 14 requests/s, and ends last."""
+    for place, key in enumerate(LABELS):
+        rows = [
+            {"rate": rate, "time": float(time), "kv_tokens": 100 * time, "share": 0.1 * time, "evictions": 0}
+            for rate in (12.0, 14.0)
+            for time in range(1, 9 + place % 2)
+        ]
+        if key == "sarathi":
+            for row in rows:
+                row["evictions"] = (row["time"] >= 4) + (row["time"] >= 6) if row["rate"] == 14.0 else 0
+        pl.DataFrame(rows).write_csv(folder / "trace" / f"{key}.csv")

@@ -85,12 +85,16 @@ def test_nothing_leaves_the_page(kind, results, experiment):
         assert box.y1 <= figure.get_figheight() + 0.01
 
 
+ACROSS = {"horizon": "number of requests N", "memory": "time (s)"}
+"""What the x axis shows where it is not the arrival rate."""
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_axes_name_their_units(kind, results, experiment):
     for figure in figures.make(kind, results, experiment).values():
         named = [axes for axes in figure.axes if axes.get_xlabel()]
         assert named
-        assert all(axes.get_xlabel() == "arrival rate λ (requests/s)" for axes in named)
+        assert all(axes.get_xlabel() == ACROSS.get(kind, "arrival rate λ (requests/s)") for axes in named)
         assert all("(" in axes.get_ylabel() for axes in figure.axes if axes.get_ylabel() and kind != "tuning")
 
 

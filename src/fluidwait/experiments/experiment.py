@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator, model_validator
 
 from fluidwait.config import ConfigError, Strict, load, load_yaml, nearest
 from fluidwait.engines import core
@@ -162,6 +162,15 @@ class Experiment(Strict):
                 raise ValueError(f"requests: scale '{name}' is not defined{nearest(name, list(scales))}")
         return boundary
 
+    @model_validator(mode="after")
+    def _traces_exist(self):
+        for key in (self.traces.policies if self.traces else None) or []:
+            if key not in self.policies:
+                raise ValueError(f"traces.policies: no policy '{key}'{nearest(key, list(self.policies))}")
+        if "memory" in self.figures and self.traces is None:
+            raise ValueError("figures: 'memory' needs traces")
+        return self
+
     def scale(self, name: str) -> Scale:
         base, _ = split_scale(name)
         if base not in self.scales:
@@ -199,15 +208,9 @@ class Experiment(Strict):
         return self.boundary.low or rates[0], self.boundary.high or rates[-1]
 
     def traced(self) -> list[str]:
-        """Keys of the policies whose memory is recorded, in the order of the experiment.
-
-        Raises:
-            ConfigError: one of them is not a policy of the experiment.
-        """
+        """Keys of the policies whose memory is recorded, in the order of the experiment."""
         if self.traces is None:
             return []
-        for key in self.traces.policies or []:
-            self.entry(key)
         return [key for key in self.policies if self.traces.policies is None or key in self.traces.policies]
 
     def traces_of(self, policy: str) -> Traces:

@@ -36,7 +36,7 @@ policies:
 
 def make_project(folder: Path) -> Path:
     root = project_root()
-    for name in ("config", "data", "workflow"):
+    for name in ("config", "data", "paper", "workflow"):
         shutil.copytree(root / name, folder / name)
     (folder / "profiles").symlink_to("workflow/profiles")
     for name in ("Snakefile", "environment.yml"):
@@ -70,12 +70,15 @@ def snakemake(project: Path, *more: str) -> str:
     return done.stdout
 
 
+TIMED = ("rule_times.csv", "appendix.pdf")  # artifacts that hold wall times, as sidecars and logs do
+
+
 def contents(project: Path) -> dict[str, bytes]:
-    """Every artifact, without the sidecars (they hold wall times) and the logs."""
+    """Every artifact that is the same bytes on every run."""
     found = {}
     for top in ("results", "figures"):
         for path in (project / top).rglob("*"):
-            if path.is_file() and "logs" not in path.parts and not is_sidecar(path):
+            if path.is_file() and "logs" not in path.parts and path.name not in TIMED and not is_sidecar(path):
                 found[path.relative_to(project).as_posix()] = path.read_bytes()
     return found
 
@@ -98,6 +101,7 @@ def test_everything_is_made_and_verifies(project):
         "results/tiny/small/stability.csv",
         "results/tiny/small/boundary/wait_tuned.csv",
         "results/tiny/boundaries.csv",
+        "results/tiny/report.pdf",
         "figures/tiny/boundaries.pdf",
         "results/tiny/small/thresholds.csv",
         "results/tiny/small/audit/wait.csv",
@@ -125,6 +129,7 @@ def test_one_changed_setting_reruns_only_what_depends_on_it(project, tmp_path):
     snakemake(copy)
     again = {name for name in before if (copy / name).stat().st_mtime_ns != times[name]}
     from_all = {f"results/tiny/{name}.csv" for name in ("small/summary", "small/stability", "boundaries")}
+    from_all |= {f"results/tiny/report.{suffix}" for suffix in ("json", "pdf")}
     own = ("records/wait.parquet", "metrics/wait.csv", "audit/wait.csv", "boundary/wait.csv")
     of_wait = {f"results/tiny/small/{name}" for name in own}
     assert again == from_all | of_wait | {name for name in before if name.startswith("figures/")}

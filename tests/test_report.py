@@ -1,0 +1,292 @@
+"""The report prints what the tables say, nothing that was typed, and the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import string
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from fluidwait import provenance, report, rule_times
+from fluidwait.claims.claim import load_claims
+from fluidwait.config import ConfigError
+from fluidwait.paths import ROOT_VARIABLE
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PAPER = CHECKOUT / "paper"
+
+EXPERIMENT = "{id: e2, title: Two, hardware: a100-80g_llama-2-7b, workload: two_types, semantics: serving}"
+CLAIM = {
+    "id": "C1",
+    "statement": "WAIT is stable up to 23 requests/s.",
+    "experiment": "e1",
+    "verdict": "partly",
+    "explanation": "1 of 2 checks hold.",
+    "remedy": None,
+    "remedies": [],
+}
+CHECK = {"unit": "requests/s", "paper": "23 ± 1", "at": None, "artifact": ["results/tiny/e1/boundary/wait.csv"]}
+CHECKS = [
+    CHECK | {"quantity": "boundary of WAIT", "measured": 23.4567, "low": 23.1, "high": 23.8, "holds": True},
+    CHECK | {"quantity": "boundary of Sarathi", "measured": 25.0, "low": 25.0, "high": 25.0, "holds": False},
+]
+AUDIT = {
+    "rate": [12.0, 24.0],
+    "requests": [80, 90],
+    "scheduler": ["Vidur's", "ours in Vidur"],
+    "evictions": [0, 3],
+    "max_abs_first_token": [0.0, 2e-11],
+    "max_abs_completion": [4e-11, 0.0],
+}
+
+
+def captioned(letter: str) -> str:
+    return f"Panel of {letter}. Dotted: the boundary. Bands: intervals; N = 80 requests per run. Dashed: ideal."
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A project with two experiments, e1 whole and e2 not made, and one study."""
+    for name in ("config", "data", "paper"):
+        shutil.copytree(CHECKOUT / name, tmp_path / name)
+    for path in (tmp_path / "config" / "experiments").glob("*.yaml"):
+        path.unlink()
+    experiments = tmp_path / "config" / "experiments"
+    experiments.joinpath("e1.yaml").write_text(EXPERIMENT.replace("e2", "e1").replace("Two", "One type"))
+    experiments.joinpath("e2.yaml").write_text(EXPERIMENT)
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    folder, figures = tmp_path / "results" / "tiny", tmp_path / "figures" / "tiny"
+    (folder / "e1" / "audit").mkdir(parents=True)
+    (folder / "e11").mkdir()
+    figures.mkdir(parents=True)
+    summary = {"policy": ["wait", "wait", "sarathi", "sarathi"], "rate": [12.0, 24.0] * 2}
+    pl.DataFrame(summary | {"replications": [2, 2, 2, 2], "requests": [80.0] * 4}).write_csv(
+        folder / "e1" / "summary.csv"
+    )
+    fluid = {"capacity": 137497.0, "boundary_rate": 190.6, "calibrated_boundary": {"rate": 25.9}}
+    (folder / "e1" / "thresholds.json").write_text(json.dumps(fluid))
+    pl.DataFrame(AUDIT).write_csv(folder / "e1" / "audit" / "wait.csv")
+    (folder / "e11" / "exponents.csv").write_text(
+        "case,quantity,exponent,low,high,expected,decades,replications\nslack,gap,-0.49,-0.52,-0.46,-0.5,3,20\n"
+    )
+    (folder / "claims.json").write_text(json.dumps([CLAIM | {"checks": CHECKS}]))
+    for name in ("e1_latency", "e1_gap", "e11_scaling"):
+        Figure(figsize=(7.1, 3)).savefig(figures / f"{name}.pdf", metadata={"CreationDate": None})
+        (figures / f"{name}.txt").write_text(captioned(name) + "\n")
+        (figures / f"{name}.png").write_bytes(b"")
+    return tmp_path
+
+
+def files(project: Path) -> list[Path]:
+    tables = [path for path in (project / "results").rglob("*") if path.is_file() and "report" not in path.name]
+    return sorted([*tables, *(project / "figures").rglob("*.png")])
+
+
+def make(project: Path, given: list[Path] | None = None) -> bytes:
+    """The PDF, from these files only."""
+    data, out = project / "results" / "tiny" / "report.json", project / "results" / "tiny" / "report.pdf"
+    report.write_data("tiny", files(project) if given is None else given, data)
+    report.write_pdf("paper/report.typ", data, out)
+    return out.read_bytes()
+
+
+# --- gathering -----------------------------------------------------------------------------------------------------
+
+
+def test_totals_are_sums_over_the_tables(project):
+    data = report.gather("tiny", files(project))
+    assert data["totals"] == {
+        "experiments": 2,
+        "runs": 8,
+        "requests": 640,
+        "replications": [2, 2],
+        "run_requests": [80, 80],
+    }
+    assert data["audit"]["all"] == {
+        "policies": 1,
+        "runs": 2,
+        "native": 1,
+        "requests": 170,
+        "evictions": 3,
+        "largest": 4e-11,
+    }
+    assert data["hardware"][0]["capacity"] == 137497.0
+    assert data["verdicts"] == {"partly": 1}
+
+
+def test_what_was_not_made_is_named(project):
+    data = report.gather("tiny", files(project))
+    assert [about["id"] for about in data["experiments"]] == ["e1", "e11"]
+    assert "e2" in [about["id"] for about in data["missing"]]
+    assert data["unjudged"] == [claim.id for claim in load_claims() if claim.id != "C1"]
+
+
+def test_a_report_is_made_of_what_is_handed_over_only(project):
+    """Files of experiments that are not configured any more may lie in the folder."""
+    kept = [path for path in files(project) if "e11" not in path.as_posix() and path.name != "claims.json"]
+    data = report.gather("tiny", kept)
+    assert [about["id"] for about in data["experiments"]] == ["e1"]
+    assert (data["claims"], data["tables"], data["unjudged"]) == ([], {}, [])
+    assert make(project, kept).startswith(b"%PDF")
+
+
+def test_figures_of_settings_tried_as_a_remedy_are_named_only(project):
+    shutil.copy(project / "config" / "experiments" / "e2.yaml", project / "config" / "experiments" / "e1_small.yaml")
+    for suffix in (".pdf", ".txt", ".png"):
+        figures = project / "figures" / "tiny"
+        shutil.copy(figures / f"e1_latency{suffix}", figures / f"e1_small_latency{suffix}")
+    assert "e1_small_latency" not in report.gather("tiny", files(project))["aside"]
+    tried = [{"setting": "small", "checks": [CHECKS[0] | {"artifact": ["results/tiny/e1_small/metrics/wait.csv"]}]}]
+    claims = [CLAIM | {"checks": CHECKS, "remedies": tried}]
+    (project / "results" / "tiny" / "claims.json").write_text(json.dumps(claims))
+    data = report.gather("tiny", files(project))
+    assert data["aside"] == ["e1_gap", "e1_small_latency"]
+    assert data["figures"]["e1_small_latency"]["experiment"] == "e1_small"
+
+
+SENTENCES = st.lists(st.text(string.ascii_uppercase, min_size=1).map(lambda t: f"{t}."), min_size=1, unique=True)
+
+
+@given(st.lists(SENTENCES, min_size=1, max_size=4))
+def test_hoisting_loses_no_sentence(captions):
+    figures = [{"kind": "latency", "caption": " ".join(sentences)} for sentences in captions]
+    common = report.hoist(figures).get("latency", "").split()
+    for figure, sentences in zip(figures, captions, strict=True):
+        assert sorted(common + figure["caption"].split()) == sorted(sentences)
+    assert not common or len(captions) >= report.HOISTED
+
+
+def test_the_size_of_the_runs_stays_in_every_caption(project):
+    figures = project / "figures" / "tiny"
+    shutil.copy(project / "config" / "experiments" / "e2.yaml", project / "config" / "experiments" / "e3.yaml")
+    for suffix in (".pdf", ".txt", ".png"):
+        shutil.copy(figures / f"e1_latency{suffix}", figures / f"e3_latency{suffix}")
+    data = report.gather("tiny", files(project))
+    assert data["reading"] == {"latency": "Panel of e1_latency. Dotted: the boundary. Dashed: ideal."}
+    assert data["figures"]["e3_latency"]["caption"] == "Bands: intervals; N = 80 requests per run."
+
+
+def test_numbers_of_a_table_stay_numbers(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("# comment\na,b,c,d,e\n1,2.5,,inf,x\n")
+    assert report.read_rows(path) == [{"a": 1, "b": 2.5, "c": None, "d": "inf", "e": "x"}]
+
+
+def test_mistakes_are_one_line(project):
+    with pytest.raises(ConfigError, match="nothing.csv: no such file"):
+        report.gather("tiny", [project / "results" / "tiny" / "nothing.csv"])
+    (project / "results" / "tiny" / "claims.json").write_text("{}")
+    with pytest.raises(ConfigError, match="claims.json: not a list"):
+        report.gather("tiny", files(project))
+    (project / "results" / "tiny" / "claims.json").unlink()
+    (project / "paper" / "report.typ").write_text("#unknown")
+    with pytest.raises(ConfigError, match="report.typ: error: unknown variable") as caught:
+        make(project)
+    assert "\n" not in str(caught.value)
+    assert not (project / "results" / "tiny" / "report.pdf").exists()
+
+
+# --- the document --------------------------------------------------------------------------------------------------
+
+
+def test_the_same_tables_give_the_same_bytes(project):
+    first = make(project)
+    assert make(project) == first
+    out = project / "results" / "tiny" / "report.pdf"
+    assert provenance.embedded_hash(out) == provenance.read_sidecar(out).config_hash
+    for name in ("report.json", "report.pdf"):
+        assert provenance.verify_artifact(project / "results" / "tiny" / name) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("e1/audit/wait.csv", "4e-11", "5e-11"),
+        ("e11/exponents.csv", "-0.49", "-0.48"),
+        ("claims.json", "23.4567", "23.5567"),
+        ("e1/summary.csv", "2,80", "3,80"),
+    ],
+)
+def test_a_changed_number_changes_the_page(project, name, old, new):
+    pages = rendered(project)
+    path = project / "results" / "tiny" / name
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    assert rendered(project) != pages
+
+
+def rendered(project: Path) -> list[bytes]:
+    """Every page as a picture, with the same hash whatever it is made from."""
+    make(project)
+    data = project / "results" / "tiny" / "report.json"
+    pages = report.typeset(project / "paper" / "report.typ", data, "0" * 64, format="png", ppi=60)
+    return pages if isinstance(pages, list) else [pages]
+
+
+def test_the_document_has_the_font_of_the_figures_only(project):
+    fonts = set(re.findall(rb"/FontName/[A-Z]{6}\+([\w-]+)", make(project)))
+    assert fonts and all(font.startswith(b"DejaVuSans") for font in fonts)
+
+
+NAMES = r"\b[EC]\d+[a-z]?\b|\bd[01]\b|arXiv \d+\.\d+|95 %"  # experiments, claims, d0 and d1, the paper, every interval
+UNTESTED = r"//[^\n]*|#import[^\n]*"
+
+
+@pytest.mark.parametrize("name", ["report.typ", "appendix.typ"])
+def test_no_number_is_typed_into_the_words(name):
+    words = re.sub(UNTESTED, "", (PAPER / name).read_text(encoding="utf-8"))
+    assert re.findall(r"\w*\d[\w.]*", re.sub(NAMES, "", words)) == []
+
+
+def test_the_words_of_the_style_have_no_numbers():
+    """Its numbers are lengths, shares and places: code, never text in brackets or quotes."""
+    text = re.sub(UNTESTED, "", (PAPER / "style.typ").read_text(encoding="utf-8"))
+    text = re.sub(r"rgb\(\"#\w{6}\"\)|\"a4\"", "", text)
+    words = re.findall(r"\[[^\[\]]*\]|\"[^\"]*\"", re.sub(r"#[\w.-]+\([^()]*\)", "", text))
+    assert len(words) > 20
+    assert [word for word in words if re.search(r"\d", word) and word != '"×10"'] == []
+
+
+# --- times ---------------------------------------------------------------------------------------------------------
+
+
+def test_times_add_up_by_rule(project):
+    for name, rule, seconds in (("a.csv", "sweep", 1.5), ("b.csv", "sweep", 2.5), ("c.csv", "tune", 8.0)):
+        provenance.write_artifact(
+            project / "results" / "tiny" / name,
+            lambda path, _: path.write_text("x"),
+            config={},
+            rule=rule,
+            wall_seconds=seconds,
+        )
+    times = rule_times.rule_times("tiny")
+    assert times["rule"].to_list() == ["tune", "sweep"]
+    assert times["seconds"].to_list() == [8.0, 4.0]
+    assert times["artifacts"].to_list() == [1, 2]
+    out = project / "results" / "tiny" / "rule_times.csv"
+    rule_times.write("tiny", out)
+    report.write_pdf("paper/appendix.typ", out, project / "results" / "tiny" / "appendix.pdf")
+    assert rule_times.rule_times("tiny").equals(times), "its own times do not count"
+    assert provenance.verify_artifact(project / "results" / "tiny" / "appendix.pdf") == []
+
+
+def test_no_artifacts_is_one_line(project):
+    with pytest.raises(ConfigError, match="results/none: no artifacts"):
+        rule_times.rule_times("none")
+
+
+# --- the artifact appendix -----------------------------------------------------------------------------------------
+
+
+def test_the_artifact_appendix_maps_every_claim_to_its_experiment():
+    text = (PAPER / "artifact-appendix.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (C\d+) \| (\w+) \|", text, re.MULTILINE)
+    assert rows == [(claim.id, claim.experiment) for claim in load_claims()]

@@ -19,7 +19,7 @@ from fluidwait.timing import linear
 from fluidwait.workload import Requests
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-PAGES = ("adding-a-policy.md", "adding-a-workload.md", "adding-hardware.md")
+PAGES = ("adding-a-policy.md", "adding-a-workload.md", "adding-hardware.md", "claims.md")
 
 FENCE = re.compile(r"^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"`(?P<path>[^`\n]+)`:\n\n\Z")  # the line above a block that is a file
@@ -29,7 +29,7 @@ COMMAND = re.compile(r"^\$ (?P<line>.*)\n(?P<output>(?:(?!\$ ).*\n?)*)", re.MULT
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project folder with the configuration and data that ship, and nothing of the page yet."""
-    for name in ("config", "data"):
+    for name in ("config", "data", "paper"):
         shutil.copytree(CHECKOUT / name, tmp_path / name)
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
     monkeypatch.chdir(tmp_path)

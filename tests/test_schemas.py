@@ -14,10 +14,11 @@ from fluidwait.studies.registry import MODELS
 jsonschema = pytest.importorskip("jsonschema")
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-KINDS = {"workloads": "workload", "experiments": "experiment"}
+KINDS = {"workloads": "workload", "experiments": "experiment", "paper": "claims"}
 FILES = [
     *sorted((CHECKOUT / "config").glob("*/*.yaml")),
     *sorted((CHECKOUT / "data" / "hardware").glob("*.yaml")),
+    CHECKOUT / "paper" / "claims.yaml",
 ]
 
 
@@ -42,6 +43,7 @@ def test_every_kind_of_file_and_every_policy_has_a_schema():
         "workload",
         "hardware",
         "experiment",
+        "claims",
         *(f"study_{name}" for name in MODELS),
         *(f"policy_{name}" for name in policies.names()),
     }

@@ -29,7 +29,7 @@ def schema_folder() -> Path:
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """Every schema by file name: workload, hardware, experiment, and ``study_<id>`` and ``policy_<name>`` for each."""
+    """Every schema by file name: workload, hardware, experiment, claims, and ``study_<id>`` and ``policy_<name>`` for each."""
     from fluidwait import policies
     from fluidwait.hardware import Hardware
     from fluidwait.workload import Workload
@@ -41,6 +41,7 @@ def schemas() -> dict[str, dict[str, Any]]:
     if importlib.util.find_spec("fluidwait.studies.registry"):
         models = importlib.import_module("fluidwait.studies.registry").MODELS
         found |= {f"study_{name}": of_model(model) for name, model in models.items()}
+    found["claims"] = of_model(importlib.import_module("fluidwait.claims.claim").ClaimFile)
     for name in policies.names():
         settings = importlib.import_module(f"{policies.__name__}.{name}").Settings
         found[f"policy_{name}"] = of_policy(name, settings)

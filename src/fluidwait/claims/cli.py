@@ -12,13 +12,10 @@ DIFFERENT = 1  # exit code
 
 def claims(
     scale: Annotated[str, typer.Option(help="whose results are judged")] = "paper",
+    file: Annotated[Path | None, typer.Option(help="claims of your own; nothing is written")] = None,
     only: Annotated[str | None, typer.Option(help="claims to judge, as C1,C7; all without")] = None,
-    experiments: Annotated[
-        str | None, typer.Option(help="judge only by these experiments")
-    ] = None,
-    compare: Annotated[
-        Path | None, typer.Option(help="another claims.json; exit code 1 if a verdict differs")
-    ] = None,
+    experiments: Annotated[str | None, typer.Option(help="judge only by these experiments")] = None,
+    compare: Annotated[Path | None, typer.Option(help="another claims.json; exit code 1 if a verdict differs")] = None,
     write: Annotated[bool, typer.Option(help="write claims.json and the scorecard to the results")] = True,
 ) -> None:
     """Judge every claim of the paper by the results at hand, after verifying them."""
@@ -29,13 +26,15 @@ def claims(
     from fluidwait.claims.select import chosen, within
     from fluidwait.paths import project_root
 
-    wanted = chosen(load_claims(), only.split(",")) if only else load_claims()
+    wanted = load_claims(file)
+    if only is not None:
+        wanted = chosen(wanted, only.split(","))
     if experiments is not None:
         wanted = within(wanted, set(experiments.split(",")))
     evidence = Evidence(scale)
     judgements = [judge(claim, evidence) for claim in wanted]
     data = [scorecard.as_data(judgement, scale) for judgement in judgements]
-    if write and only is None:
+    if write and only is None and file is None:
         scorecard.write(judgements, scale, project_root() / "results" / scale)
     scorecard.show(data, scale)
     if compare is not None:

@@ -136,6 +136,7 @@ def query(check: Check, frames: dict[str, pl.DataFrame]) -> str:
 
 def _points(check: Check, frames: dict[str, pl.DataFrame]) -> list[Point]:
     rows = pl.SQLContext(frames, eager=True).execute(query(check, frames)).drop_nulls("value")
+    rows = rows.sort([key for key in KEYS if key in rows.columns])  # a join keeps no order, and sums depend on it
     if check.change:
         rows = _changes(rows, check)
     if rows.is_empty():

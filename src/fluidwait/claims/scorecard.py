@@ -33,7 +33,7 @@ def as_data(judgement: Judgement, scale: str) -> dict[str, Any]:
         "verdict": judgement.verdict,
         "explanation": words.explanation(judgement),
         "checks": [_check(outcome) for outcome in judgement.outcomes],
-        "remedy": words.remedy(judgement.trials),
+        "remedy": words.remedy(judgement),
         "remedies": [
             {"setting": trial.setting, "checks": [_check(outcome) for outcome in trial.outcomes]}
             for trial in judgement.trials
@@ -156,13 +156,14 @@ def show(data: list[dict[str, Any]], scale: str) -> None:
     from rich.table import Table
 
     colours = dict(zip(VERDICTS, ("green", "yellow", "red", "dim"), strict=True))
-    shown = Table("claim", "verdict", "checks", "why", title=f"Claims of the paper, scale {scale}", show_lines=True)
+    shown = Table("claim", "verdict", "checks", "why", show_lines=True)
     for claim in data:
         held = sum(bool(check["holds"]) for check in claim["checks"])
         why = " ".join(filter(None, (claim["explanation"], claim["remedy"])))
         verdict = f"[{colours[claim['verdict']]}]{claim['verdict']}[/]"
         shown.add_row(claim["id"], verdict, f"{held}/{len(claim['checks'])}", why.replace("[", "\\["))
     console = Console()
+    console.print(f"Claims of scale {scale}")
     console.print(shown)
     console.print(summary(data))
     if note := warning(scale):
@@ -188,8 +189,14 @@ def differences(ours: list[dict[str, Any]], other: Path) -> list[str]:
 
 def _verdicts(path: Path) -> dict[str, str]:
     try:
-        return {claim["id"]: claim["verdict"] for claim in json.loads(path.read_text(encoding="utf-8"))}
+        return {claim["id"]: claim["verdict"] for claim in _list(json.loads(path.read_text(encoding="utf-8")))}
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, TypeError, KeyError):
         raise ConfigError(f"{path}: not a claims.json of fluidwait") from None
+
+
+def _list(data: Any) -> list:
+    if not isinstance(data, list):
+        raise TypeError
+    return data

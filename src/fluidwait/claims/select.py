@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fluidwait.claims.claim import Check, Claim
+from fluidwait.claims.claim import Check, Claim, load_claims
 from fluidwait.claims.evidence import experiments, tables
 from fluidwait.config import ConfigError, nearest
+from fluidwait.provenance import code_fingerprint, config_hash, imported_modules, package_versions
 
 
 def chosen(claims: list[Claim], names: list[str]) -> list[Claim]:
@@ -38,6 +39,18 @@ def files(claims: Iterable[Claim], scale: str) -> list[str]:
         for check in _all_checks(claim):
             found |= set((tables(claim, check, scale) or {}).values())
     return sorted(found)
+
+
+def workflow_inputs(scale: str, made: Iterable[str]) -> list[str]:
+    """Artifacts that the claims of these experiments need; none when the experiments have no claim to decide."""
+    found = files(within(load_claims(), set(made)), scale)
+    return found if any(name.startswith("results/") for name in found) else []
+
+
+def key(made: Iterable[str]) -> str:
+    """What decides the verdicts besides files: which experiments count, the code and the packages."""
+    code = code_fingerprint(imported_modules("fluidwait.claims.cli"))
+    return config_hash({"made": sorted(made), "code": code, "packages": package_versions()})[:16]
 
 
 def _all_checks(claim: Claim) -> Iterable[Check]:

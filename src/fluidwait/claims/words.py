@@ -13,8 +13,8 @@ from fluidwait.claims.claim import Check, Claim, Expect
 from fluidwait.claims.judge import Judgement, Outcome, Trial
 
 COMPARED = re.compile(
-    r"is (?P<measured>-?[\d.e+]+) \[(?P<low>-?[\d.e+]+), (?P<high>-?[\d.e+]+)\][^;]*?, "
-    r"(?P<word>above|below|inside) the paper's (?P<paper>[^;(]*?)(?: \(|;|\.$)"
+    r"is (?P<measured>-?[\d.]+)(?: \[(?P<low>-?[\d.]+), (?P<high>-?[\d.]+)\])?[^;]*?, "
+    r"(?P<word>above|below|within) what the paper says, (?P<paper>[^;(]*?)(?: \(|;|\.$|$)"
 )
 
 
@@ -52,9 +52,11 @@ def distance(expect: Expect, measured: float) -> float:
 
 
 def position(expect: Expect, measured: float) -> str:
-    """``above``, ``below`` or ``inside`` what the paper allows."""
+    """``above``, ``below`` or ``within`` what the paper allows."""
     low, high = expect.band()
-    return "below" if measured < low else "above" if measured > high else "inside"
+    if measured < low or (expect.kind == "above" and measured == low):
+        return "below"
+    return "above" if measured > high or (expect.kind == "below" and measured == high) else "within"
 
 
 def measurement(outcome: Outcome) -> str:
@@ -63,19 +65,20 @@ def measurement(outcome: Outcome) -> str:
     if point is None:
         return f"{check.quantity}: no evidence at this scale"
     where = f" at {check.each} {number(point.at)}" if check.each else ""
-    unit = f" {check.unit}" if check.unit else ""
-    value = f"{number(point.measured)} [{number(point.low)}, {number(point.high)}]{unit}"
+    interval = f" [{number(point.low)}, {number(point.high)}]" if point.low < point.high else ""
+    value = f"{number(point.measured)}{interval}{' ' if check.unit else ''}{check.unit}"
     at = f" ({outcome.points_holding} of {outcome.points} points hold)" if check.each else ""
-    word = position(check.expect, point.measured)
-    return f"{check.quantity}{where} is {value}, {word} the paper's {expected(check.expect)}{at}{_doubt(outcome)}"
+    shown = position(check.expect, float(number(point.measured)))  # the word fits the digits that are shown
+    says = f"{shown} what the paper says, {expected(check.expect)}"
+    return f"{check.quantity}{where} is {value}, {says}{at}{_doubt(outcome)}"
 
 
 def _doubt(outcome: Outcome) -> str:
-    """Why a value inside does not hold, or one outside does: its interval says otherwise."""
+    """Why a value within does not hold, or one outside does: its interval says otherwise."""
     word = position(outcome.check.expect, outcome.point.measured)
-    if outcome.holds and word != "inside":
+    if outcome.holds and word != "within":
         return " (but its interval reaches it)"
-    if not outcome.holds and word == "inside":
+    if not outcome.holds and word == "within":
         return (
             " (but not every run)" if outcome.check.expect.kind == "exactly" else " (but not distinguishable from it)"
         )
@@ -84,7 +87,7 @@ def _doubt(outcome: Outcome) -> str:
 
 def explanation(judgement: Judgement) -> str:
     """One sentence: how many checks hold, and the first that decides."""
-    outcomes = [outcome for outcome in judgement.outcomes if outcome.holds is not None]
+    outcomes = _judged(judgement.outcomes)
     if not outcomes:
         return _untested(judgement.claim)
     failing = [outcome for outcome in outcomes if not outcome.holds]
@@ -104,22 +107,31 @@ def _count(outcomes: list[Outcome]) -> str:
     return f"{sum(bool(o.holds) for o in outcomes)} of {len(outcomes)} checks hold"
 
 
-def remedy(trials: list[Trial]) -> str | None:
+def remedy(judgement: Judgement) -> str | None:
     """Under which of the settings tried the claim would hold; None when none was named."""
-    if not trials:
+    if not judgement.trials:
         return None
-    full = [t for t in trials if t.outcomes and all(o.holds for o in t.outcomes)]
-    if full:
-        return "; ".join(f"holds with {t.setting}: {_count(t.outcomes)}" for t in full) + "."
-    tried = "; ".join(f"with {t.setting} {_count([o for o in t.outcomes if o.holds is not None])}" for t in trials)
+    tried = "; ".join(f"with {trial.setting} {_count(_judged(trial.outcomes))}" for trial in judgement.trials)
+    if any(_complete(trial, judgement.claim) for trial in judgement.trials):
+        return f"It holds in full under another setting: {tried}."
     return f"No setting tried makes all of it hold: {tried}."
+
+
+def _complete(trial: Trial, claim: Claim) -> bool:
+    judged = _judged(trial.outcomes)
+    return len(trial.outcomes) == len(claim.checks) and bool(judged) and all(outcome.holds for outcome in judged)
+
+
+def _judged(outcomes: list[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome.holds is not None]
 
 
 def contradictions(sentence: str, check: Check) -> list[str]:
     """What a sentence of :func:`measurement` says that its own numbers deny; empty when it is right."""
     found = []
     for match in COMPARED.finditer(sentence):
-        measured, low, high = (float(match[name]) for name in ("measured", "low", "high"))
+        measured = float(match["measured"])
+        low, high = (float(match[end] or measured) for end in ("low", "high"))
         if match["paper"] != expected(check.expect):
             found.append(f"'{match['paper']}' is not what the claim expects, {expected(check.expect)}")
         elif match["word"] != position(check.expect, measured):

@@ -1,0 +1,18 @@
+# Needs the tables that the claims of the experiments made are judged by. Judges them: verdicts, numbers, explanations.
+rule claims:
+    input:
+        claims="paper/claims.yaml",
+        evidence=claims_evidence,
+    output:
+        json="results/{scale}/claims.json",
+        csv="results/{scale}/scorecard.csv",
+        md="results/{scale}/scorecard.md",
+    log:
+        "results/{scale}/logs/claims.log",
+    conda:
+        "../../environment.yml"
+    params:
+        key=claims.key([*EXPERIMENTS, *STUDIES]),
+        made=",".join([*EXPERIMENTS, *STUDIES]),
+    shell:
+        "fluidwait claims --scale {wildcards.scale} --experiments {params.made} > {log} 2>&1"

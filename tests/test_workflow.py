@@ -46,7 +46,7 @@ def make_project(folder: Path) -> Path:
 
 
 def command() -> list[str]:
-    chosen = ["scale=tiny", "experiments=small", "studies=[]"]
+    chosen = ["scale=tiny", "experiments=small", "studies=[]", "real=[]"]
     return [sys.executable, "-m", "snakemake", "--cores", "2", "--config", *chosen]
 
 

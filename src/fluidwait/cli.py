@@ -18,6 +18,7 @@ from pydantic import Field
 from fluidwait.claims.cli import claims
 from fluidwait.config import ConfigError, FluidwaitError, Strict, load_yaml, parse
 from fluidwait.experiments.cli import app as experiments
+from fluidwait.experiments.real.cli import app as real
 from fluidwait.report_cli import app as report
 from fluidwait.studies.cli import app as studies
 
@@ -38,6 +39,7 @@ app.add_typer(calibrate, name="calibrate")
 
 app.add_typer(experiments, name="experiment")
 app.add_typer(studies, name="study")
+app.add_typer(real, name="real")
 app.add_typer(report, name="report")
 app.command("claims")(claims)
 

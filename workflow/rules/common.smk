@@ -49,6 +49,7 @@ def everything(wildcards):
     for study in STUDIES:
         files += [f"results/{scale}/{study}/{table}.csv" for table in studies.tables(study)]
         files += [f"figures/{scale}/{figure}.png" for figure in studies.figures(study)]
+    files += real_engine(scale)
     return files
 
 

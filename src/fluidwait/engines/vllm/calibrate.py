@@ -2,9 +2,9 @@
 
 Two kinds of load. *Bursts*: equal requests that start together, over a grid of batch sizes and prompt lengths; long
 prompts are cut into chunks by the engine's token budget, so one burst has iterations of prefills, of chunks beside
-decodes, and of decodes with growing caches. *Mixed*: requests of a length law, one closed loop of ``in_flight`` clients.
-Bursts are repeated, and iterations of the same composition count once, with their median time: a shared machine adds
-time to some iterations, never takes any away.
+decodes, and of decodes with growing caches. *Mixed*: requests of a length law from a number of clients that each wait
+for their answer. Iterations of the same composition count once, with their median time: a shared machine adds time to
+some iterations, never takes any away.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ The schedule is absolute: request i is due ``arrival[i]`` seconds after one comm
 other one. How late each was is the *drift* of the generator; it is measured, and :func:`drift` sums it up. Latencies
 count from the time at which a request was due, so a generator that cannot keep up does not flatter the server.
 
-A *sender* carries one request and yields the number of tokens that arrived; :mod:`fluidwait.engines.vllm.loadgen_engine`
-has one for vLLM in this process, :mod:`fluidwait.engines.vllm.loadgen_http` one for any OpenAI-compatible server.
+A *sender* carries one request and yields the number of tokens that arrived: ``loadgen_engine`` has one for vLLM in this
+process, ``loadgen_http`` one for any OpenAI-compatible server.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class EngineSettings(Strict):
     max_model_len: PositiveInt = Field(description="longest prompt + output, tokens")
     max_num_seqs: PositiveInt = Field(256, description="requests in a batch at most")
     max_num_batched_tokens: PositiveInt = Field(2048, description="tokens in a batch at most")
-    async_scheduling: bool | None = Field(None, description="plan a batch while the one before runs; null: vLLM's choice")
+    async_scheduling: bool | None = Field(None, description="plan a batch while one runs; null: vLLM's choice")
     enforce_eager: bool = Field(False, description="no compilation and no CUDA graphs")
     vocabulary: PositiveInt = Field(32000, description="tokens of the model's vocabulary")
     options: dict[str, Any] = Field(default_factory=dict, description="any other option of vLLM's engine")

@@ -4,9 +4,9 @@ Loaded inside the engine's process by naming :class:`RecordedStock` as the sched
 the scheduler it is mixed into and notes what each batch held and when it was done.
 
 Loading a model takes longer than a run, and a machine warms up and slows down, so one engine serves all policies in
-turn: :func:`exchange` builds a scheduler of another class, or with other settings or fewer KV blocks, just as the engine
-does at start-up, and puts it in the place of the idle old one. The front end reaches it through vLLM's utility calls,
-which look a method of the engine core up by name.
+turn: :func:`exchange` builds a scheduler of another class, or with other settings or fewer KV blocks, just as the
+engine does at start-up, and puts it in the place of the idle old one. The front end reaches it through vLLM's utility
+calls, which look a method of the engine core up by name.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def take_log(core: EngineCore) -> str:
 
 
 def hold(core: EngineCore, closed: bool) -> None:
-    """Let requests queue up without admitting any, so that those that belong together start together; or let them in."""
+    """Let requests queue up without admitting any, so that they can start together; or let them in."""
     core.scheduler.set_pause_state(PauseState.PAUSED_NEW if closed else PauseState.UNPAUSED)
 
 

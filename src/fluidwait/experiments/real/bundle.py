@@ -1,6 +1,6 @@
 """A bundle: what one machine measured, in a folder that explains itself.
 
-    bundle.json          machine, engine and its version, options, configuration and its hash, data sets, what is complete
+    bundle.json          machine, engine version and options, configuration and its hash, data sets, what is complete
     iterations.csv       calibration: iterations by composition, median seconds
     hardware.yaml        the time model fitted to them
     generations.csv      whole generations of equal requests, by batch size (E9)
@@ -14,6 +14,7 @@ While it is recorded, finished points lie in ``.points`` and are not measured ag
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,7 +25,7 @@ from fluidwait.config import ConfigError, Strict, nearest
 from fluidwait.experiments.real.target import Target
 from fluidwait.hardware import Hardware, load_hardware
 from fluidwait.paths import project_root
-from fluidwait.provenance import file_sha256, write_text
+from fluidwait.provenance import atomic_path, file_sha256, write_text
 from fluidwait.records import Run, iter_runs
 
 DESCRIPTION = "bundle.json"
@@ -98,6 +99,22 @@ def read_bundle(folder: str | Path) -> Bundle:
         if file_sha256(folder / name) != expected:
             raise ConfigError(f"{folder / name}: changed since the bundle was recorded")
     return Bundle(folder, about)
+
+
+def home(device: str, machine: str) -> Path:
+    """Folder of a machine's bundle in the project."""
+    return project_root() / "data" / device / machine
+
+
+def keep(bundle: Bundle) -> Path:
+    """Copy a bundle, without what is needed to go on with it, to the project's data; returns the folder."""
+    folder = home(bundle.target.device, bundle.about.machine)
+    if folder.resolve() == bundle.folder.resolve():
+        return folder
+    for name in (*bundle.about.files, DESCRIPTION):  # the description last: it makes the folder a bundle
+        with atomic_path(folder / name) as temporary:
+            shutil.copyfile(bundle.path(name), temporary)
+    return folder
 
 
 def committed(device: str) -> list[Path]:

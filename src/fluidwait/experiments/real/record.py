@@ -27,7 +27,7 @@ from fluidwait.experiments.real.machine import describe_machine
 from fluidwait.experiments.real.target import STOCK, Target, workload_of
 from fluidwait.fluid import calibrated_boundary
 from fluidwait.hardware import Hardware, load_hardware
-from fluidwait.provenance import canonical_json, code_fingerprint, config_hash, file_sha256, imported_modules, write_text
+from fluidwait.provenance import code_fingerprint, config_hash, file_sha256, imported_modules, write_text
 from fluidwait.records import ITERATIONS, REQUESTS, RecordWriter
 from fluidwait.workload import Requests, generate, input_files, load_workload
 
@@ -52,18 +52,18 @@ class Plan(NamedTuple):
         return f"{self.variant},{self.policy},share={self.share:g},replication={self.replication}"
 
 
-def record(target: Target, parent: Path, say: Say = print) -> Bundle:
-    """Record into the folder of this machine below ``parent``, or go on where an earlier call stopped.
+def record(target: Target, folder: Path, say: Say = print) -> Bundle:
+    """Record into ``folder``, or go on where an earlier call stopped.
 
     Raises:
         ConfigError: vLLM is not installed or refuses the configuration.
         LoadError: a run lost a request.
     """
-    return asyncio.run(_record(target, parent, say))
+    return asyncio.run(_record(target, folder, say))
 
 
-async def _record(target: Target, parent: Path, say: Say) -> Bundle:
-    session = _Session(target, parent, say)
+async def _record(target: Target, folder: Path, say: Say) -> Bundle:
+    session = _Session(target, folder, say)
     async with _LazyEngine(session) as lazy:
         await session.calibrate(lazy)
         await session.run_all(lazy)
@@ -97,11 +97,10 @@ class _LazyEngine:
 class _Session:
     """What a recording knows while it goes on."""
 
-    def __init__(self, target: Target, parent: Path, say: Say) -> None:
-        self.target, self.say = target, say
+    def __init__(self, target: Target, folder: Path, say: Say) -> None:
+        self.target, self.folder, self.say = target, folder, say
         self.version = loadgen_engine.engine_version()
         self.device = describe_machine(target.device)
-        self.folder = parent / self.device["short"]
         self.points = Points(self.folder)
         self.settled: dict[str, Any] = {}
         self.began = time.monotonic()
@@ -256,7 +255,7 @@ class _Session:
         key = config_hash({"target": self.target, "engine": self.version, "device": self.device["name"]})
         if runs:
             self._write_runs(runs, key)
-        files = [name for name in (*bundles.TABLES, *(bundles.RUNS if runs else ()))]
+        files = bundles.TABLES + (bundles.RUNS if runs else ())
         target = self.target
         workloads = {target.mixed.workload, *(v.workload for v in target.variants.values())}
         about = Description(
@@ -271,7 +270,9 @@ class _Session:
             target=target,
             config_hash=key,
             data={p.name: file_sha256(p) for name in sorted(workloads) for p in input_files(load_workload(name))},
-            code=code_fingerprint(imported_modules("fluidwait.engines.vllm.scheduler", "fluidwait.policies.wait_chunked")),
+            code=code_fingerprint(
+                imported_modules("fluidwait.engines.vllm.scheduler", "fluidwait.policies.wait_chunked")
+            ),
             recorded=self._date(),
             load=[round(float(f(self.loads)), 2) for f in (np.min, np.mean, np.max)],
             seconds=round(time.monotonic() - self.began + self._earlier_seconds(), 1),
@@ -314,7 +315,7 @@ class _Session:
 
 
 def boundary(target: Target, variant: str, hardware: Hardware) -> float:
-    """Capacity of a variant, requests/s: what full batches of vLLM's own limits sustain in the calibrated fluid model."""
+    """Capacity of a variant (requests/s): what full batches sustain in the calibrated fluid model."""
     _, law = workload_of(target, variant)
     engine = target.engine
     edge = calibrated_boundary(
@@ -341,6 +342,3 @@ def _iterations(rows: np.ndarray) -> dict[str, np.ndarray]:
     }
     times = {"start": columns["begin"], "duration": columns["seconds"]}
     return times | {name: column.astype(np.int64) for name, column in whole.items()}
-
-
-__all__ = ["Plan", "boundary", "canonical_json", "record", "write_csv"]

@@ -1,0 +1,305 @@
+"""From a bundle to the tables of E9 (is the time model right, is the simulator) and of E10 (what the policies gain)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from fluidwait.engines.core import serving
+from fluidwait.engines.simulator import Run as Simulated
+from fluidwait.engines.simulator import simulate
+from fluidwait.experiments.metrics import mean_interval, run_metrics, summarise
+from fluidwait.experiments.real.bundle import Bundle
+from fluidwait.experiments.real.target import STOCK, Target, workload_of
+from fluidwait.policies import Policy, load_policy
+from fluidwait.policies.contract import Context
+from fluidwait.provenance import imported_modules, write_artifact
+from fluidwait.records import Run, iter_runs
+from fluidwait.workload import Requests, input_files
+
+CODE = (*imported_modules(__name__), "fluidwait.policies.*")
+POINT = ("variant", "policy", "share", "rate")
+"""What replications have in common."""
+
+LINEAR, PROFILE = "linear", "profile"
+
+
+class Simulator:
+    """The engine of a bundle as the simulator sees it."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.target: Target = bundle.target
+        self.hardware = bundle.hardware()
+        self.time_model = self.hardware.time_model()
+
+    def run(self, requests: Requests, variant: str, key: str, rate: float) -> Simulated:
+        """The same requests under the same policy with the same settings."""
+        semantics = self.target.semantics(variant, key)
+        _, law = workload_of(self.target, variant)
+        linear = self.hardware.timing.linear
+        pair = (linear.d0, linear.d1) if linear else (np.nan, np.nan)
+        capacity = self.target.blocks(variant) * self.target.engine.block_size
+        context = Context(law, rate, self.time_model, pair, capacity, True)
+        policy, knobs = self._limited(self.target.policy(key), context)
+        return simulate(requests, policy, knobs, self.time_model, semantics)
+
+    def generation(self, batch: int) -> float:
+        """Seconds that a batch of equal requests takes, all at once on an idle engine."""
+        whole, engine = self.target.generation, self.target.engine
+        lengths = np.full(batch, whole.prompt), np.full(batch, whole.output)
+        requests = Requests(np.zeros(batch), *lengths, np.zeros(batch, dtype=np.int64))
+        limits = {"policy": "vllm_v1", "token_budget": engine.max_num_batched_tokens, "max_requests": max(batch, 1)}
+        policy = load_policy(limits)
+        semantics = serving(engine.kv_blocks, engine.block_size, 0.0)
+        return float(simulate(requests, policy, policy.prepare(None), self.time_model, semantics).completion.max())
+
+    def _limited(self, policy: Policy, context: Context) -> tuple[Policy, Any]:
+        """Knobs within what the engine can run, as the scheduler plug-in limits them."""
+        engine, knobs = self.target.engine, policy.prepare(context)
+        if getattr(knobs, "in_service", 0) > engine.max_num_seqs:
+            fewer = policy.settings.model_copy(update={"in_service": engine.max_num_seqs})
+            policy = policy._replace(settings=fewer)
+            knobs = policy.prepare(context)
+        if hasattr(knobs, "batch_tokens"):
+            knobs = knobs._replace(batch_tokens=min(knobs.batch_tokens, engine.max_num_batched_tokens))
+        return policy, knobs
+
+
+# --- E9 --------------------------------------------------------------------------------------------------------------
+
+
+class Line(NamedTuple):
+    """Seconds of a generation = intercept + slope x KV work, least squares."""
+
+    intercept: float  # s
+    slope: float  # s per KV token x iteration
+
+    def at(self, work: np.ndarray) -> np.ndarray:
+        return self.intercept + self.slope * work
+
+
+def generations(bundle: Bundle) -> pl.DataFrame:
+    """One row per batch size: measured seconds (mean, smallest, largest), and those of both models."""
+    table = bundle.generations().group_by("batch", "extrapolated", maintain_order=True)
+    rows = table.agg(
+        measured=pl.col("seconds").mean(),
+        lowest=pl.col("seconds").min(),
+        highest=pl.col("seconds").max(),
+        repeats=pl.len(),
+        kv_work=pl.col("kv_work").mean(),
+        iterations=pl.col("iterations").mean(),
+    ).sort("batch")
+    line, simulator = fit_line(rows.filter(~pl.col("extrapolated"))), Simulator(bundle)
+    rows = rows.with_columns(
+        pl.Series(LINEAR, line.at(rows["kv_work"].to_numpy())),
+        pl.Series(PROFILE, [simulator.generation(batch) for batch in rows["batch"]]),
+    )
+    return rows.with_columns(
+        (pl.col(name) / pl.col("measured") - 1).alias(f"{name}_error") for name in (LINEAR, PROFILE)
+    )
+
+
+def fit_line(rows: pl.DataFrame) -> Line:
+    """The paper's linear model of a whole generation."""
+    slope, intercept = np.polyfit(rows["kv_work"].to_numpy(), rows["measured"].to_numpy(), 1)
+    return Line(float(intercept), float(slope))
+
+
+def fit(bundle: Bundle, whole: pl.DataFrame) -> pl.DataFrame:
+    """Errors of the models: of iterations from the calibration, of generations from :func:`generations`."""
+    rows = []
+    for model, part, source in (
+        (PROFILE, "held_out", "held out"),
+        (PROFILE, "all_rows", "all"),
+        (LINEAR, LINEAR, "all"),
+    ):
+        scores = bundle.hardware().fit[part]
+        rows.append({"what": "iteration", "model": model, "sample": source, **scores})
+    for model in (LINEAR, PROFILE):
+        for beyond, sample in ((False, "fitted"), (True, "extrapolated")):
+            part = whole.filter(pl.col("extrapolated") == beyond)
+            measured, predicted = part["measured"].to_numpy(), part[model].to_numpy()
+            rows.append({"what": "generation", "model": model, "sample": sample, **_scores(measured, predicted)})
+    schema = {"what": str, "model": str, "sample": str, "rows": int, "mape": float, "max_relative_error": float}
+    return pl.DataFrame(rows, schema=schema | {"r2": float})
+
+
+def _scores(measured: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    relative = np.abs(predicted / measured - 1)
+    total = float(((measured - measured.mean()) ** 2).sum())
+    r2 = 1 - float(((measured - predicted) ** 2).sum()) / total if total > 0 else None
+    return {"rows": len(measured), "mape": relative.mean(), "max_relative_error": relative.max(), "r2": r2}
+
+
+class Replayed(NamedTuple):
+    """One run of the engine and the same run simulated."""
+
+    point: dict[str, Any]
+    requests: Requests
+    real: Run
+    log: Run
+    simulated: Simulated
+
+
+def replay(bundle: Bundle) -> list[Replayed]:
+    """Simulate the requests of every run, with the settings of its policy."""
+    simulator, found = Simulator(bundle), []
+    logs = iter_runs(bundle.path("log.parquet"), "iterations")
+    for real, log in zip(bundle.runs(), logs, strict=True):
+        point = real.parameters
+        requests = Requests(*(real.columns[c] for c in ("arrival", "prompt_tokens", "output_tokens", "kind")))
+        simulated = simulator.run(requests, point["variant"], point["policy"], point["rate"])
+        found.append(Replayed(point, requests, real, log, simulated))
+    return found
+
+
+def pairs(replayed: list[Replayed]) -> pl.DataFrame:
+    """Every request twice: its latency (s) on the engine, and in the simulator given the same requests."""
+    parts = []
+    for point, requests, real, _, simulated in replayed:
+        own = {name: [point[name]] * len(requests.arrival) for name in (*POINT, "replication")}
+        times = {
+            "request_id": real.columns["request_id"],
+            "real": real.columns["completion"] - requests.arrival,
+            "simulated": simulated.completion - requests.arrival,
+            "real_ttft": real.columns["first_token"] - requests.arrival,
+            "simulated_ttft": simulated.first_token - requests.arrival,
+        }
+        parts.append(pl.DataFrame(own | times))
+    return pl.concat(parts)
+
+
+def reality(replayed: list[Replayed], both: pl.DataFrame) -> pl.DataFrame:
+    """One row per variant, policy and rate: how far the simulated latencies are from the real ones.
+
+    ``median_error`` and ``p90_error`` are quantiles of |simulated / real - 1| over all requests of the replications,
+    ``mean_error`` compares mean latencies. ``busy_error`` compares the time spent in iterations, which separates what
+    the time model gets wrong from what the schedule does.
+    """
+    error = (pl.col("simulated") / pl.col("real") - 1).abs()
+    rows = both.group_by(POINT, maintain_order=True).agg(
+        requests=pl.len(),
+        replications=pl.col("replication").n_unique(),
+        median_error=error.median(),
+        p90_error=error.quantile(0.9),
+        real=pl.col("real").mean(),
+        simulated=pl.col("simulated").mean(),
+        real_ttft=pl.col("real_ttft").mean(),
+        simulated_ttft=pl.col("simulated_ttft").mean(),
+    )
+    rows = rows.with_columns(mean_error=pl.col("simulated") / pl.col("real") - 1)
+    return rows.join(_busy(replayed), on=list(POINT), how="left", maintain_order="left")
+
+
+def _busy(replayed: list[Replayed]) -> pl.DataFrame:
+    """Seconds in iterations and their number, real and simulated, summed over the replications."""
+    rows = [
+        {name: point[name] for name in POINT}
+        | {
+            "real_busy": float(log.columns["duration"].sum()),
+            "simulated_busy": simulated.busy,
+            "real_iterations": len(log.columns["duration"]),
+            "simulated_iterations": simulated.iterations,
+            "drift_mean": point["drift_mean"],
+            "drift_largest": point["drift_largest"],
+        }
+        for point, _, _, log, simulated in replayed
+    ]
+    grouped = pl.DataFrame(rows).group_by(POINT, maintain_order=True)
+    sums = ("real_busy", "simulated_busy", "real_iterations", "simulated_iterations")
+    table = grouped.agg(pl.col(sums).sum(), pl.col("drift_mean").mean(), pl.col("drift_largest").max())
+    return table.with_columns(busy_error=pl.col("simulated_busy") / pl.col("real_busy") - 1)
+
+
+# --- E10 -------------------------------------------------------------------------------------------------------------
+
+
+def runs(bundle: Bundle) -> pl.DataFrame:
+    """Metrics of every run."""
+    rows = []
+    for run in bundle.runs():
+        own = {name: run.parameters[name] for name in (*POINT, "replication")}
+        rows.append(own | run_metrics(run.columns, window=bundle.target.window)._asdict())
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def summary(bundle: Bundle, metrics: pl.DataFrame) -> pl.DataFrame:
+    """Means over the replications with 95 % intervals, by variant, policy and rate."""
+    labels = {key: curve.label for key, curve in bundle.target.policies.items()}
+    rows = summarise(metrics, list(POINT))
+    return rows.insert_column(2, rows["policy"].replace_strict(labels, return_dtype=pl.String).alias("label"))
+
+
+def gain(bundle: Bundle, metrics: pl.DataFrame) -> pl.DataFrame:
+    """How much lower the latency is than under vLLM's own scheduler on the same requests: paired, per variant and rate.
+
+    ``reduction`` is 1 - mean latency / mean latency of the stock scheduler, its mean over replications with a 95 %
+    interval; negative when the policy is slower. The row without a share is over all rates of the variant.
+    """
+    stock = metrics.filter(pl.col("policy") == STOCK)
+    on = ["variant", "share", "rate", "replication"]
+    other = metrics.filter(pl.col("policy") != STOCK).join(stock, on=on, suffix="_stock", maintain_order="left")
+    other = other.with_columns(
+        reduction=1 - pl.col("mean_latency") / pl.col("mean_latency_stock"),
+        ttft_reduction=1 - pl.col("mean_ttft") / pl.col("mean_ttft_stock"),
+    )
+    rows = []
+    for (variant, policy), part in other.group_by("variant", "policy", maintain_order=True):
+        own = {"variant": variant, "policy": policy, "label": bundle.target.policies[policy].label}
+        for (share, rate), point in part.group_by("share", "rate", maintain_order=True):
+            rows.append(own | {"share": share, "rate": rate} | _intervals(point))
+        means = part.group_by("replication").agg(pl.col("reduction", "ttft_reduction").mean()).sort("replication")
+        rows.append(own | {"share": None, "rate": None} | _intervals(means))
+    return pl.DataFrame(rows, infer_schema_length=None).sort("variant", "policy", "share", nulls_last=True)
+
+
+def _intervals(part: pl.DataFrame) -> dict[str, float]:
+    row: dict[str, float] = {"replications": part.height}
+    for name in ("reduction", "ttft_reduction"):
+        interval = mean_interval(part[name])
+        row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return row
+
+
+# --- artifacts -------------------------------------------------------------------------------------------------------
+
+
+def write_tables(bundle: Bundle, e9: Path, e10: Path) -> list[Path]:
+    """Every table of a bundle: generations, fit, pairs and reality below ``e9``; runs, summary and gain below ``e10``.
+
+    A bundle that was cut short before its first run has the first two; the others are empty then.
+    """
+    whole, empty = generations(bundle), pl.DataFrame()
+    replayed = replay(bundle) if bundle.has_runs() else []
+    both = pairs(replayed) if replayed else empty
+    metrics = runs(bundle) if replayed else empty
+    tables = {
+        e9 / "generations.csv": whole,
+        e9 / "fit.csv": fit(bundle, whole),
+        e9 / "pairs.csv": both,
+        e9 / "reality.csv": reality(replayed, both) if replayed else empty,
+        e10 / "runs.csv": metrics,
+        e10 / "summary.csv": summary(bundle, metrics) if replayed else empty,
+        e10 / "gain.csv": gain(bundle, metrics) if replayed else empty,
+    }
+    for path, table in tables.items():
+        write_table(bundle, path, table.write_csv)
+    return list(tables)
+
+
+def write_table(bundle: Bundle, path: Path, writer: Callable[[Path], Any]) -> None:
+    """One artifact made from a bundle."""
+    target = bundle.target
+    lengths = [file for name in target.variants for file in input_files(workload_of(target, name)[0])]
+    write_artifact(
+        path,
+        lambda temporary, _: writer(temporary),
+        config={"target": target, "window": target.window},
+        inputs=[bundle.path("bundle.json"), *(bundle.path(name) for name in bundle.about.files), *set(lengths)],
+        code=CODE,
+        rule="real",
+    )

@@ -1,0 +1,102 @@
+"""E10: latency of the policies inside the engine, and how it differs from the engine's own scheduler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fluidwait.experiments.real.bundle import Bundle
+from fluidwait.figures import style
+from fluidwait.figures.real.words import looks, origin, stamp
+from fluidwait.figures.tables import read_table
+
+INPUTS = ("summary.csv", "gain.csv")
+WITH_RUNS = ()
+
+LATENCY, GAIN, LEFT, BOTTOM, GAP = 1.7, 1.1, 0.55, 0.52, 0.5  # inches
+NAMES = {"single": "single type", "memory": "little memory", "lmsys": "lmsys lengths"}
+
+
+def make(folder: Path, bundle: Bundle, fresh: bool) -> Figure:
+    """A column per variant: mean latency (above), reduction against vLLM's own scheduler (below)."""
+    if not bundle.has_runs():
+        return _nothing(bundle, fresh)
+    bounds = ("mean_latency_low", "mean_latency_high")
+    summary = read_table(folder / "summary.csv", ("rate", "mean_latency"), ("variant", "policy"), bounds)
+    gain = read_table(
+        folder / "gain.csv", ("reduction",), ("variant", "policy"), ("rate", "reduction_low", "reduction_high")
+    )
+    chosen, variants = looks(bundle), [v for v in bundle.target.variants if v in set(summary["variant"])]
+    labels = {key: curve.label for key, curve in bundle.target.policies.items() if key in set(summary["policy"])}
+    width = (style.TWO_COLUMNS - LEFT - 0.08 - GAP * (len(variants) - 1)) / len(variants)
+    with style.journal():
+        height = BOTTOM + GAIN + 0.22 + LATENCY + 0.26
+        figure = style.new_figure(style.TWO_COLUMNS, height, style.handles(labels, chosen))
+        for place, name in enumerate(variants):
+            left = LEFT + place * (width + GAP)
+            upper = style.add_axes(figure, left, BOTTOM + GAIN + 0.22, width, LATENCY)
+            lower = style.add_axes(figure, left, BOTTOM, width, GAIN, sharex=upper)
+            _latency(upper, summary.filter(pl.col("variant") == name), chosen)
+            _gain(lower, gain.filter((pl.col("variant") == name) & pl.col("rate").is_not_nan()), chosen)
+            style.panel_title(upper, "abcdef"[place], NAMES.get(name, name))
+            if place == 0:
+                upper.set_ylabel("mean latency (s)")
+                lower.set_ylabel("reduction (%)")
+        figure.text(0.995, 0.008, stamp(bundle, fresh), ha="right", va="bottom", fontsize=5.5, color=style.FAINT)
+        return figure
+
+
+def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
+    target = bundle.target
+    if not bundle.has_runs():
+        return f"E10. {origin(bundle, fresh)} The recording was cut short before its first run."
+    titles = "; ".join(
+        f"({'abcdef'[i]}) {v.title}, N = {v.requests}, {v.replications} replications"
+        for i, v in enumerate(target.variants.values())
+    )
+    overall = pl.read_csv(folder / "gain.csv").filter(pl.col("share").is_null())
+    found = "; ".join(
+        f"{r['label']}, {NAMES.get(r['variant'], r['variant'])}: {100 * r['reduction']:+.1f} % "
+        f"[{100 * r['reduction_low']:+.1f}, {100 * r['reduction_high']:+.1f}]"
+        for r in overall.to_dicts()
+    )
+    return (
+        f"E10. {origin(bundle, fresh)} {titles}. Above: mean end-to-end latency of the central "
+        f"{100 * target.window:g} % of the requests by arrival order, at shares of the capacity that the calibrated "
+        "fluid model predicts. Below: how much lower it is than under vLLM's own scheduler on the same requests at equal "
+        "limits (tokens and requests per batch, KV blocks), paired by replication; policies took turns in alternating "
+        f"order. Bands and bars: 95 % Student-t intervals. Mean reduction over the rates: {found}."
+    )
+
+
+def _nothing(bundle: Bundle, fresh: bool) -> Figure:
+    """A recording that was cut short before its first run, in words."""
+    with style.journal():
+        figure = style.JournalFigure(figsize=(style.ONE_COLUMN, 0.6))
+        figure.text(0.02, 0.5, f"no runs recorded yet on {stamp(bundle, fresh)}", va="center")
+        return figure
+
+
+def _latency(axes: Axes, table: pl.DataFrame, chosen: dict) -> None:
+    curves = {key: table.filter(pl.col("policy") == key).sort("rate") for key in chosen}
+    curves = {key: curve for key, curve in curves.items() if not curve.is_empty()}
+    style.plot_curves(axes, curves, chosen, "mean_latency")
+    axes.set_ylim(bottom=0.0)
+    axes.tick_params(axis="x", labelbottom=False)
+
+
+def _gain(axes: Axes, table: pl.DataFrame, chosen: dict) -> None:
+    axes.axhline(0.0, color=style.FAINT, linewidth=0.8, zorder=1)
+    for key in table["policy"].unique(maintain_order=True):
+        part = table.filter(pl.col("policy") == key).sort("rate")
+        mean, low, high = (100 * part[c].to_numpy() for c in ("reduction", "reduction_low", "reduction_high"))
+        options = chosen[key].options()
+        axes.plot(part["rate"], mean, **options, zorder=3, label=key)
+        axes.vlines(part["rate"], low, high, color=options["color"], linewidth=1.0, zorder=2)
+    style.rate_axis(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))

@@ -8,10 +8,31 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+from llvmlite.binding import ffi
 
 from fluidwait.engines.core import bind
 from fluidwait.policies import contract, nested_wait
 from fluidwait.policies.contract import jit_cached
+
+
+def _no_dunder_functions() -> None:
+    """Let vLLM look at Numba's LLVM library without harm.
+
+    vLLM's CPU worker asks every object of every loaded module for its ``__dict__``. The library object of llvmlite
+    takes any name for a function of the library, so that scan ends in an error when Numba was imported first, as it is
+    here when the engine runs in this process.
+    """
+    of_library = ffi._lib_wrapper.__getattr__
+
+    def guarded(library, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return of_library(library, name)
+
+    ffi._lib_wrapper.__getattr__ = guarded
+
+
+_no_dunder_functions()
 
 
 def ask(view, knobs, memory, out):

@@ -298,7 +298,7 @@ class Gate:
         for request, slot in zip(newcomers, entered.tolist(), strict=True):
             table.admitted(slot, request, now, self.engine.block_size)
         self._slots = np.concatenate([slots, entered]) if len(entered) else slots
-        if not as_planned:
+        if len(self._slots) != len(self.engine.running):  # some were preempted
             self._slots = self._slots_of(self.engine.running)
         if len(refresh):
             by_slot = dict(zip(self._slots.tolist(), self.engine.running, strict=True))
@@ -455,6 +455,7 @@ class Gate:
         self._decide(time.monotonic(), self._slots, [])
         self._memory[:] = 0
         self._plan = None  # the first step puts in force what there is
+        self._counts["threshold_changes"] = 0
 
     # --- what is told -------------------------------------------------------------------------------------------------
 

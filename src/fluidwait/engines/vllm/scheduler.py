@@ -12,6 +12,7 @@ from vllm.v1.request import RequestStatus
 
 from fluidwait.config import FluidwaitError
 from fluidwait.engines.vllm.gate import Gate
+from fluidwait.engines.vllm.interface import check_interface
 from fluidwait.engines.vllm.settings import read_settings, refuse_unsupported
 
 logger = init_logger(__name__)
@@ -31,6 +32,7 @@ class WaitScheduler(AsyncScheduler):
             refuse_unsupported(vllm_config)
             settings, policy = read_settings(vllm_config.additional_config)
             super().__init__(vllm_config, *args, **kwargs)
+            check_interface(self)
             self.gate = Gate(self, policy, settings)
         except FluidwaitError as error:
             logger.error("%s", error)  # one line before vLLM's traceback

@@ -17,12 +17,16 @@ from pathlib import Path
 
 import polars as pl
 
+from fluidwait.columns import column_names
 from fluidwait.config import ConfigError, nearest
 from fluidwait.studies.cases import run_cases
 from fluidwait.studies.e11 import E11
 from fluidwait.studies.exponents import fit_exponent, mean_interval
 from fluidwait.studies.measure import QUANTITIES
 from fluidwait.studies.study import seed_at, write_table
+
+LAST = 1.0
+"""Decades of the second fit, at the end."""
 
 
 def runs(study: E11, part: str, scale: str, out: Path) -> None:
@@ -44,7 +48,11 @@ def scaling(study: E11, tables: list[Path], scale: str, out: Path) -> None:
 
 
 def exponents(study: E11, tables: list[Path], scale: str, out: Path) -> None:
-    """One row per case and quantity: case, quantity, exponent, low, high, expected, decades, replications."""
+    """One row per case and quantity: exponent, low, high, expected, decades, replications, last_decade (same interval).
+
+    ``expected`` is the exponent in the theorem's bound; ``last_decade`` is fitted over the last decade alone, where
+    what is constant or of lower order (requests in service, service times) counts least.
+    """
     config = recorded(study, all_cases(study), scale)
     table = fitted(study, _read(tables), seed_at(study.seed, scale))
     write_table(out, table, config=config, module=__name__, rule="study_scaling", inputs=tables)
@@ -75,7 +83,7 @@ def fitted(study: E11, runs: pl.DataFrame, seed: int) -> pl.DataFrame:
         x = group["zeta_t"].unique().sort().to_numpy()
         for quantity, expected in study.expected(study.cases[key]).items():
             values = group.sort("replication", "zeta_t")[quantity].to_numpy().reshape(-1, len(x))
-            found = fit_exponent(x, values, study.fit_decades, seed)
+            found, last = (fit_exponent(x, values, decades, seed) for decades in (study.fit_decades, LAST))
             rows.append(
                 {
                     "case": key,
@@ -86,6 +94,9 @@ def fitted(study: E11, runs: pl.DataFrame, seed: int) -> pl.DataFrame:
                     "expected": expected,
                     "decades": found.decades,
                     "replications": len(values),
+                    "last_decade": last.value,
+                    "last_decade_low": last.low,
+                    "last_decade_high": last.high,
                 }
             )
     return pl.DataFrame(rows)
@@ -114,4 +125,14 @@ def all_cases(study: E11) -> list[str]:
 
 
 def _read(tables: list[Path]) -> pl.DataFrame:
+    """The runs of all parts.
+
+    Raises:
+        ConfigError: a file is missing or not a table of runs.
+    """
+    for table in tables:
+        names = column_names(table)
+        for name in ("case", "replication", "zeta_t", "iterations", *QUANTITIES):
+            if name not in names:
+                raise ConfigError(f"{table}: no column '{name}'{nearest(name, names)}")
     return pl.concat([pl.read_csv(table, schema_overrides={"thresholds": pl.String}) for table in tables])

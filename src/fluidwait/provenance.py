@@ -446,11 +446,16 @@ def read_sidecar(artifact: str | Path) -> Sidecar:
 
 def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Version of each of the packages that is installed."""
-    versions = {"fluidwait": fluidwait.__version__}
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions.setdefault(name, importlib.metadata.version(name))
-    return {name: versions[name] for name in sorted(names) if name in versions}
+    found = {name: fluidwait.__version__ if name == "fluidwait" else _version(name) for name in sorted(names)}
+    return {name: version for name, version in found.items() if version is not None}
+
+
+@functools.cache
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 @functools.cache
@@ -568,7 +573,8 @@ def verify(results_dir: str | Path, root: str | Path | None = None) -> list[Find
 
 
 def verify_artifact(artifact: str | Path, root: str | Path | None = None) -> list[Finding]:
-    """Everything wrong with one artifact and with those that it was made from, by path from ``root``; see :func:`verify`.
+    """Everything wrong with one artifact and with those that it was made from, by path from ``root``; see
+    :func:`verify`.
 
     Raises:
         ConfigError: the artifact has no sidecar.

@@ -1,6 +1,7 @@
 # Helpers of the rules: what an experiment consists of, and the keys that decide when a job runs again.
 import sys
 
+from fluidwait.claims import select as claims
 from fluidwait.config import FluidwaitError
 from fluidwait.experiments import jobs
 from fluidwait.studies import jobs as studies
@@ -50,7 +51,14 @@ def everything(wildcards):
         files += [f"results/{scale}/{study}/{table}.csv" for table in studies.tables(study)]
         files += [f"figures/{scale}/{figure}.png" for figure in studies.figures(study)]
     files += real_engine(scale)
+    if claims.workflow_inputs(scale, [*EXPERIMENTS, *STUDIES]):
+        files += [f"results/{scale}/claims.json"]
     return files
+
+
+def claims_evidence(wildcards):
+    """Tables that the claims of the experiments and studies made are judged by; nothing when they decide no claim."""
+    return claims.workflow_inputs(wildcards.scale, [*EXPERIMENTS, *STUDIES])
 
 
 def searched_experiments():

@@ -1,0 +1,96 @@
+"""The figures of the studies show their tables, in every format with the same bytes again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from small_studies import e6, e11
+
+from fluidwait.config import ConfigError
+from fluidwait.figures.studies import FIGURES, gap, memory, overflow, scaling
+from fluidwait.provenance import save_figure
+from fluidwait.studies import e6 as e6_tables
+from fluidwait.studies import gaps as gap_tables
+from fluidwait.studies import overflow as overflow_table
+from fluidwait.studies import scaling as scaling_tables
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Tables of both studies."""
+    folder, study, design = tmp_path_factory.mktemp("tables"), e11(), e6()
+    parts = [folder / f"runs/{part}.csv" for part in study.scaling]
+    for part in parts:
+        scaling_tables.runs(study, part.stem, "tiny", part)
+    scaling_tables.scaling(study, parts, "tiny", folder / "scaling.csv")
+    scaling_tables.exponents(study, parts, "tiny", folder / "exponents.csv")
+    for table in ("fcfs_gap", "unknown_gap"):
+        gap_tables.gaps(study, table, "tiny", folder / f"{table}.csv")
+    overflow_table.overflow(study, "tiny", folder / "overflow.csv")
+    e6_tables.memory(design, "tiny", folder / "memory.csv")
+    e6_tables.answers(design, "tiny", folder / "answers.csv")
+    return folder
+
+
+def lines(axes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    return {line.get_label(): tuple(map(np.asarray, line.get_data())) for line in axes.get_lines()}
+
+
+MODULES = [module for figures in FIGURES.values() for module in figures.values()]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__.rpartition(".")[2])
+def test_a_figure_drawn_again_has_the_same_bytes(module, folder, tmp_path):
+    for ending in ("png", "pdf", "svg"):
+        for turn in "ab":
+            save_figure(module.make(folder, "tiny"), tmp_path / f"{turn}.{ending}", "0" * 64)
+        assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
+    assert module.caption(folder, "tiny").endswith("scale 'tiny'.")
+
+
+def test_scaling_shows_every_case_and_exponent(folder):
+    table = pl.read_csv(folder / "scaling.csv")
+    gap_panel, *_, exponents = scaling.make(folder, "tiny").axes
+    shown = lines(gap_panel)
+    for case in ("wait_equality", "wait_slack", "nested_slack"):
+        rows = table.filter((pl.col("case") == case) & (pl.col("quantity") == "gap")).sort("iterations")
+        assert shown[case][0].tolist() == rows["iterations"].to_list()
+        assert shown[case][1].tolist() == rows["mean"].to_list()
+    points = {round(line.get_xdata()[0], 12) for line in exponents.get_lines() if len(line.get_xdata()) == 1}
+    assert points == {round(value, 12) for value in pl.read_csv(folder / "exponents.csv")["exponent"]}
+
+
+def test_gap_shows_shares_of_the_offered_throughput_and_picks_the_best_thresholds(folder):
+    table = pl.read_csv(folder / "unknown_gap.csv", schema_overrides={"thresholds": pl.String})
+    shown = lines(gap.make(folder, "tiny").axes[1])
+    last = table.filter(pl.col("iterations") == table["iterations"].max())
+    for case in ("wait_two", "fcfs_two", "reserving_two", "nested_two"):
+        assert shown[case][1][-1] == 100 * last.filter(pl.col("case") == case)["relative_gap"].min()
+    worse = last.filter(pl.col("case") == "nested_two").sort("relative_gap").row(1, named=True)
+    assert shown[f"nested_two {worse['thresholds']}"][1][-1] == 100 * worse["relative_gap"]
+
+
+def test_overflow_shows_bound_and_frequency(folder):
+    table = pl.read_csv(folder / "overflow.csv").sort("delta")
+    tokens, frequency = overflow.make(folder, "tiny").axes
+    assert lines(tokens)["bound 30"][1].tolist() == table["required"].to_list()
+    assert lines(frequency)["bound"][0].tolist() == lines(frequency)["bound"][1].tolist()
+    assert len(lines(frequency)["30"][0]) == len(table)
+
+
+def test_memory_shows_the_terms_and_their_least_total(folder):
+    table = pl.read_csv(folder / "memory.csv")
+    middle = table.filter((pl.col("rate") == 50) & (pl.col("horizon") == 200) & (pl.col("delta") == 0.1))
+    shown = lines(memory.make(folder, "tiny").axes[0])
+    assert shown["total"][1].tolist() == middle["total"].to_list()
+    assert shown["buffer"][0].tolist() == [2, 4, 8]  # one segment has no buffer
+    assert shown["least"][0][0] == middle.sort("total")["segments"][0]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__.rpartition(".")[2])
+def test_a_missing_table_is_one_line(module, tmp_path):
+    with pytest.raises(ConfigError, match="no such file"):
+        module.make(tmp_path, "tiny")

@@ -39,7 +39,8 @@ def figure_tables(wildcards):
 
 def everything(wildcards):
     """Final artifacts of all experiments at the configured scale."""
-    scale, files = config["scale"], []
+    scale = config["scale"]
+    files = [f"results/{scale}/parameters.csv"]
     for experiment in EXPERIMENTS:
         folder = f"results/{scale}/{experiment}"
         files += [f"{folder}/{table}.csv" for table in ("thresholds", "summary", "stability")]

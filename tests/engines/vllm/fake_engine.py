@@ -6,6 +6,7 @@ in flight.
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import deque
 
@@ -24,12 +25,20 @@ BLOCK_SIZE = 16
 EOS = 2
 
 
+_CONFIGS: dict[str, object] = {}
+
+
 def make_scheduler(options: dict, cls=AsyncScheduler, *, blocks: int = 1000, fluidwait=None, **more):
     """A scheduler for the tiny model; ``fluidwait`` is the entry of additional_config."""
-    options = {k: v for k, v in options.items() if k not in ("num_gpu_blocks_override", "block_size")}
+    options = {key: value for key, value in options.items() if key not in ("num_gpu_blocks_override", "block_size")}
     options = options | {"block_size": BLOCK_SIZE, "enable_prefix_caching": False} | more
-    extra = {} if fluidwait is None else {"additional_config": {"fluidwait": fluidwait}}
-    config = EngineArgs(**options, **extra).create_engine_config()
+    key = repr(sorted(options.items()))
+    if key not in _CONFIGS:
+        _CONFIGS[key] = EngineArgs(**options).create_engine_config()
+    config = copy.copy(_CONFIGS[key])
+    config.scheduler_config = copy.copy(config.scheduler_config)
+    config.cache_config = copy.copy(config.cache_config)
+    config.additional_config = {} if fluidwait is None else {"fluidwait": fluidwait}
     config.cache_config.num_gpu_blocks = blocks
     spec = FullAttentionSpec(block_size=BLOCK_SIZE, num_kv_heads=1, head_size=1, dtype=torch.float32)
     layout = KVCacheConfig(num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)])
@@ -79,6 +88,10 @@ class FakeEngine:
     def add(self, request) -> None:
         self.tokens[request.request_id] = 0
         self.scheduler.add_request(request)
+
+    def preempt(self) -> None:
+        """Make the engine drop the KV cache of everything that runs, as a cache reset does."""
+        self.scheduler.reset_prefix_cache(reset_running_requests=True)
 
     def abort(self, name: str) -> None:
         self.scheduler.finish_requests(name, RequestStatus.FINISHED_ABORTED)

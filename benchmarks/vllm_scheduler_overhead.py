@@ -1,0 +1,91 @@
+"""Time in ``schedule()`` per step, vLLM's own scheduler against WaitScheduler, at 32, 256 and 1,000 running requests.
+
+No model runs: tokens are made up, so only scheduling takes time. Each step one request ends and one arrives, as in
+a server under load. Run with the Python of an environment that has vLLM:
+
+    python benchmarks/vllm_scheduler_overhead.py [--steps 400] [--repeats 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+TESTS = Path(__file__).resolve().parents[1] / "tests" / "engines" / "vllm"
+sys.path.insert(0, str(TESTS))
+
+import numpy as np  # noqa: E402
+from conftest import LLAMA  # noqa: E402
+from fake_engine import FakeEngine, make_request, make_scheduler  # noqa: E402
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402
+
+from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
+
+A100_ITERATION = 12e-3  # s, a decode batch of Llama-2-7B on an A100 at 256 requests, about
+OUTPUT = 200  # tokens
+
+
+def microseconds(options: dict, cls, entry, running: int, steps: int) -> np.ndarray:
+    """Time of each ``schedule()`` with ``running`` requests inside, f8[steps]."""
+    more = {"max_num_seqs": running, "max_num_batched_tokens": 8192, "max_model_len": 1024}
+    engine = FakeEngine(make_scheduler(options, cls, fluidwait=entry, blocks=running * 20 + 10, **more), depth=2)
+    scheduler, took = engine.scheduler, []
+    plain = scheduler.schedule
+
+    def timed():
+        started = time.perf_counter()
+        output = plain()
+        took.append((time.perf_counter() - started, len(output.num_scheduled_tokens)))
+        return output
+
+    scheduler.schedule = timed
+    sent = 0
+    while len(took) < steps + 2 * OUTPUT:
+        while len(scheduler.running) + len(scheduler.waiting) < running + 4:
+            # the first ones end one after another, so that from then on about running/OUTPUT end per step
+            engine.add(make_request(f"r{sent}", 16, 1 + sent * OUTPUT // running if sent < running else OUTPUT))
+            sent += 1
+        engine.step()
+    full = [seconds for seconds, batch in took[-steps:] if batch >= 0.9 * running]
+    return np.array(full) * 1e6
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--steps", type=int, default=400)
+    arguments.add_argument("--repeats", type=int, default=5)
+    chosen = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(LLAMA))
+        options = {"model": folder, "load_format": "dummy", "skip_tokenizer_init": True, "dtype": "float32"}
+        options |= {"enforce_eager": True}
+        print(f"{'running':>8} {'stock':>9} {'wait_chunked':>13} {'nested_wait':>12}   median microseconds per step")
+        for running in (32, 256, 1000):
+            chunked = {"in_service": running, "boundaries": [OUTPUT], "chunk": 256, "max_wait": 1.0}
+            nested = {"thresholds": [1], "boundaries": [OUTPUT], "max_wait": 1.0}
+            candidates = [
+                (AsyncScheduler, None),
+                (WaitScheduler, {"policy": "wait_chunked", "settings": chunked | {"gate": False}}),
+                (WaitScheduler, {"policy": "nested_wait", "settings": nested}),
+            ]
+            runs = [[] for _ in candidates]
+            for _ in range(chosen.repeats):  # in turn, since a machine does not stay as fast as it is
+                for times, (cls, entry) in zip(runs, candidates, strict=True):
+                    times.append(np.median(microseconds(options, cls, entry, running, chosen.steps)))
+            stock, *ours = (float(np.min(times)) for times in runs)
+            more = max(ours) - stock
+            print(
+                f"{running:>8} {stock:>9.0f} {ours[0]:>13.0f} {ours[1]:>12.0f}   at most {more:.0f} more, "
+                f"{more * 1e-6 / A100_ITERATION:.2%} of an A100 iteration of {A100_ITERATION * 1e3:.0f} ms"
+            )
+
+
+if __name__ == "__main__":
+    main()

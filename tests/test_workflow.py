@@ -23,7 +23,8 @@ title: Small
 hardware: a100-80g_llama-2-7b
 workload: p512d20
 rates: [12, 24]
-figures: [latency, gap]
+figures: [latency, gap, memory]
+traces: {rates: [24], policies: [sarathi]}
 boundary: {resolution: 1}
 scales:
   tiny: {requests: 80, replications: 2, tuning_requests: 60, audit_requests: 40}
@@ -107,7 +108,10 @@ def test_everything_is_made_and_verifies(project):
         "results/tiny/small/audit/wait.csv",
         "results/tiny/small/tuning/wait_tuned.csv",
         "results/tiny/small/records/sarathi.parquet",
+        "results/tiny/small/trace/sarathi.csv",
+        "results/tiny/parameters.csv",
         "figures/tiny/small_latency.png",
+        "figures/tiny/small_memory.png",
         "figures/tiny/small_gap.svg",
     ):
         assert name in made
@@ -128,11 +132,13 @@ def test_one_changed_setting_reruns_only_what_depends_on_it(project, tmp_path):
     experiment.write_text(experiment.read_text().replace("{chunk: 512}", "{chunk: 256}"))
     snakemake(copy)
     again = {name for name in before if (copy / name).stat().st_mtime_ns != times[name]}
-    from_all = {f"results/tiny/{name}.csv" for name in ("small/summary", "small/stability", "boundaries")}
+    from_all = {f"results/tiny/{name}.csv" for name in ("small/summary", "small/stability", "boundaries", "parameters")}
     from_all |= {f"results/tiny/report.{suffix}" for suffix in ("json", "pdf")}
     own = ("records/wait.parquet", "metrics/wait.csv", "audit/wait.csv", "boundary/wait.csv")
     of_wait = {f"results/tiny/small/{name}" for name in own}
-    assert again == from_all | of_wait | {name for name in before if name.startswith("figures/")}
+    # The memory is that of Sarathi.
+    drawn = {name for name in before if name.startswith("figures/") and "small_memory" not in name}
+    assert again == from_all | of_wait | drawn
     changed = {name for name, data in contents(copy).items() if data != before[name]}
     assert "results/tiny/small/records/wait.parquet" in changed
     assert verify(copy / "results", copy) == []

@@ -11,7 +11,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fluidwait.figures import style
 from fluidwait.figures.tables import Shown, read_table, shown
@@ -106,3 +106,4 @@ def _panel(axes: Axes, trace: pl.DataFrame, color: str) -> None:
     axes.set_ylim(0.0, 112.0)
     axes.set_yticks([0, 50, 100])
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:,.0f}"))

@@ -48,7 +48,7 @@ class Recording:
         output = super().schedule(*args, **kwargs)
         for request_id in output.preempted_req_ids or ():
             self._preempted[request_id] = self._preempted.get(request_id, 0) + 1
-        self._open.append((start, time.monotonic() - start, *self._sums(output)))
+        self._open.append((output, start, time.monotonic() - start, *self._sums(output)))
         return output
 
     def update_from_output(self, scheduler_output, *args: Any, **kwargs: Any):
@@ -59,7 +59,9 @@ class Recording:
         """
         result = super().update_from_output(scheduler_output, *args, **kwargs)
         end = time.monotonic()
-        start, planning, tokens, *sums = self._open.pop(0)
+        batch = next(batch for batch in self._open if batch[0] is scheduler_output)
+        self._open.remove(batch)
+        _, start, planning, tokens, *sums = batch
         if tokens > 0:
             begin = self._last_end or start
             self._rows.append((begin, end - begin, planning, tokens, *sums))

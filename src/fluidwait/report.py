@@ -41,14 +41,18 @@ from fluidwait.workload import TruncatedPoissonArrivals
 STYLE = "paper/style.typ"
 """What every document of ``paper/`` looks like."""
 
-SHARED = ("parameters", "boundaries")
-"""Tables of a whole scale that are printed, by file name without suffix."""
-
-STUDY_TABLES = ("exponents",)
-"""The same of one study."""
-
 ASIDE = ("gap", "reference", "audit", "tuning")
-"""Kinds of figures that the report names only."""
+"""Kinds of figures of experiments that the report names only."""
+
+MEASURED = {"e9": {"title": "Iteration times on real machines"}, "e10": {"title": "A real engine on real machines"}}
+"""Experiments without a file of their own: their recordings name the machines."""
+
+SETUP = ("workload", "arrivals", "rates", "requests", "replications", "seed", "memory_margin", "capacity_tokens")
+SETUP = ("experiment", *SETUP, "semantics", "eviction", "time_model")
+"""Columns of ``parameters.csv`` that all policies of an experiment share, as far as they are printed."""
+
+FIRST_SETTING = "max_requests"
+"""Column of ``parameters.csv`` at which the settings of the policies begin."""
 
 HOISTED = 2
 """A sentence is told once for all when this many captions share it."""
@@ -82,7 +86,7 @@ def gather(scale: str, files: Files) -> dict[str, Any]:
     present = sorted(made.names(known), key=_natural)
     experiments = [_experiment(name, known.get(name, {}), made) for name in present]
     claims = _claims(made)
-    figures = _figures(made, known, _variants(claims))
+    figures = _figures(made, known, _tested(claims) or set(present))
     return {
         "scale": scale,
         "experiments": experiments,
@@ -98,7 +102,7 @@ def gather(scale: str, files: Files) -> dict[str, Any]:
         "tolerance": TOLERANCE,
         "truncation": 1.0 / TruncatedPoissonArrivals(process="poisson_truncated").mean_unit_gap() - 1.0,
         "audit": _audit(made),
-        "tables": _printed_tables(made),
+        "tables": _printed_tables(made, _tried(claims)),
         "hardware": _hardware(experiments),
         "packages": environment(),
     }
@@ -134,9 +138,9 @@ def _below(path: Path, root: Path) -> Path:
 
 
 def _configured() -> dict[str, dict[str, Any]]:
-    """The YAML of every experiment and study, by the file's name."""
+    """The YAML of every experiment and study, by the file's name, and what is measured on real machines."""
     folders = (project_root() / "config" / name for name in ("experiments", "studies"))
-    return {path.stem: load_yaml(path) for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    return MEASURED | {path.stem: load_yaml(path) for folder in folders for path in sorted(folder.glob("*.yaml"))}
 
 
 def _natural(name: str) -> list[Any]:
@@ -209,10 +213,14 @@ def _read_by(checks: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(parts[2] for parts in paths if parts[0] == "results" and len(parts) > 3))
 
 
-def _variants(claims: list[dict[str, Any]]) -> set[str]:
-    """Experiments that are other settings of one that a claim is about, tried as its remedy."""
-    own = {name for claim in claims for name in (claim["experiment"], *claim["reads"])}
-    return {name for claim in claims for name in claim["tries"]} - own
+def _tested(claims: list[dict[str, Any]]) -> set[str]:
+    """Experiments that the claims are about."""
+    return {name for claim in claims for name in (claim["experiment"], *claim["reads"])}
+
+
+def _tried(claims: list[dict[str, Any]]) -> set[str]:
+    """Experiments that serve as remedies only: other settings of those that claims are about."""
+    return {name for claim in claims for name in claim["tries"]} - _tested(claims)
 
 
 def read_list(path: Path) -> list[dict[str, Any]]:
@@ -240,7 +248,7 @@ def _counts(values: Iterable[str]) -> dict[str, int]:
     return {value: values.count(value) for value in dict.fromkeys(values)}
 
 
-def _figures(made: _Made, known: Mapping[str, Any], variants: set[str]) -> dict[str, dict[str, Any]]:
+def _figures(made: _Made, known: Mapping[str, Any], tested: set[str]) -> dict[str, dict[str, Any]]:
     """File from the project folder, experiment, kind, caption and whether it is shown, in the order of experiments."""
     root, found = project_root(), {}
     for name in sorted(made.figures, key=_natural):
@@ -251,7 +259,7 @@ def _figures(made: _Made, known: Mapping[str, Any], variants: set[str]) -> dict[
             "file": f"/{drawing.relative_to(root).as_posix()}",
             "experiment": owner,
             "kind": kind,
-            "shown": kind not in ASIDE and owner not in variants,
+            "shown": owner == "" or owner in tested and ("policies" not in known.get(owner, {}) or kind not in ASIDE),
             "caption": text.read_text(encoding="utf-8").strip(),
         }
     return found
@@ -305,15 +313,72 @@ def _audited(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _printed_tables(made: _Made) -> dict[str, list[dict[str, Any]]]:
-    """Rows of the tables that the report prints, numbers as numbers; a table that was not made is left out."""
-    paths = {Path(name).stem: path for name, path in made.shared.items() if name.endswith(".csv")}
-    paths = {name: path for name, path in paths.items() if name in SHARED}
-    paths |= {Path(name).stem: path for (_, name), path in made.tables.items() if Path(name).stem in STUDY_TABLES}
-    tables = {name: read_rows(path) for name, path in sorted(paths.items())}
-    stability = {name: read_rows(path) for (name, table), path in made.tables.items() if table == "stability.csv"}
-    rows = [{"experiment": name} | row for name in sorted(stability, key=_natural) for row in stability[name]]
-    return tables | ({"stability": rows} if rows else {})
+def _printed_tables(made: _Made, tried: set[str]) -> dict[str, Any]:
+    """Rows of the tables that the report prints, without what is only tried as a remedy; none of what was not made."""
+    stability = [(name, table) for name, table in made.tables if table == "stability.csv"]
+    tables = {
+        "boundaries": _rows(made.shared.get("boundaries.csv")),
+        "stability": [
+            {"experiment": key[0]} | row
+            for key in sorted(stability, key=lambda key: _natural(key[0]))
+            for row in _rows(made.tables[key])
+        ],
+        "exponents": [
+            row for (_, table), path in made.tables.items() if table == "exponents.csv" for row in _rows(path)
+        ],
+    }
+    tables = {name: [row for row in rows if row.get("experiment") not in tried] for name, rows in tables.items()}
+    parameters = [row for row in _rows(made.shared.get("parameters.csv")) if row["experiment"] not in tried]
+    tables |= {"setups": setups(parameters), "settings": settings(parameters)}
+    common = take_common(tables["setups"]) | take_common([row["settings"] for row in tables["settings"]])
+    return {name: rows for name, rows in tables.items() if rows} | ({"everywhere": common} if parameters else {})
+
+
+def _rows(path: Path | None) -> list[dict[str, Any]]:
+    return [] if path is None else read_rows(path)
+
+
+def setups(parameters: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What all policies of an experiment share: one row for each experiment."""
+    rows = [{name: _in_short(row[name]) for name in SETUP if name in row} for row in parameters]
+    return [row for i, row in enumerate(rows) if row not in rows[:i]]
+
+
+def settings(parameters: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The policies: one row for each label and settings, with the experiments that have it so."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in parameters:
+        names = list(row)[list(row).index(FIRST_SETTING) :]
+        chosen = {name: _in_short(row[name]) for name in names if row[name] not in (None, "none")}
+        policy = {"label": row["label"], "policy": row["name"], "combinations": row["grid_size"], "settings": chosen}
+        entry = found.setdefault(json.dumps(policy), policy | {"experiments": []})
+        entry["experiments"].append(row["experiment"])
+    return list(found.values())
+
+
+def take_common(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Take out of the rows whatever has the same value wherever it is given, in two rows or more; returns it."""
+    values: dict[str, list[Any]] = {}
+    for name, value in (item for row in rows for item in row.items()):
+        values.setdefault(name, []).append(value)
+    common = {
+        name: found[0] for name, found in values.items() if len(found) > 1 and found.count(found[0]) == len(found)
+    }
+    for row in rows:
+        for name in common.keys() & row.keys():
+            del row[name]
+    return common
+
+
+def _in_short(value: Any) -> Any:
+    """A setting; of a list of more than two values its ends and how many there are."""
+    if not isinstance(value, str):
+        return value
+    words, numbers = re.fullmatch(r"(tuned: )?(.*)", value).groups(default="")
+    listed = numbers.split()
+    if len(listed) < 3 or not all(re.fullmatch(r"[\d.]+", item) for item in listed):
+        return value
+    return f"{words}{listed[0]} to {listed[-1]} ({len(listed)})"
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:

@@ -99,9 +99,9 @@ def overflow() -> pl.DataFrame:
 
 
 def gap() -> pl.DataFrame:
-    return pl.DataFrame(
-        [{"policy": policy, "zeta_t": z, "relative_gap_low": 0.1} for policy in ("fcfs", "wait") for z in (1e2, 1e3)]
-    )
+    rows = [("fcfs", 1e2, 0.2), ("fcfs", 1e3, 0.2), ("wait", 1e2, 0.1), ("wait", 1e3, 0.03)]
+    columns = {"policy": pl.String, "zeta_t": pl.Float64, "relative_gap": pl.Float64}
+    return pl.DataFrame(rows, schema=columns, orient="row").with_columns(relative_gap_low=pl.col("relative_gap") - 0.01)
 
 
 def toy() -> pl.DataFrame:

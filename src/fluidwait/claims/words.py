@@ -63,7 +63,7 @@ def measurement(outcome: Outcome) -> str:
     """What one check found, as a clause."""
     check, point = outcome.check, outcome.point
     if point is None:
-        return f"{check.quantity}: no evidence at this scale"
+        return f"{check.quantity}: no evidence"
     where = f" at {check.each} {number(point.at)}" if check.each else ""
     interval = f" [{number(point.low)}, {number(point.high)}]" if point.low < point.high else ""
     value = f"{number(point.measured)}{interval}{' ' if check.unit else ''}{check.unit}"

@@ -203,6 +203,7 @@ def test_verdicts_of_two_runs_are_compared(project, tmp_path, capsys):
     assert cli.main(["claims", "--compare", str(other)]) == 1
     out = capsys.readouterr().out
     assert "C1: partly, but reproduced in" in out and "C18: reproduced, but absent in" in out
+    assert cli.main(["claims", "--only", "C2", "--compare", str(other)]) == 0
     other.write_text("{}")
     assert "not a claims.json" in refused(capsys, "--compare", str(other))
 

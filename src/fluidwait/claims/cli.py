@@ -38,7 +38,7 @@ def claims(
         scorecard.write(judgements, scale, project_root() / "results" / scale)
     scorecard.show(data, scale)
     if compare is not None:
-        different = scorecard.differences(data, compare)
+        different = scorecard.differences(data, compare, common=only is not None)
         for line in different:
             print(line)
         print(f"{len(different)} verdicts differ from {compare}")

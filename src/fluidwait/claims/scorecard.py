@@ -170,8 +170,10 @@ def show(data: list[dict[str, Any]], scale: str) -> None:
         console.print(note)
 
 
-def differences(ours: list[dict[str, Any]], other: Path) -> list[str]:
-    """One line for each claim whose verdict differs from that of another ``claims.json``.
+def differences(ours: list[dict[str, Any]], other: Path, *, common: bool = False) -> list[str]:
+    """One line for each claim whose verdict differs from that of another ``claims.json``, or is in only one of them.
+
+    With ``common`` claims that were not judged here do not count.
 
     Raises:
         ConfigError: the other file cannot be read, or is not a list of claims.
@@ -179,7 +181,7 @@ def differences(ours: list[dict[str, Any]], other: Path) -> list[str]:
     theirs = _verdicts(other)
     names = [claim["id"] for claim in ours]
     found = {claim["id"]: claim["verdict"] for claim in ours}
-    names += [name for name in theirs if name not in found]
+    names += [name for name in theirs if name not in found and not common]
     return [
         f"{name}: {found.get(name, 'absent')}, but {theirs.get(name, 'absent')} in {other}"
         for name in names

@@ -1,4 +1,4 @@
-"""Check that ``vllm serve`` with the scheduler plug-in answers a plain client, our load generator and ``vllm bench serve``.
+"""Check that ``vllm serve`` with the scheduler plug-in answers a plain client, our load generator and vLLM's benchmark.
 
     python benchmarks/vllm_server.py
 

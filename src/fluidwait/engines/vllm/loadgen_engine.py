@@ -199,7 +199,7 @@ def engine_options(model: Path, settings: EngineSettings) -> dict[str, Any]:
         "max_num_batched_tokens": settings.max_num_batched_tokens,
         "enforce_eager": settings.enforce_eager,
         "enable_prefix_caching": False,
-        "scheduler_cls": f"{RECORDER}.RecordedStock",
+        "scheduler_cls": f"{RECORDER}.Origin",
         "disable_log_stats": False,
         "seed": 0,
         **settings.options,

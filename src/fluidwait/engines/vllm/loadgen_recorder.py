@@ -1,7 +1,7 @@
 """A log of every iteration of a vLLM engine, and a way to exchange its scheduler without starting it anew.
 
-Loaded inside the engine's process by naming :class:`RecordedStock` as the scheduler class. It leaves every decision to
-the scheduler it is mixed into and notes what each batch held and when it was done.
+Loaded inside the engine's process by naming :class:`Origin` as the scheduler class. It leaves every decision to the
+scheduler and notes what each batch held and when it was done.
 
 Loading a model takes longer than a run, and a machine warms up and slows down, so one engine serves all policies in
 turn: :func:`exchange` builds a scheduler of another class, or with other settings or fewer KV blocks, just as the
@@ -31,48 +31,52 @@ ROW = 12
 """Numbers in a row of the log."""
 
 
-class Recording:
-    """Mixed in before a scheduler class: one row per iteration, see ``calibrate.COLUMNS``."""
+class Recorder:
+    """Notes every iteration of a scheduler: one row each, see ``calibrate.COLUMNS``.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._made_with = (args, kwargs)
-        self._rows: list[tuple] = []
-        self._open: list[tuple] = []  # batches scheduled and not yet done
-        self._preempted: dict[str, int] = {}
+    It stands before two methods of that one scheduler object, whose class it leaves alone.
+    """
+
+    def __init__(self, scheduler) -> None:
+        self._scheduler = scheduler
+        self._schedule, self._update = scheduler.schedule, scheduler.update_from_output
+        scheduler.schedule, scheduler.update_from_output = self.schedule, self.update_from_output
+        self.rows: list[tuple] = []
+        self.preempted: dict[str, int] = {}
+        self._flying: list[tuple] = []  # batches scheduled and not yet done
         self._last_end = 0.0  # of the last batch; 0 when the engine was idle after it
 
     def schedule(self, *args: Any, **kwargs: Any):
-        """As the parent; notes the batch."""
+        """As the scheduler; notes the batch."""
         start = time.monotonic()
-        output = super().schedule(*args, **kwargs)
+        output = self._schedule(*args, **kwargs)
+        planning = time.monotonic() - start
         for request_id in output.preempted_req_ids or ():
-            self._preempted[request_id] = self._preempted.get(request_id, 0) + 1
-        self._open.append((output, start, time.monotonic() - start, *self._sums(output)))
+            self.preempted[request_id] = self.preempted.get(request_id, 0) + 1
+        self._flying.append((output, start, planning, *self._sums(output)))
         return output
 
     def update_from_output(self, scheduler_output, *args: Any, **kwargs: Any):
-        """As the parent; notes the end of the batch.
+        """As the scheduler; notes the end of the batch.
 
         The engine's own loop between two batches belongs to the iteration; a pause in which it had nothing to do, or
         held everything back, does not.
         """
-        result = super().update_from_output(scheduler_output, *args, **kwargs)
+        result = self._update(scheduler_output, *args, **kwargs)
         end = time.monotonic()
-        batch = next(batch for batch in self._open if batch[0] is scheduler_output)
-        self._open.remove(batch)
-        _, start, planning, tokens, *sums = batch
+        place = next(i for i, batch in enumerate(self._flying) if batch[0] is scheduler_output)
+        _, start, planning, tokens, *sums = self._flying.pop(place)
         if tokens > 0:
             begin = self._last_end or start
-            self._rows.append((begin, end - begin, planning, tokens, *sums))
-        self._last_end = end if tokens > 0 and self.has_unfinished_requests() else 0.0
+            self.rows.append((begin, end - begin, planning, tokens, *sums))
+        self._last_end = end if tokens > 0 and self._scheduler.has_unfinished_requests() else 0.0
         return result
 
     def _sums(self, output) -> tuple[int, ...]:
         """The columns of the log from ``tokens`` on."""
         prefills = prefill_tokens = squares = context = cached_prefill = decodes = decode_context = 0
         for request_id, count in output.num_scheduled_tokens.items():
-            request = self.requests[request_id]
+            request = self._scheduler.requests[request_id]
             cached = request.num_computed_tokens - count  # schedule() has already moved it on
             if count == 1 and cached >= request.num_prompt_tokens:
                 decodes += 1
@@ -84,17 +88,17 @@ class Recording:
                 context += count * cached
                 cached_prefill += cached
         batch_kv = prefill_tokens + cached_prefill + decode_context
-        resident_kv = sum(request.num_computed_tokens for request in self.running)
+        resident_kv = sum(request.num_computed_tokens for request in self._scheduler.running)
         tokens = prefill_tokens + decodes
         return tokens, prefills, prefill_tokens, squares, context, decodes, decode_context, batch_kv, resident_kv
 
 
-class RecordedStock(Recording, AsyncScheduler):
-    """vLLM's scheduler with a log."""
+class Origin(AsyncScheduler):
+    """The scheduler to start an engine with: vLLM's own, which remembers what it was made from."""
 
-
-class RecordedSyncStock(Recording, Scheduler):
-    """vLLM's scheduler for engines without asynchronous scheduling, with a log."""
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.made_from = (args, kwargs)
 
 
 def exchange(core: EngineCore, name: str, settings: str, blocks: int) -> None:
@@ -110,8 +114,8 @@ def exchange(core: EngineCore, name: str, settings: str, blocks: int) -> None:
     old = core.scheduler
     if old.has_requests():
         raise RuntimeError("the scheduler can only be exchanged while the engine is idle")
-    if not hasattr(core, "fluidwait_origin"):
-        core.fluidwait_origin = old._made_with
+    if isinstance(old, Origin):
+        core.fluidwait_origin = old.made_from
     args, kwargs = core.fluidwait_origin
     kv = kwargs["kv_cache_config"]
     if blocks > kv.num_blocks:
@@ -122,16 +126,18 @@ def exchange(core: EngineCore, name: str, settings: str, blocks: int) -> None:
     config.additional_config = json.loads(settings)
     config.cache_config.num_gpu_blocks = blocks
     kv = dataclasses.replace(kv, num_blocks=blocks)
-    new = _recorded(name, config.scheduler_config.async_scheduling)
-    core.scheduler = new(*args, **kwargs | {"vllm_config": config, "kv_cache_config": kv})
+    stock = AsyncScheduler if config.scheduler_config.async_scheduling else Scheduler
+    chosen = stock if name == STOCK else pkgutil.resolve_name(name)
+    core.scheduler = chosen(*args, **kwargs | {"vllm_config": config, "kv_cache_config": kv})
+    core.fluidwait_recorder = Recorder(core.scheduler)
     old.shutdown()
 
 
 def take_log(core: EngineCore) -> str:
     """JSON: ``rows`` of the iterations since the last call, ``preempted`` by request id; both start afresh."""
-    scheduler = core.scheduler
-    taken = {"rows": scheduler._rows, "columns": ROW, "preempted": scheduler._preempted}
-    scheduler._rows, scheduler._preempted = [], {}
+    recorder = core.fluidwait_recorder
+    taken = {"rows": recorder.rows, "columns": ROW, "preempted": recorder.preempted}
+    recorder.rows, recorder.preempted = [], {}
     return json.dumps(taken)
 
 
@@ -156,16 +162,9 @@ def describe(core: EngineCore) -> str:
             "max_num_batched_tokens": scheduler.max_num_scheduled_tokens,
             "async_scheduling": bool(config.scheduler_config.async_scheduling),
             "prefix_caching": bool(config.cache_config.enable_prefix_caching),
-            "scheduler": [c.__name__ for c in type(scheduler).__mro__[:4]],
+            "scheduler": type(scheduler).__name__,
         }
     )
-
-
-def _recorded(name: str, overlapping: bool) -> type:
-    if name == STOCK:
-        return RecordedStock if overlapping else RecordedSyncStock
-    scheduler = pkgutil.resolve_name(name)
-    return type(f"Recorded{scheduler.__name__}", (Recording, scheduler), {})
 
 
 EngineCore.fluidwait_exchange = exchange

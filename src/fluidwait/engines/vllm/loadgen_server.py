@@ -1,4 +1,4 @@
-"""A vLLM server on a Llama with random weights and a tokenizer of a few hundred words, to try schedulers on anywhere."""
+"""A vLLM server on a Llama with random weights and a tokenizer of a few hundred words, to try schedulers on."""
 
 from __future__ import annotations
 

@@ -13,6 +13,8 @@ def names(key):
 
 
 EXPERIMENTS = names("experiments")
+if not config["scale"].startswith("quick"):
+    EXPERIMENTS = [name for key in EXPERIMENTS for name in (key, *config["variants"].get(key, []))]
 STUDIES = names("studies")
 
 try:
@@ -23,7 +25,7 @@ except FluidwaitError as error:
 
 
 wildcard_constraints:
-    experiment="[^/]+",
+    experiment="|".join(EXPERIMENTS) or "(?!)",
     policy="[^/]+",
     scale="[^/]+",
     figure="[a-z0-9]+",

@@ -13,41 +13,26 @@ rule tune:
         " --out {output.csv} > {log} 2>&1"
 
 
-# Needs the winners of the tuning, if the policy is tuned. Makes the record of every run: all rates, all replications.
+# Needs the winners of the tuning, if the policy is tuned. Makes the record of every run (all rates, all replications),
+# repeats a sample of them in real Vidur, failing if any request differs, and makes one row of metrics per run after
+# checking it: drained, causal, Little's law.
 rule sweep:
     input:
         tuning=tuning_table,
     output:
-        parquet="results/{scale}/{experiment}/records/{policy}.parquet",
+        records="results/{scale}/{experiment}/records/{policy}.parquet",
+        audit="results/{scale}/{experiment}/audit/{policy}.csv",
+        metrics="results/{scale}/{experiment}/metrics/{policy}.csv",
     log:
         "results/{scale}/{experiment}/logs/sweep_{policy}.log",
     conda:
         "../../environment.yml"
     params:
-        key=policy_key,
+        key=lambda wildcards: jobs.sweep_key(wildcards.experiment, wildcards.policy, wildcards.scale),
         tuning=lambda wildcards, input: f"--tuning {input.tuning}" if input.tuning else "",
     shell:
         "fluidwait experiment sweep {wildcards.experiment} {wildcards.policy} --scale {wildcards.scale}"
-        " {params.tuning} --out {output.parquet} > {log} 2>&1"
-
-
-# Needs the same. Repeats a sample of the runs in real Vidur and fails if any request differs.
-rule audit:
-    input:
-        tuning=tuning_table,
-    output:
-        csv="results/{scale}/{experiment}/audit/{policy}.csv",
-    log:
-        "results/{scale}/{experiment}/logs/audit_{policy}.log",
-    conda:
-        "../../environment.yml"
-    params:
-        key=policy_key,
-        audit=lambda wildcards: jobs.shared_key(wildcards.experiment, wildcards.scale, "fluidwait.experiments.audit"),
-        tuning=lambda wildcards, input: f"--tuning {input.tuning}" if input.tuning else "",
-    shell:
-        "fluidwait experiment audit {wildcards.experiment} {wildcards.policy} --scale {wildcards.scale}"
-        " {params.tuning} --out {output.csv} > {log} 2>&1"
+        " {params.tuning} --out {output.records} --audit {output.audit} --metrics {output.metrics} > {log} 2>&1"
 
 
 # Needs the same. Makes the memory of one replication against time, at the rates under `traces`.

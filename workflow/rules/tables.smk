@@ -1,19 +1,3 @@
-# Needs the records of a policy. Makes one row of metrics per run and checks every run: drained, causal, Little's law.
-rule metrics:
-    input:
-        parquet="results/{scale}/{experiment}/records/{policy}.parquet",
-    output:
-        csv="results/{scale}/{experiment}/metrics/{policy}.csv",
-    log:
-        "results/{scale}/{experiment}/logs/metrics_{policy}.log",
-    conda:
-        "../../environment.yml"
-    params:
-        key=lambda wildcards: jobs.metrics_key(wildcards.experiment),
-    shell:
-        "fluidwait experiment metrics {wildcards.experiment} {input.parquet} --out {output.csv} > {log} 2>&1"
-
-
 # Needs the metrics of all policies. Makes means and 95 % confidence intervals.
 rule summary:
     input:

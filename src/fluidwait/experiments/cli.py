@@ -44,19 +44,28 @@ def tune(name: Name, policy: PolicyKey, scale: ScaleName, out: Out) -> None:
 
 
 @app.command()
-def sweep(name: Name, policy: PolicyKey, scale: ScaleName, out: Out, tuning: Tuning = None) -> None:
-    """Simulate a policy at every rate and replication."""
+def sweep(
+    name: Name,
+    policy: PolicyKey,
+    scale: ScaleName,
+    out: Out,
+    tuning: Tuning = None,
+    audit: Annotated[Path | None, typer.Option("--audit", help="table of a sample repeated in Vidur, to write")] = None,
+    metrics: Annotated[Path | None, typer.Option("--metrics", help="table of the metrics per run, to write")] = None,
+) -> None:
+    """Simulate a policy at every rate and replication; repeat a sample in real Vidur; measure every run."""
     from fluidwait.experiments.sweep import sweep as run
 
-    run(_load(name), policy, scale, out, tuning)
+    experiment = _load(name)
+    run(experiment, policy, scale, out, tuning)
+    if audit is not None:
+        from fluidwait.experiments.audit import audit as repeat
 
+        repeat(experiment, policy, scale, audit, tuning)
+    if metrics is not None:
+        from fluidwait.experiments.summary import metrics as measure
 
-@app.command()
-def audit(name: Name, policy: PolicyKey, scale: ScaleName, out: Out, tuning: Tuning = None) -> None:
-    """Repeat a sample of the runs in real Vidur and compare every request."""
-    from fluidwait.experiments.audit import audit as run
-
-    run(_load(name), policy, scale, out, tuning)
+        measure(experiment, out, metrics)
 
 
 @app.command()
@@ -65,14 +74,6 @@ def trace(name: Name, policy: PolicyKey, scale: ScaleName, out: Out, tuning: Tun
     from fluidwait.experiments.trace import trace as run
 
     run(_load(name), policy, scale, out, tuning)
-
-
-@app.command()
-def metrics(name: Name, records: Annotated[Path, typer.Argument(metavar="RECORDS")], out: Out) -> None:
-    """Metrics of every run of a records file."""
-    from fluidwait.experiments.summary import metrics as run
-
-    run(_load(name), records, out)
 
 
 @app.command()

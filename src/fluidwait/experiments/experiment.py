@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import AfterValidator, Field, field_validator, model_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from fluidwait.config import ConfigError, Strict, load, load_yaml, nearest
 from fluidwait.engines import core

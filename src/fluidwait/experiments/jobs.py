@@ -82,10 +82,19 @@ def _check_writable(folder: Path) -> None:
 
 @cache
 def policy_key(name: str, policy: str, scale: str) -> str:
-    """Key of a policy's tuning, sweep and audit."""
+    """Key of a policy's tuning and traces."""
     setting = _setting(name)
     entry = setting.experiment.entry(policy).model_dump(mode="json", exclude={"label"})
     return _key(code_of(setting, policy), [identity(setting, policy, scale), entry])
+
+
+@cache
+def sweep_key(name: str, policy: str, scale: str) -> str:
+    """Key of a policy's sweep, its audit and its metrics."""
+    about = experiment(name)
+    sizes = [about.scale(scale).audit_requests, about.audit_share, about.window]
+    code = imported_modules("fluidwait.experiments.audit", "fluidwait.experiments.summary")
+    return _key(code, [policy_key(name, policy, scale), sizes])
 
 
 @cache
@@ -129,12 +138,6 @@ def boundaries_key(name: str, scale: str) -> str:
 def parameters_key(names: tuple[str, ...], scale: str) -> str:
     """Key of the table of all settings."""
     return _key(parameters.CODE, [parameters.settings_identity(_setting(name), scale) for name in names])
-
-
-@cache
-def metrics_key(name: str) -> str:
-    """Key of the metrics per run: they depend on the records, which are files, and on the window."""
-    return _key(imported_modules("fluidwait.experiments.summary"), [experiment(name).window])
 
 
 def _key(modules: tuple[str, ...], parts: list) -> str:

@@ -259,7 +259,7 @@ def _figures(made: _Made, known: Mapping[str, Any], tested: set[str]) -> dict[st
             "file": f"/{drawing.relative_to(root).as_posix()}",
             "experiment": owner,
             "kind": kind,
-            "shown": owner == "" or owner in tested and ("policies" not in known.get(owner, {}) or kind not in ASIDE),
+            "shown": owner in tested and ("policies" not in known[owner] or kind not in ASIDE),
             "caption": text.read_text(encoding="utf-8").strip(),
         }
     return found

@@ -1,9 +1,9 @@
-"""Time in ``schedule()`` per step, vLLM's own scheduler against WaitScheduler, at 32, 256 and 1,000 running requests.
+"""Processor time in ``schedule()`` per step, vLLM's own scheduler against WaitScheduler, at 32, 256 and 1,000 running requests.
 
 No model runs: tokens are made up, so only scheduling takes time. Each step one request ends and one arrives, as in
 a server under load. Run with the Python of an environment that has vLLM:
 
-    python benchmarks/vllm_scheduler_overhead.py [--steps 400] [--repeats 5]
+    python benchmarks/vllm_scheduler_overhead.py [--steps 200] [--repeats 5]
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
 
 A100_ITERATION = 12e-3  # s, a decode batch of Llama-2-7B on an A100 at 256 requests, about
-OUTPUT = 200  # tokens
+OUTPUT = 100  # tokens
 
 
 def microseconds(options: dict, cls, entry, running: int, steps: int) -> np.ndarray:
@@ -40,9 +40,9 @@ def microseconds(options: dict, cls, entry, running: int, steps: int) -> np.ndar
     plain = scheduler.schedule
 
     def timed():
-        started = time.perf_counter()
+        started = time.thread_time()
         output = plain()
-        took.append((time.perf_counter() - started, len(output.num_scheduled_tokens)))
+        took.append((time.thread_time() - started, len(output.num_scheduled_tokens)))
         return output
 
     scheduler.schedule = timed
@@ -59,17 +59,18 @@ def microseconds(options: dict, cls, entry, running: int, steps: int) -> np.ndar
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--steps", type=int, default=400)
+    arguments.add_argument("--steps", type=int, default=200)
     arguments.add_argument("--repeats", type=int, default=5)
+    arguments.add_argument("--running", type=int, nargs="+", default=[32, 256, 1000])
     chosen = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(LLAMA))
         options = {"model": folder, "load_format": "dummy", "skip_tokenizer_init": True, "dtype": "float32"}
         options |= {"enforce_eager": True}
         print(f"{'running':>8} {'stock':>9} {'wait_chunked':>13} {'nested_wait':>12}   median microseconds per step")
-        for running in (32, 256, 1000):
+        for running in chosen.running:
             chunked = {"in_service": running, "boundaries": [OUTPUT], "chunk": 256, "max_wait": 1.0}
-            nested = {"thresholds": [1], "boundaries": [OUTPUT], "max_wait": 1.0}
+            nested = {"thresholds": [running], "boundaries": [OUTPUT], "max_wait": 0.0}
             candidates = [
                 (AsyncScheduler, None),
                 (WaitScheduler, {"policy": "wait_chunked", "settings": chunked | {"gate": False}}),

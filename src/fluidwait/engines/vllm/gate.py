@@ -72,7 +72,6 @@ class Gate:
         self._ask = compiled(policy.module)
         self._flights: deque[_Flight] = deque()
         self._last_end = 0.0  # s, when the latest batch ended
-        self._aborted: set[str] = set()
         self._slots = np.zeros(0, dtype=np.uint64)  # of the running requests, in their order
         self._paused = np.zeros(0, dtype=np.uint64)  # residents held by the last plan, not in flight
         self._paused_since = 0.0
@@ -94,10 +93,6 @@ class Gate:
         if self._policy.name == "wait":
             self.table.kind[slot] = self._nearest_type(request)
         self.thresholds.traffic.arrived(now)
-
-    def aborted(self, names) -> None:
-        """These requests end early: their lengths say nothing."""
-        self._aborted.update(names)
 
     def step(self, stock):
         """One step of the engine; ``stock()`` is vLLM's own."""
@@ -137,57 +132,54 @@ class Gate:
         self._stale = True
         self._paused = self._paused[:0]
         output = stock()
-        names = output.num_scheduled_tokens
-        if names:
-            slots = self._slots_of(self.engine.requests[name] for name in names)
-            kv_tokens = sum(self.engine.requests[name].num_computed_tokens for name in names)
-            self._take_off(output, now, slots, kv_tokens)
+        self._in_the_air(output, now)
         return output
 
     def _with_a_plan(self, now: float, stock):
-        table = self.table
-        running = self.engine.running
-        slots = self._running_slots(now)
-        active = table.generated[slots] < table.limit[slots]  # the others only wait for their last token to land
-        residents = slots if active.all() else slots[active]
+        engine, table = self.engine, self.table
+        running, slots = engine.running, self._running_slots(now)
+        self._room_for(len(slots))
+        left, prefills, promised = table.look(slots, now, engine.block_size, self._residents)
+        residents = self._residents[:left]
         heads, blocked = self._head_of_the_queue()
-        served, victims, admitted = self._decide(now, residents, heads)
-        admitted = admitted[
-            : max(self._most - len(running) - getattr(self.engine, "num_waiting_for_streaming_input", 0), 0)
-        ]
-        paused = residents[served == 0]
+        served, victims, admitted = self._decide(now, residents, heads, promised)
+        room = self._most - len(running) - getattr(engine, "num_waiting_for_streaming_input", 0)
+        admitted = admitted[: max(room, 0)]
+        serving = served > 0
+        paused = residents[~serving] if not serving.all() else residents[:0]
 
-        handed = self._order(running, slots, active, served, victims)
+        if len(slots) == left and len(paused) == 0 and prefills == 0:
+            handed = running.copy()
+        else:
+            handed = self._order(residents, serving, victims)
         budget = int(served.sum()) + int(self._out.chunk[: len(admitted)].sum())
-        entering = [heads[i] for i in admitted]
-        output, newcomers = self._parent(handed, entering, blocked, budget, stock)
-        self._carry_over(now, output, slots, residents, served, newcomers)
-        self._hold(now, paused)
-
-        waiting = len(self.engine.waiting)
-        self._count(len(residents), waiting, len(paused), len(newcomers), len(admitted), output)
+        output, newcomers = self._parent(handed, [heads[i] for i in admitted], blocked, budget, stock)
+        if len(output.num_scheduled_tokens) == left - len(paused) + len(newcomers):
+            self._carry_over(now, output, residents, served, newcomers)
+        else:
+            self._read_anew(now, output, newcomers)
+        if len(paused):
+            self._hold(now, paused)
+        self._count(left, len(paused), len(newcomers), len(admitted), output)
         if not output.num_scheduled_tokens and not self._flights:
             time.sleep(max(0.0, min(NAP, self._wake - time.monotonic())))
         return output
 
-    def _decide(self, now: float, residents: np.ndarray, heads: list):
+    def _decide(self, now: float, residents: np.ndarray, heads: list, promised: int):
         """Ask the policy: (tokens per resident, number of victims, positions in ``heads`` to admit).
 
-        While the decodes do not fit the free blocks, the newest residents are left out and the policy is asked again;
-        they are the first that the parent preempts.
+        While the planned tokens do not fit the free blocks, the newest residents are left out and the policy is asked
+        again; they are the first that vLLM preempts.
         """
-        table, knobs, out = self.table, self._plan.knobs, self._out
-        self._room_for(len(residents), len(heads))
-        table.service[residents] = now - table.arrival[residents] - table.held_for[residents]
-        stage = table.generated
-        if self._longest_output is not None:
-            stage = self._stage_column(residents)
-        free, promised = self._free_blocks(residents)
+        engine, table, knobs, out = self.engine, self.table, self._plan.knobs, self._out
+        stage = table.generated if self._longest_output is None else self._stage_column(residents)
+        free = engine.kv_cache_manager.block_pool.get_num_free_blocks() // self._groups
+        # with prefix caching a prompt may need fewer blocks than its length says: vLLM, which knows, decides
+        extra = self._blocks if engine.cache_config.enable_prefix_caching else 0
         waiting = self._slots_of(heads)
         watermark = int(WATERMARK * self._blocks) if len(residents) else 0
-        draining = self.engine.pause_state != PauseState.UNPAUSED
+        draining = engine.pause_state != PauseState.UNPAUSED
         left = len(residents)
-        out.tokens[:left] = 0
         while True:
             view = View(
                 now,
@@ -202,18 +194,19 @@ class Gate:
                 table.cached,
                 stage,
                 table.held,
-                free - promised,
+                free + extra - promised,
                 watermark,
-                self.engine.block_size,
+                engine.block_size,
             )
+            out.tokens[: len(residents)] = 0
             admitted, self._wake = self._ask(view, knobs, self._memory, out)
-            served = out.tokens[: len(residents)].copy()
-            self._finish_prefills(residents[:left], served)
-            if left <= 1 or self._blocks_needed(residents, served) <= free:
+            served = out.tokens[: len(residents)]
+            if not self._chunks:
+                self._finish_prefills(residents[:left], served)
+            if left <= 1 or table.blocks_needed(residents, served, engine.block_size) <= free:
                 break
             left -= 1
             free += int(table.held[residents[left]])
-            out.tokens[: len(residents)] = 0
         victims = len(residents) - left
         return served, victims, [] if victims else out.admit[:admitted].tolist()
 
@@ -261,57 +254,59 @@ class Gate:
         queue.remove_requests(ordered)
         return ordered
 
-    def _order(self, running: list, slots: np.ndarray, active: np.ndarray, served: np.ndarray, victims: int) -> list:
+    def _order(self, residents: np.ndarray, serving: np.ndarray, victims: int) -> list:
         """What the parent gets as ``running``: planned decodes, planned prefills and, when memory is short, the rest.
 
         The parent gives tokens in this order and preempts from its end, so the victims come last. Requests that only
         wait for their last token stay out: the parent would pass over them.
         """
         table = self.table
-        members = slots[active]
-        serving = served > 0
-        prefill = table.cached[members] < table.goal[members]
-        if victims == 0 and len(members) == len(slots) and serving.all() and not prefill.any():
-            return list(running)
-        order = [np.flatnonzero(serving & ~prefill), np.flatnonzero(serving & prefill)]
+        prefill = table.cached[residents] < table.goal[residents]
+        order = [residents[serving & ~prefill], residents[serving & prefill]]
         if victims:
-            order.append(np.flatnonzero(~serving))  # in admission order: the newest, the victims, are last
-        where = np.flatnonzero(active)[np.concatenate(order)]
-        return [running[i] for i in where.tolist()]
+            order.append(residents[~serving])  # in admission order: the newest, the victims, are last
+        requests = table.request
+        return [requests[slot] for slot in np.concatenate(order).tolist()]
 
-    def _carry_over(self, now: float, output, slots, residents, served, newcomers: list) -> None:
-        """Bring the table to the state after this step."""
-        table, names = self.table, output.num_scheduled_tokens
-        entered = self._slots_of(newcomers)
-        serving = served > 0
-        flown = residents[serving]
-        prefills = flown[table.cached[flown] < table.goal[flown]]
-        decodes = flown if len(prefills) == 0 else flown[table.cached[flown] >= table.goal[flown]]
-        as_planned = len(names) == len(flown) + len(newcomers)
-        if as_planned:
-            table.cached[decodes] += 1
-            table.generated[decodes] += 1
-            table.held[decodes] = -(-table.cached[decodes] // self.engine.block_size)
-            refresh = prefills
-        else:
-            refresh = slots
-        for request, slot in zip(newcomers, entered.tolist(), strict=True):
-            table.admitted(slot, request, now, self.engine.block_size)
-        self._slots = np.concatenate([slots, entered]) if len(entered) else slots
+    def _carry_over(self, now: float, output, residents, served, newcomers: list) -> None:
+        """Bring the table to the state after a step that went as planned."""
+        table, size = self.table, self.engine.block_size
+        kv_tokens, prefills = table.advance(residents, served, size, self._prefills)
+        for slot in self._prefills[:prefills].tolist():
+            table.refresh(slot, size)
+            kv_tokens += int(table.cached[slot])
+        flying = residents[served > 0]
+        if newcomers:
+            entered = self._slots_of(newcomers)
+            for slot in entered.tolist():
+                table.admitted(slot, now, size)
+                table.flying[slot] += 1
+                kv_tokens += int(table.cached[slot])
+            self._slots = np.concatenate([self._slots, entered])
+            flying = np.concatenate([flying, entered])
         if len(self._slots) != len(self.engine.running):  # some were preempted
             self._slots = self._slots_of(self.engine.running)
-        if len(refresh):
-            by_slot = dict(zip(self._slots.tolist(), self.engine.running, strict=True))
-            for slot in refresh.tolist():
-                if slot in by_slot:
-                    table.refresh(slot, by_slot[slot], self.engine.block_size)
+        if len(flying):
+            self._take_off(output, now, flying, kv_tokens)
+
+    def _read_anew(self, now: float, output, newcomers: list) -> None:
+        """The same after a step in which vLLM did otherwise: preempted, put prefills off, ran out of budget."""
+        table, size = self.table, self.engine.block_size
+        for slot in self._slots_of(newcomers).tolist():
+            table.admitted(slot, now, size)
+        self._slots = self._slots_of(self.engine.running)
+        for slot in self._slots.tolist():
+            table.refresh(slot, size)
+        self._in_the_air(output, now)
+
+    def _in_the_air(self, output, now: float) -> None:
+        """Take note of a batch that was not planned here."""
+        names = output.num_scheduled_tokens
         if names:
-            flying = (
-                np.concatenate([flown, entered])
-                if as_planned
-                else self._slots_of(self.engine.requests[n] for n in names)
-            )
-            self._take_off(output, now, flying, int(table.cached[flying].sum()))
+            slots = self._slots_of(self.engine.requests[name] for name in names)
+            self.table.flying[slots] += 1
+            kv_tokens = sum(self.engine.requests[name].num_computed_tokens for name in names)
+            self._take_off(output, now, slots, kv_tokens)
 
     # --- the view -----------------------------------------------------------------------------------------------------
 
@@ -322,8 +317,8 @@ class Gate:
             slots = slots[self.table.alive[slots]]
         if self._stale or len(slots) != len(self.engine.running):
             slots = self._slots_of(self.engine.running)
-            for request, slot in zip(self.engine.running, slots.tolist(), strict=True):
-                self.table.refresh(slot, request, self.engine.block_size)
+            for slot in slots.tolist():
+                self.table.refresh(slot, self.engine.block_size)
             self._stale = False
         if len(self._paused):
             still = self._paused[self.table.alive[self._paused]]
@@ -340,37 +335,14 @@ class Gate:
             if status == RequestStatus.WAITING:
                 heads.append(request)
             elif status == RequestStatus.PREEMPTED:
-                self.table.evicted(self._slot(request), request)
+                self.table.evicted(self._slot(request))
                 heads.append(request)
             else:
                 blocked.append(request)
         return heads, blocked
 
-    def _free_blocks(self, residents: np.ndarray) -> tuple[int, int]:
-        """(free KV blocks, how many of them the prompts of residents in prefill will still take).
-
-        With prefix caching a prompt may need fewer blocks than its length says, so the policy is told there is room
-        and the parent, which knows, decides.
-        """
-        table = self.table
-        free = self.engine.kv_cache_manager.block_pool.get_num_free_blocks() // max(
-            len(self.engine.kv_cache_config.kv_cache_groups), 1
-        )
-        taken = -(-table.cached[residents] // self.engine.block_size)
-        promised = int((table.held[residents] - taken).sum())
-        if self.engine.cache_config.enable_prefix_caching:
-            return free, promised - self._blocks
-        return free, promised
-
-    def _blocks_needed(self, residents: np.ndarray, served: np.ndarray) -> int:
-        """KV blocks that the planned tokens take."""
-        size, cached = self.engine.block_size, self.table.cached[residents]
-        return int((-(-(cached + served) // size) + (-cached // size)).sum())
-
     def _finish_prefills(self, residents: np.ndarray, served: np.ndarray) -> None:
         """A policy without chunks plans whole prompts; where the token budget cut one, the rest follows at once."""
-        if self._chunks:
-            return
         table = self.table
         missing = table.goal[residents] - table.cached[residents]
         served[: len(residents)] = np.where(missing > 0, missing, served[: len(residents)])
@@ -396,24 +368,18 @@ class Gate:
             return np.array([self._slot(request) for request in requests], dtype=np.uint64)
 
     def _forget_finished(self) -> None:
-        if not self.engine.finished_req_ids:
-            return
-        table = self.table
-        names = [name for name in self.engine.finished_req_ids if name in table.slot_of]
-        for name, slot in zip(names, table.remove(names), strict=True):
-            if table.generated[slot] > 0 and name not in self._aborted:
-                self.thresholds.traffic.finished(int(table.prompt[slot]), int(table.generated[slot]))
-        self._aborted.difference_update(names)
+        for name in self.engine.finished_req_ids:
+            request = self.table.remove(name)
+            if request is not None and request.num_output_tokens and request.status != RequestStatus.FINISHED_ABORTED:
+                self.thresholds.traffic.finished(request.num_prompt_tokens, request.num_output_tokens)
 
     def _take_off(self, output, now: float, slots: np.ndarray, kv_tokens: int) -> None:
-        self.table.flying[slots] += 1
         self._flights.append(_Flight(output, now, slots, output.total_num_scheduled_tokens, kv_tokens))
 
     def _hold(self, now: float, paused: np.ndarray) -> None:
         """From now on these residents are held, unless the batch before this step still computes for them."""
-        if len(paused):
-            self._paused = paused[self.table.flying[paused] == 0]
-            self._paused_since = now
+        self._paused = paused[self.table.flying[paused] == 0]
+        self._paused_since = now
 
     def _adopt(self, plan: Plan | None) -> None:
         """Put other thresholds in force."""
@@ -432,11 +398,14 @@ class Gate:
         self._counts["threshold_changes"] += 1
 
     def _reserve(self, requests: int) -> None:
+        """Work space for so many residents, and waiting requests within the policy's view."""
         self._out = contract.Plan(*(np.zeros(requests, dtype=np.int64) for _ in range(3)))
+        self._residents = np.zeros(requests, dtype=np.uint64)
+        self._prefills = np.zeros(requests, dtype=np.uint64)
 
-    def _room_for(self, residents: int, heads: int) -> None:
-        if max(residents, heads) > len(self._out.tokens):
-            self._reserve(2 * max(residents, heads))
+    def _room_for(self, residents: int) -> None:
+        if max(residents, self._depth) > len(self._residents):
+            self._reserve(2 * max(residents, self._depth))
 
     def _parents_own_queues(self) -> bool:
         """True when the parent keeps requests of its own to start, outside ``waiting``: they need tokens too."""
@@ -452,15 +421,19 @@ class Gate:
     def _warm_up(self) -> None:
         """Compile (or load) the policy before the first request."""
         self._adopt(self.thresholds.plan or self.thresholds.rehearsal)
-        self._decide(time.monotonic(), self._slots, [])
+        self._room_for(1)
+        self.table.look(self._slots, 0.0, 1, self._residents)
+        self._decide(time.monotonic(), self._residents[:0], [], 0)
+        self.table.blocks_needed(self._slots, self._out.tokens, 1)
+        self.table.advance(self._slots, self._out.tokens, 1, self._prefills)
         self._memory[:] = 0
         self._plan = None  # the first step puts in force what there is
         self._counts["threshold_changes"] = 0
 
     # --- what is told -------------------------------------------------------------------------------------------------
 
-    def _count(self, residents: int, waiting: int, paused: int, entered: int, admitted: int, output) -> None:
-        counts = self._counts
+    def _count(self, residents: int, paused: int, entered: int, admitted: int, output) -> None:
+        counts, waiting = self._counts, len(self.engine.waiting)
         counts["steps"] += 1
         counts["admitted"] += entered
         counts["pauses"] += paused

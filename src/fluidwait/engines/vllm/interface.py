@@ -15,7 +15,6 @@ from fluidwait.engines.vllm import VERSIONS
 
 METHODS = {  # of the scheduler: first parameters, by name
     "add_request": ["request"],
-    "finish_requests": ["request_ids", "finished_status"],
     "schedule": [],
     "update_from_output": ["scheduler_output", "model_runner_output"],
     "shutdown": [],
@@ -72,7 +71,11 @@ def drifted(scheduler) -> list[str]:
     made = inspect.getsource(Request)
     problems += [f"Request.{name}" for name in REQUEST if not hasattr(Request, name) and f"self.{name}" not in made]
     problems += [f"SchedulerOutput.{name}" for name in OUTPUT if name not in SchedulerOutput.__annotations__]
-    problems += [f"RequestStatus.{name}" for name in ("WAITING", "PREEMPTED") if not hasattr(RequestStatus, name)]
+    problems += [
+        f"RequestStatus.{name}"
+        for name in ("WAITING", "PREEMPTED", "FINISHED_ABORTED")
+        if not hasattr(RequestStatus, name)
+    ]
     if not hasattr(getattr(scheduler.kv_cache_manager, "block_pool", None), "get_num_free_blocks"):
         problems.append("KVCacheManager.block_pool.get_num_free_blocks()")
     if not hasattr(scheduler.scheduler_config, "long_prefill_token_threshold"):

@@ -7,9 +7,9 @@ that is still referred to by an iteration in flight is not handed out.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 
 import numpy as np
+from numba import njit
 
 SPARE = 64  # slots always left free
 
@@ -19,6 +19,7 @@ class RequestTable:
 
     def __init__(self, room: int = 1024):
         self.slot_of: dict[str, int] = {}
+        self.request: list = []  # the engine's own, by slot
         self._free: deque[int] = deque()
         self.arrival = np.zeros(0)  # f8, s on the monotonic clock
         self.service = np.zeros(0)  # f8, s not held outside batches
@@ -39,6 +40,7 @@ class RequestTable:
         for name, column in vars(self).items():
             if isinstance(column, np.ndarray):
                 setattr(self, name, np.concatenate([column, np.zeros(more, dtype=column.dtype)]))
+        self.request.extend([None] * more)
         self._free.extend(range(have, have + more))
 
     def add(self, request, now: float, longest: int) -> int:
@@ -56,29 +58,35 @@ class RequestTable:
         self.limit[slot] = min(request.max_tokens, longest - request.num_prompt_tokens)
         self.kind[slot] = self.cached[slot] = self.generated[slot] = self.held[slot] = self.flying[slot] = 0
         self.alive[slot] = True
+        self.request[slot] = request
         return slot
 
-    def remove(self, request_ids: Iterable[str]) -> list[int]:
-        """Free the slots of these requests; returns them. Their columns stay readable until the next :meth:`add`."""
-        slots = [slot for slot in (self.slot_of.pop(name, None) for name in request_ids) if slot is not None]
-        self.alive[slots] = False
-        self._free.extend(slots)
-        return slots
+    def remove(self, request_id: str):
+        """Free the slot of a request and return the request; None if it is not known."""
+        slot = self.slot_of.pop(request_id, None)
+        if slot is None:
+            return None
+        request, self.request[slot] = self.request[slot], None
+        self.alive[slot] = False
+        self._free.append(slot)
+        return request
 
-    def evicted(self, slot: int, request) -> None:
+    def evicted(self, slot: int) -> None:
         """The engine dropped the request's KV cache: all that it has goes through prefill again."""
+        request = self.request[slot]
         self.goal[slot] = request.num_tokens
         self.generated[slot] = request.num_output_tokens
         self.cached[slot] = self.held[slot] = 0
 
-    def admitted(self, slot: int, request, now: float, block_size: int) -> None:
+    def admitted(self, slot: int, now: float, block_size: int) -> None:
         """It entered service at ``now``; up to then it was held, but for earlier service before an eviction."""
         self.held_for[slot] = now - self.arrival[slot] - self.service[slot]
-        self.goal[slot] = request.num_tokens
-        self.refresh(slot, request, block_size)
+        self.goal[slot] = self.request[slot].num_tokens
+        self.refresh(slot, block_size)
 
-    def refresh(self, slot: int, request, block_size: int) -> None:
+    def refresh(self, slot: int, block_size: int) -> None:
         """Read a running request's progress from the engine."""
+        request = self.request[slot]
         self.cached[slot] = request.num_computed_tokens
         self.generated[slot] = request.num_output_tokens + request.num_output_placeholders
         if request.is_prefill_chunk:
@@ -86,3 +94,82 @@ class RequestTable:
         else:
             self.goal[slot] = min(self.goal[slot], request.num_computed_tokens)
         self.held[slot] = -(-max(self.goal[slot], self.cached[slot]) // block_size)
+
+    def look(self, slots: np.ndarray, now: float, block_size: int, residents: np.ndarray) -> tuple[int, int, int]:
+        """Write those of the running ``slots`` that still have tokens to compute into ``residents``, in order.
+
+        The others only wait for their last token to land. Returns how many, how many of them are in prefill, and the
+        KV blocks that those prefills will still take.
+        """
+        return _look(
+            slots,
+            now,
+            block_size,
+            self.arrival,
+            self.held_for,
+            self.service,
+            self.generated,
+            self.limit,
+            self.goal,
+            self.cached,
+            self.held,
+            residents,
+        )
+
+    def blocks_needed(self, residents: np.ndarray, tokens: np.ndarray, block_size: int) -> int:
+        """KV blocks that the planned ``tokens`` of the residents take."""
+        return _blocks_needed(residents, tokens, self.cached, block_size)
+
+    def advance(self, residents: np.ndarray, tokens: np.ndarray, block_size: int, prefills: np.ndarray):
+        """A batch with these ``tokens`` took off: decodes are one token further.
+
+        Prefills are only listed in ``prefills``: how far they got is the engine's to say. Returns (KV tokens of the
+        decodes, number of prefills).
+        """
+        return _advance(
+            residents, tokens, block_size, self.goal, self.cached, self.generated, self.held, self.flying, prefills
+        )
+
+
+@njit(cache=True)
+def _look(slots, now, block_size, arrival, held_for, service, generated, limit, goal, cached, held, residents):
+    n, prefills, promised = 0, 0, 0
+    for k in range(len(slots)):
+        r = slots[k]
+        if generated[r] >= limit[r]:
+            continue
+        residents[n] = r
+        n += 1
+        service[r] = now - arrival[r] - held_for[r]
+        if cached[r] < goal[r]:
+            prefills += 1
+            promised += held[r] - (cached[r] + block_size - 1) // block_size
+    return n, prefills, promised
+
+
+@njit(cache=True)
+def _blocks_needed(residents, tokens, cached, block_size):
+    blocks = 0
+    for k in range(len(residents)):
+        c = cached[residents[k]]
+        blocks += (c + tokens[k] + block_size - 1) // block_size - (c + block_size - 1) // block_size
+    return blocks
+
+
+@njit(cache=True)
+def _advance(residents, tokens, block_size, goal, cached, generated, held, flying, prefills):
+    kv_tokens, n = 0, 0
+    for k in range(len(residents)):
+        if tokens[k] == 0:
+            continue
+        r = residents[k]
+        flying[r] += 1
+        if cached[r] < goal[r]:
+            prefills[n] = r
+            n += 1
+        else:
+            cached[r] += 1
+            generated[r] += 1
+            held[r] = (cached[r] + block_size - 1) // block_size
+            kv_tokens += cached[r]
+    return kv_tokens, n

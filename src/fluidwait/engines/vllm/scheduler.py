@@ -1,6 +1,6 @@
 """The class for vLLM's ``--scheduler-cls``: vLLM's asynchronous scheduler behind the gate of fluidwait's policies.
 
-It overrides five public methods and adds one attribute, ``gate``, so that there is little to collide with; what the
+It overrides four public methods and adds one attribute, ``gate``, so that there is little to collide with; what the
 gate relies on is listed in :mod:`fluidwait.engines.vllm.interface`.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-from vllm.v1.request import RequestStatus
 
 from fluidwait.config import FluidwaitError
 from fluidwait.engines.vllm.gate import Gate
@@ -42,12 +41,6 @@ class WaitScheduler(AsyncScheduler):
     def add_request(self, request) -> None:
         self.gate.arrived(request)
         super().add_request(request)
-
-    def finish_requests(self, request_ids, finished_status):
-        if finished_status == RequestStatus.FINISHED_ABORTED:
-            everything = list(self.requests) if request_ids is None else request_ids
-            self.gate.aborted([everything] if isinstance(everything, str) else list(everything))
-        return super().finish_requests(request_ids, finished_status)
 
     def schedule(self, *args, **kwargs):
         return self.gate.step(lambda: super(WaitScheduler, self).schedule(*args, **kwargs))

@@ -9,7 +9,7 @@ from fluidwait.studies import jobs as studies
 
 def names(key):
     """A list of names in the configuration; on the command line a,b will do."""
-    return config[key].split(",") if isinstance(config[key], str) else config[key]
+    return config[key].split(",") if isinstance(config[key], str) else config[key] or []
 
 
 EXPERIMENTS = names("experiments")

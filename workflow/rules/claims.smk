@@ -5,7 +5,12 @@ rule claims:
         evidence=claims_evidence,
     output:
         json="results/{scale}/claims.json",
-        csv="results/{scale}/scorecard.csv",
+        csv=report(
+            "results/{scale}/scorecard.csv",
+            caption="../report/scorecard.rst",
+            category="Report",
+            labels={"document": "scorecard", "scale": "{scale}"},
+        ),
         md="results/{scale}/scorecard.md",
     log:
         "results/{scale}/logs/claims.log",

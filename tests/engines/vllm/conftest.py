@@ -8,13 +8,14 @@ import os
 
 import pytest
 
-collect_ignore_glob: list[str] = []
 HAVE_VLLM = importlib.util.find_spec("vllm") is not None
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of a tiny model only wait for each other
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -49,6 +50,24 @@ def tiny_llama(tmp_path_factory):
     """Folder of a Llama with random weights and no tokenizer: prompts are token ids below 256."""
     folder = tmp_path_factory.mktemp("tiny-llama")
     (folder / "config.json").write_text(json.dumps(LLAMA))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def word_tokenizer(tmp_path_factory):
+    """Folder of a tokenizer with a word for each of the tiny model's tokens: w0, w1, ..."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import PreTrainedTokenizerFast
+
+    words = {f"w{i}": i for i in range(LLAMA["vocab_size"])}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    folder = tmp_path_factory.mktemp("words")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0", bos_token="w1", eos_token="w2").save_pretrained(
+        folder
+    )
     return folder
 
 

@@ -6,6 +6,7 @@ needed, so nothing is downloaded. Works from vLLM 0.20.2 to 0.32.0, on CPUs and 
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import json
 import os
@@ -17,12 +18,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from fluidwait.config import ConfigError, Strict
+from fluidwait.config import ConfigError, FluidwaitError, Strict
 from fluidwait.hardware import ModelShape
 
 RECORDER = "fluidwait.engines.vllm.loadgen_recorder"
 STOCK = f"{RECORDER}:stock"
 """The scheduler that vLLM would take itself."""
+
+
+class EngineFault(FluidwaitError):
+    """The engine refused what it was asked, or is gone."""
 
 
 class EngineSettings(Strict):
@@ -143,7 +148,10 @@ class Engine:
         return json.loads(await self._call("describe"))
 
     async def _call(self, what: str, *arguments: Any) -> Any:
-        return await self._llm.engine_core.call_utility_async(f"fluidwait_{what}", *arguments)
+        try:
+            return await self._llm.engine_core.call_utility_async(f"fluidwait_{what}", *arguments)
+        except Exception as error:
+            raise EngineFault(f"vLLM {engine_version()}: {' '.join(str(error).split())}") from error
 
 
 def evictions(log: Log, requests: int) -> np.ndarray:
@@ -182,7 +190,7 @@ async def start(shape: ModelShape, settings: EngineSettings, folder: Path) -> As
         yield engine
     finally:
         llm.shutdown()
-        engine._llm = None  # or its destructor runs when the interpreter is half gone
+        await asyncio.sleep(0.1)  # its tasks end, and with them what keeps it alive until the interpreter is half gone
 
 
 def engine_options(model: Path, settings: EngineSettings) -> dict[str, Any]:

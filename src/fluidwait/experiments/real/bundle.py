@@ -6,7 +6,8 @@
     generations.csv      whole generations of equal requests, by batch size (E9)
     requests.parquet     every request of every run (E10), in the schema of all engines
     sent.parquet         when the load generator really sent it
-    log.parquet          every iteration of every run
+    log.parquet          every iteration of every run, in the schema of all engines
+    batches.parquet      what each of these iterations computed
 
 While it is recorded, finished points lie in ``.points`` and are not measured again.
 """
@@ -30,7 +31,7 @@ from fluidwait.records import Run, iter_runs
 
 DESCRIPTION = "bundle.json"
 TABLES = ("iterations.csv", "hardware.yaml", "generations.csv")
-RUNS = ("requests.parquet", "sent.parquet", "log.parquet")
+RUNS = ("requests.parquet", "sent.parquet", "log.parquet", "batches.parquet")
 
 
 class Description(Strict):

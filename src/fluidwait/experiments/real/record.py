@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from fluidwait.calibration import calibrate_iterations
+from fluidwait.calibration import SUMS, calibrate_iterations
 from fluidwait.engines.vllm import calibrate, loadgen, loadgen_engine
 from fluidwait.engines.vllm.loadgen_engine import Engine
 from fluidwait.experiments.real import bundle as bundles
@@ -284,7 +284,7 @@ class _Session:
         return bundles.read_bundle(self.folder)
 
     def _write_runs(self, runs: list[tuple[Plan, dict[str, Any]]], key: str) -> None:
-        sent = []
+        sent, batches = [], []
         options = {"engine": f"vllm {self.version}", "policy": "all", "config_hash": key}
         with (
             RecordWriter(self.folder / "requests.parquet", REQUESTS, **options) as requests,
@@ -293,12 +293,13 @@ class _Session:
             for plan, data in runs:
                 columns = {name: np.array(data[name]) for name in REQUESTS.names if name in data}
                 parameters = plan._asdict() | {f"drift_{name}": value for name, value in data["drift"].items()}
-                identity = self._key(self._identity(plan))
+                identity, rows = self._key(self._identity(plan)), np.array(data["log"])
                 requests.append(plan.name, columns, config_hash=identity, parameters=parameters)
-                log.append(plan.name, _iterations(np.array(data["log"])), parameters=plan._asdict())
-                n = len(data["sent"])
-                sent.append(pl.DataFrame({"run_id": [plan.name] * n, "request_id": range(n), "sent": data["sent"]}))
-        pl.concat(sent).write_parquet(self.folder / "sent.parquet", compression="zstd")
+                log.append(plan.name, _iterations(rows), parameters=plan._asdict())
+                sent.append(_named(plan.name, {"request_id": columns["request_id"], "sent": data["sent"]}))
+                batches.append(_named(plan.name, _batches(rows)))
+        for name, tables in (("sent.parquet", sent), ("batches.parquet", batches)):
+            pl.concat(tables).write_parquet(self.folder / name, compression="zstd")
 
     def _earlier(self) -> dict[str, Any]:
         path = self.folder / bundles.DESCRIPTION
@@ -326,6 +327,16 @@ def boundary(target: Target, variant: str, hardware: Hardware) -> float:
         cap=engine.max_num_seqs,
     )
     return edge.saturated_rate
+
+
+def _batches(rows: np.ndarray) -> dict[str, np.ndarray]:
+    """What each iteration computed: the sums of ``iteration_time``, and the scheduler's own time (s)."""
+    columns = dict(zip(calibrate.COLUMNS, rows.T, strict=True))
+    return {name: columns[name].astype(np.int64) for name in SUMS} | {"planning": columns["planning"]}
+
+
+def _named(run_id: str, columns: dict[str, Any]) -> pl.DataFrame:
+    return pl.DataFrame(columns).insert_column(0, pl.lit(run_id).alias("run_id"))
 
 
 def write_csv(path: Path, table: pl.DataFrame) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from fluidwait.calibration import SUMS
 from fluidwait.engines.core import serving
 from fluidwait.engines.simulator import Run as Simulated
 from fluidwait.engines.simulator import simulate
@@ -19,6 +20,7 @@ from fluidwait.policies import Policy, load_policy
 from fluidwait.policies.contract import Context
 from fluidwait.provenance import imported_modules, write_artifact
 from fluidwait.records import Run, iter_runs
+from fluidwait.timing import TimeModel, iteration_time
 from fluidwait.workload import Requests, input_files
 
 CODE = (*imported_modules(__name__), "fluidwait.policies.*")
@@ -36,8 +38,8 @@ class Simulator:
         self.hardware = bundle.hardware()
         self.time_model = self.hardware.time_model()
 
-    def run(self, requests: Requests, variant: str, key: str, rate: float) -> Simulated:
-        """The same requests under the same policy with the same settings."""
+    def run(self, requests: Requests, variant: str, key: str, rate: float, speed: float = 1.0) -> Simulated:
+        """The same requests under the same policy with the same settings; iterations take ``speed`` times as long."""
         semantics = self.target.semantics(variant, key)
         _, law = workload_of(self.target, variant)
         linear = self.hardware.timing.linear
@@ -45,7 +47,14 @@ class Simulator:
         capacity = self.target.blocks(variant) * self.target.engine.block_size
         context = Context(law, rate, self.time_model, pair, capacity, True)
         policy, knobs = self._limited(self.target.policy(key), context)
-        return simulate(requests, policy, knobs, self.time_model, semantics)
+        return simulate(requests, policy, knobs, _scaled(self.time_model, speed), semantics)
+
+    def predicted(self, batches: pl.DataFrame) -> float:
+        """Seconds that these batches take by the time model."""
+        sums = batches.select(SUMS).iter_rows()
+        names = ("tokens", "kv_tokens", *SUMS[1:-1])  # the order of iteration_time
+        place = [SUMS.index(name) for name in names]
+        return sum(iteration_time(self.time_model, *(row[i] for i in place)) for row in sums)
 
     def generation(self, batch: int) -> float:
         """Seconds that a batch of equal requests takes, all at once on an idle engine."""
@@ -67,6 +76,10 @@ class Simulator:
         if hasattr(knobs, "batch_tokens"):
             knobs = knobs._replace(batch_tokens=min(knobs.batch_tokens, engine.max_num_batched_tokens))
         return policy, knobs
+
+
+def _scaled(model: TimeModel, factor: float) -> TimeModel:
+    return TimeModel(*(factor * part for part in model))
 
 
 # --- E9 --------------------------------------------------------------------------------------------------------------
@@ -143,29 +156,36 @@ class Replayed(NamedTuple):
     real: Run
     log: Run
     simulated: Simulated
+    speed: float  # measured seconds of the run's batches over those that the time model predicts for them
+    adjusted: Simulated  # simulated with iterations that take ``speed`` times as long
 
 
 def replay(bundle: Bundle) -> list[Replayed]:
     """Simulate the requests of every run, with the settings of its policy."""
     simulator, found = Simulator(bundle), []
     logs = iter_runs(bundle.path("log.parquet"), "iterations")
+    batches = pl.read_parquet(bundle.path("batches.parquet")).partition_by("run_id", as_dict=True)
     for real, log in zip(bundle.runs(), logs, strict=True):
         point = real.parameters
         requests = Requests(*(real.columns[c] for c in ("arrival", "prompt_tokens", "output_tokens", "kind")))
-        simulated = simulator.run(requests, point["variant"], point["policy"], point["rate"])
-        found.append(Replayed(point, requests, real, log, simulated))
+        where = (requests, point["variant"], point["policy"], point["rate"])
+        speed = float(log.columns["duration"].sum()) / simulator.predicted(batches[real.run_id,])
+        found.append(
+            Replayed(point, requests, real, log, simulator.run(*where), speed, simulator.run(*where, speed=speed))
+        )
     return found
 
 
 def pairs(replayed: list[Replayed]) -> pl.DataFrame:
     """Every request twice: its latency (s) on the engine, and in the simulator given the same requests."""
     parts = []
-    for point, requests, real, _, simulated in replayed:
+    for point, requests, real, _, simulated, _, adjusted in replayed:
         own = {name: [point[name]] * len(requests.arrival) for name in (*POINT, "replication")}
         times = {
             "request_id": real.columns["request_id"],
             "real": real.columns["completion"] - requests.arrival,
             "simulated": simulated.completion - requests.arrival,
+            "adjusted": adjusted.completion - requests.arrival,
             "real_ttft": real.columns["first_token"] - requests.arrival,
             "simulated_ttft": simulated.first_token - requests.arrival,
         }
@@ -177,15 +197,19 @@ def reality(replayed: list[Replayed], both: pl.DataFrame) -> pl.DataFrame:
     """One row per variant, policy and rate: how far the simulated latencies are from the real ones.
 
     ``median_error`` and ``p90_error`` are quantiles of |simulated / real - 1| over all requests of the replications,
-    ``mean_error`` compares mean latencies. ``busy_error`` compares the time spent in iterations, which separates what
-    the time model gets wrong from what the schedule does.
+    ``mean_error`` compares mean latencies. ``speed`` is how much longer the engine's batches took during the run than
+    the calibrated model says for the same batches, and ``adjusted_error`` the median error when the simulator knows
+    that: what is left is the schedule's, what it removes is the machine's, which was faster or slower than when it was
+    calibrated.
     """
     error = (pl.col("simulated") / pl.col("real") - 1).abs()
+    adjusted = (pl.col("adjusted") / pl.col("real") - 1).abs()
     rows = both.group_by(POINT, maintain_order=True).agg(
         requests=pl.len(),
         replications=pl.col("replication").n_unique(),
         median_error=error.median(),
         p90_error=error.quantile(0.9),
+        adjusted_error=adjusted.median(),
         real=pl.col("real").mean(),
         simulated=pl.col("simulated").mean(),
         real_ttft=pl.col("real_ttft").mean(),
@@ -204,15 +228,17 @@ def _busy(replayed: list[Replayed]) -> pl.DataFrame:
             "simulated_busy": simulated.busy,
             "real_iterations": len(log.columns["duration"]),
             "simulated_iterations": simulated.iterations,
+            "real_evictions": int(real.columns["evictions"].sum()),
+            "simulated_evictions": int(simulated.evictions.sum()),
+            "speed": speed,
             "drift_mean": point["drift_mean"],
             "drift_largest": point["drift_largest"],
         }
-        for point, _, _, log, simulated in replayed
+        for point, _, real, log, simulated, speed, _ in replayed
     ]
     grouped = pl.DataFrame(rows).group_by(POINT, maintain_order=True)
-    sums = ("real_busy", "simulated_busy", "real_iterations", "simulated_iterations")
-    table = grouped.agg(pl.col(sums).sum(), pl.col("drift_mean").mean(), pl.col("drift_largest").max())
-    return table.with_columns(busy_error=pl.col("simulated_busy") / pl.col("real_busy") - 1)
+    sums = [f"{engine}_{what}" for what in ("busy", "iterations", "evictions") for engine in ("real", "simulated")]
+    return grouped.agg(pl.col(sums).sum(), pl.col("speed", "drift_mean").mean(), pl.col("drift_largest").max())
 
 
 # --- E10 -------------------------------------------------------------------------------------------------------------

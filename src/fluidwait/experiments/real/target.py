@@ -92,9 +92,13 @@ class Target(Strict):
         return self.variants[variant].kv_blocks or self.engine.kv_blocks
 
     def semantics(self, variant: str, key: str) -> Semantics:
-        """The simulator's memory: the same blocks, and the watermark of the scheduler; vLLM's own has none."""
-        watermark = 0.0 if self.policies[key].use == STOCK else WATERMARK
-        return core.serving(self.blocks(variant), self.engine.block_size, watermark)
+        """The simulator's memory for this engine: the same blocks, and the watermark of the scheduler.
+
+        One block more makes up for a difference. The simulator evicts as Vidur does, when a decode finds no spare
+        block, needed or not; vLLM's scheduler of today only when it needs one.
+        """
+        watermark = 0 if self.policies[key].use == STOCK else int(WATERMARK * self.blocks(variant))
+        return core.serving(self.blocks(variant) + 1, self.engine.block_size)._replace(watermark=watermark)
 
     def policy(self, key: str) -> Policy:
         """The policy as the simulator runs it; vLLM's own scheduler is ``vllm_v1`` under the engine's limits."""

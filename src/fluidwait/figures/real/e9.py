@@ -74,7 +74,10 @@ def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
             " (b) End-to-end latency of every request on the engine and in the simulator, which got the same requests, "
             f"settings and the calibrated times; {table['requests'].sum():,} requests in all. Median error by policy "
             f"and rate: {100 * table['median_error'].min():.3g} to {100 * table['median_error'].max():.3g} %, median "
-            f"{100 * table['median_error'].median():.3g} %."
+            f"{100 * table['median_error'].median():.3g} %; if the simulator is told how fast the machine was during "
+            f"each run ({table['speed'].min():.2f} to {table['speed'].max():.2f} times the calibrated seconds), "
+            f"{100 * table['adjusted_error'].min():.3g} to {100 * table['adjusted_error'].max():.3g} %, median "
+            f"{100 * table['adjusted_error'].median():.3g} %."
         )
     return text
 

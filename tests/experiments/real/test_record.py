@@ -1,0 +1,186 @@
+"""Recording on the real engine: cut short, gone on with, complete; then drawn, with and without vLLM."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+
+from fluidwait.config import ConfigError
+from fluidwait.engines.vllm import loadgen_engine
+from fluidwait.experiments.metrics import check_run
+from fluidwait.experiments.real import bundle as bundles
+from fluidwait.experiments.real.bundle import Points, read_bundle
+from fluidwait.experiments.real.draw import draw
+from fluidwait.experiments.real.record import record
+from fluidwait.experiments.real.tables import write_tables
+from fluidwait.experiments.real.target import load_target
+from fluidwait.provenance import verify
+
+TARGET = """
+id: small
+title: small
+device: cpu
+model: {name: small, layers: 2, hidden: 64, query_heads: 2, kv_heads: 2, head_dim: 32, mlp_hidden: 128,
+        bytes_per_weight: 4, bytes_per_kv: 4}
+engine: {dtype: float32, block_size: 32, kv_blocks: 64, max_model_len: 256, max_num_seqs: 16,
+         max_num_batched_tokens: 128, enforce_eager: true, vocabulary: 256, environment: {VLLM_CPU_KVCACHE_SPACE: "1"}}
+budget: 600
+bursts: {batch: [1, 4, 8], prompt: [8, 64], output: 4, repeats: 1}
+mixed: {workload: lmsys-short, requests: 20, in_flight: [4]}
+generation: {prompt: 16, output: 4, batch: [1, 2, 4], extrapolated: [8], repeats: 1}
+variants:
+  single: {title: single, workload: p64d20, requests: 12, replications: 2, shares: [0.3], policies: [stock, wait]}
+  memory: {title: memory, workload: p64d20, requests: 12, replications: 1, shares: [0.3], kv_blocks: 9,
+           policies: [stock, wait]}
+policies:
+  stock: {label: vLLM}
+  wait: {label: WAIT, use: wait_chunked, settings: {max_wait: 0.05}}
+"""
+
+
+@pytest.fixture(scope="module")
+def target_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("target") / "small.yaml"
+    path.write_text(TARGET)
+    return path
+
+
+@pytest.fixture(scope="module")
+def recorded(target_file, tmp_path_factory):
+    """(folder, what was said when it was cut short, then when it went on, then when nothing was left to do)."""
+    pytest.importorskip("vllm", reason="needs vLLM")
+    folder, said = tmp_path_factory.mktemp("recording") / "small", []
+    for change in ({"budget": 0.001}, {}, {}):
+        lines: list[str] = []
+        record(load_target(target_file, change), folder, lines.append)
+        said.append((lines, read_bundle(folder).about))
+    return folder, said
+
+
+def test_a_recording_cut_short_keeps_its_points_and_goes_on(recorded):
+    folder, ((first, cut), (second, whole), _) = recorded
+    assert "out of time after 0 of 6 runs" in first[-1] and (cut.points, cut.planned) == (3, 9)
+    assert not cut.complete and whole.complete and whole.points == 9
+    assert "measuring bursts" in first and "measuring bursts" not in second
+    assert len([line for line in second if line.startswith("measuring")]) == 6
+    assert (folder / "requests.parquet").is_file()
+
+
+def test_a_finished_recording_starts_no_engine(recorded):
+    _, (_, _, (third, about)) = recorded
+    assert not [line for line in third if line.startswith(("measuring", "starting"))]
+    assert about.complete
+
+
+def test_policies_take_turns_in_alternating_order(recorded):
+    _, (_, (lines, _), _) = recorded
+    runs = [line.removeprefix("measuring ") for line in lines if line.startswith("measuring")]
+    assert [run.split(",")[:2] for run in runs] == [
+        ["single", "stock"],
+        ["single", "wait"],
+        ["memory", "stock"],
+        ["memory", "wait"],
+        ["single", "wait"],
+        ["single", "stock"],
+    ]
+
+
+def test_a_bundle_describes_itself(recorded):
+    folder, _ = recorded
+    about = read_bundle(folder).about
+    assert about.engine["version"] == loadgen_engine.engine_version()
+    assert about.engine["settled"]["max_num_seqs"] == 16 and about.device["cores"] > 0
+    assert set(about.files) == {*bundles.TABLES, *bundles.RUNS}
+    assert set(about.data) == {"lmsys-chat-1m.csv"} and len(about.config_hash) == 64
+    assert sum((folder / name).stat().st_size for name in about.files) < 200_000
+
+
+def test_every_request_of_every_run_is_there(recorded):
+    folder, _ = recorded
+    runs = list(read_bundle(folder).runs())
+    assert len(runs) == 6
+    for run in runs:
+        check_run(run.columns)
+        assert len(run.columns["arrival"]) == 12 and run.parameters["drift_largest"] < 5
+    sent = pl.read_parquet(folder / "sent.parquet")
+    assert sent.height == 72 and sent["sent"].min() >= 0
+
+
+def test_the_same_requests_go_to_every_policy(recorded):
+    folder, _ = recorded
+    arrivals = {}
+    for run in read_bundle(folder).runs():
+        point = run.parameters
+        arrivals.setdefault((point["variant"], point["replication"]), []).append(run.columns["arrival"])
+    for first, second in arrivals.values():
+        assert np.array_equal(first, second)
+
+
+def test_tables_and_figures_of_a_bundle(recorded, tmp_path):
+    folder, _ = recorded
+    bundle = read_bundle(folder)
+    e9, e10 = tmp_path / "e9", tmp_path / "e10"
+    tables = write_tables(bundle, e9, e10)
+    before = {path: path.read_bytes() for path in tables}
+    write_tables(bundle, e9, e10)
+    assert before == {path: path.read_bytes() for path in tables}
+    reality = pl.read_csv(e9 / "reality.csv")
+    assert reality.height == 4 and reality["requests"].sum() == 72
+    assert reality["median_error"].is_between(0, 10).all()
+    gain = pl.read_csv(e10 / "gain.csv")
+    assert gain["policy"].unique().to_list() == ["wait"] and gain["share"].null_count() == 2
+    outs = [tmp_path / f"figures/{name}" for name in ("e9.png", "e9.txt")]
+    draw("e9", folder, e9, outs, fresh=False)
+    assert "not measured by this run" in outs[1].read_text() and outs[0].stat().st_size > 10_000
+    draw("e10", folder, e10, [tmp_path / "figures/e10.txt"], fresh=True)
+    assert "Measured by this run" in (tmp_path / "figures/e10.txt").read_text()
+    assert verify(tmp_path / "e9", tmp_path) == [] and verify(tmp_path / "figures", tmp_path) == []
+
+
+def test_a_changed_bundle_is_refused(recorded, tmp_path):
+    folder, _ = recorded
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "generations.csv").write_text("batch\n1\n")
+    with pytest.raises(ConfigError, match="generations.csv: changed since the bundle was recorded"):
+        read_bundle(copy)
+
+
+def test_keeping_a_bundle_leaves_out_what_is_only_needed_to_go_on(recorded, tmp_path, monkeypatch):
+    folder, _ = recorded
+    monkeypatch.setattr(bundles, "project_root", lambda: tmp_path)
+    kept = bundles.keep(read_bundle(folder))
+    assert kept.parent == tmp_path / "data" / "cpu"
+    assert {p.name for p in kept.iterdir()} == {*bundles.TABLES, *bundles.RUNS, bundles.DESCRIPTION}
+    assert bundles.committed("cpu") == [kept] and read_bundle(kept).about.complete
+
+
+def test_points_of_another_configuration_do_not_count(tmp_path):
+    points = Points(tmp_path)
+    points.put("run", "key", [1.5])
+    assert points.get("run", "key") == [1.5]
+    assert points.get("run", "other") is None and points.get("walk", "key") is None
+    (tmp_path / ".points" / "run.json").write_text(json.dumps({"key": "key"})[:-3])
+    assert points.get("run", "key") is None
+
+
+def test_without_vllm_recording_is_one_clear_line(target_file, tmp_path, monkeypatch):
+    def missing(name):
+        raise loadgen_engine.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(loadgen_engine.importlib.metadata, "version", missing)
+    with pytest.raises(ConfigError, match="vLLM is not installed here"):
+        record(load_target(target_file), tmp_path / "out", lambda line: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gpu_target_without_a_gpu_is_one_clear_line(target_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(loadgen_engine, "engine_version", lambda: "0.32.0")
+    target = load_target(target_file, {"device": "gpu"})
+    with pytest.raises(ConfigError, match="no NVIDIA GPU here"):
+        record(target, tmp_path / "out", lambda line: None)

@@ -1,0 +1,105 @@
+"""Targets of the real engine: every mistake is one line before an engine is started."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from fluidwait.cli import main
+from fluidwait.config import ConfigError
+from fluidwait.experiments.real.target import STOCK, load_target, rehearsal
+from fluidwait.hardware import Hardware
+from fluidwait.paths import project_root
+
+
+def changed(tmp_path, **change):
+    """A copy of the CPU target with some keys replaced; a dotted name goes down."""
+    data = yaml.safe_load((project_root() / "config" / "real" / "cpu.yaml").read_text())
+    for key, value in change.items():
+        *path, last = key.split("__")
+        inside = data
+        for name in path:
+            inside = inside[name]
+        inside[last] = value
+    file = tmp_path / "changed.yaml"
+    file.write_text(yaml.safe_dump(data))
+    return file
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_the_targets_that_ship_are_sound(name):
+    target = load_target(name)
+    hardware = Hardware.model_validate(target.header())
+    assert target.device == name and hardware.kv_blocks == target.engine.kv_blocks
+    for variant in target.variants.values():
+        assert STOCK in variant.policies
+    limits = target.policy(STOCK).settings
+    assert limits.token_budget == target.engine.max_num_batched_tokens
+    assert limits.max_requests == target.engine.max_num_seqs
+
+
+def test_the_gpu_target_is_the_papers_model_on_the_memory_of_an_a100():
+    target = load_target("gpu")
+    assert target.engine.kv_blocks * target.engine.block_size == 8448 * 16
+    assert target.model.kv_bytes_per_token == 524_288
+    assert (target.generation.prompt, target.generation.output) == (256, 20)
+    assert target.generation.batch == [1, 2, 4, 8, 16, 32, 64, 128] and target.generation.extrapolated == [256]
+
+
+def test_a_rehearsal_keeps_everything_but_the_size():
+    target, small = load_target("gpu"), rehearsal(load_target("gpu"))
+    assert small.device == "cpu" and small.model.weights < 1e6 < target.model.weights
+    assert small.engine.kv_blocks * small.engine.block_size == target.engine.kv_blocks * target.engine.block_size
+    assert small.bursts == target.bursts and small.generation == target.generation
+    assert [v.shares for v in small.variants.values()] == [v.shares for v in target.variants.values()]
+
+
+MISTAKES = {
+    "a misspelt key": ({"engine__kv_block": 3}, "engine.kv_block: unknown key (did you mean 'kv_blocks'?)"),
+    "an unknown policy": (
+        {"variants__single__policies": ["stock", "wiat"]},
+        "variants.single.policies: no policy 'wiat' (did you mean 'wait'?)",
+    ),
+    "shares that do not increase": ({"variants__single__shares": [0.9, 0.5]}, "shares must increase"),
+    "more blocks than the engine's": (
+        {"variants__memory__kv_blocks": 100_000},
+        "variants.memory.kv_blocks: 100000 is more than the engine's (nearest valid value: 512)",
+    ),
+    "requests longer than the engine takes": (
+        {"variants__single__workload": "p512d20"},
+        "variants.single.workload: requests of 532 tokens, but the engine takes 256 (nearest valid value)",
+    ),
+    "a burst longer than the engine takes": (
+        {"bursts__prompt": [8, 400]},
+        "bursts: requests of 406 tokens, but the engine takes 256 (nearest valid value)",
+    ),
+    "an unknown workload": (
+        {"mixed__workload": "lmsys-shrot"},
+        "workload 'lmsys-shrot': no such file",
+    ),
+    "an unknown setting": (
+        {"policies__wait__settings": {"max_wiat": 1}},
+        "policies.wait: max_wiat: unknown key (did you mean 'max_wait'?)",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(mistake, tmp_path, capsys):
+    change, message = MISTAKES[mistake]
+    path = changed(tmp_path, **change)
+    with pytest.raises(ConfigError) as error:
+        load_target(path)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert main(["real", "record", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_rehearsal_needs_a_place(capsys):
+    assert main(["real", "record", "gpu", "--rehearse"]) == 2
+    assert "a rehearsal is no measurement" in capsys.readouterr().err
+
+
+def test_no_such_bundle_is_one_line(tmp_path, capsys):
+    assert main(["real", "tables", str(tmp_path), "--e9", str(tmp_path), "--e10", str(tmp_path)]) == 2
+    assert "bundle.json: no bundle here" in capsys.readouterr().err

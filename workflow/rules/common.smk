@@ -1,6 +1,7 @@
 # Helpers of the rules: what an experiment consists of, and the keys that decide when a job runs again.
 import sys
 
+from fluidwait import report as document
 from fluidwait.claims import select as claims
 from fluidwait.config import FluidwaitError
 from fluidwait.experiments import jobs
@@ -20,6 +21,7 @@ STUDIES = names("studies")
 try:
     jobs.check(EXPERIMENTS, config["scale"])
     studies.check(STUDIES, config["scale"])
+    document_key = document.key()
 except FluidwaitError as error:
     sys.exit(f"fluidwait: error: {error}")
 
@@ -57,6 +59,17 @@ def everything(wildcards):
     if claims.workflow_inputs(scale, [*EXPERIMENTS, *STUDIES]):
         files += [f"results/{scale}/claims.json"]
     return files
+
+
+def report_inputs(wildcards):
+    """All final tables, figures and claims, and the fluid model of every experiment."""
+    fluid = [f"results/{config['scale']}/{experiment}/thresholds.json" for experiment in EXPERIMENTS]
+    return everything(wildcards) + fluid
+
+
+def documents(wildcards):
+    """The report, of whatever experiments are configured, and its appendix."""
+    return [f"results/{config['scale']}/{name}.pdf" for name in ("report", "appendix")]
 
 
 def claims_evidence(wildcards):

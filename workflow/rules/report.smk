@@ -1,17 +1,3 @@
-from fluidwait import report as document
-
-
-def report_inputs(wildcards):
-    """All final tables, figures and claims, and the fluid model of every experiment."""
-    fluid = [f"results/{config['scale']}/{experiment}/thresholds.json" for experiment in EXPERIMENTS]
-    return everything(wildcards) + fluid
-
-
-def documents(wildcards):
-    """The report, of whatever experiments are configured, and its appendix."""
-    return [f"results/{config['scale']}/{name}.pdf" for name in ("report", "appendix")]
-
-
 # Needs the final tables, figures and claims of all configured experiments. Makes every number that the report prints.
 rule report_data:
     input:
@@ -23,7 +9,7 @@ rule report_data:
     conda:
         "../../environment.yml"
     params:
-        key=document.key(),
+        key=document_key,
     shell:
         "fluidwait report data {input} --scale {wildcards.scale} --out {output.json} > {log} 2>&1"
 
@@ -46,7 +32,7 @@ rule report:
     conda:
         "../../environment.yml"
     params:
-        key=document.key(),
+        key=document_key,
     shell:
         "fluidwait report pdf {input.source} {input.json} --out {output.pdf} > {log} 2>&1"
 
@@ -83,6 +69,6 @@ rule appendix:
     conda:
         "../../environment.yml"
     params:
-        key=document.key(),
+        key=document_key,
     shell:
         "fluidwait report pdf {input.source} {input.csv} --out {output.pdf} > {log} 2>&1"

@@ -14,7 +14,7 @@ from fluidwait.studies.registry import MODELS
 jsonschema = pytest.importorskip("jsonschema")
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-KINDS = {"workloads": "workload", "experiments": "experiment", "paper": "claims"}
+KINDS = {"workloads": "workload", "experiments": "experiment", "real": "real", "paper": "claims"}
 FILES = [
     *sorted((CHECKOUT / "config").glob("*/*.yaml")),
     *sorted((CHECKOUT / "data" / "hardware").glob("*.yaml")),
@@ -44,6 +44,7 @@ def test_every_kind_of_file_and_every_policy_has_a_schema():
         "hardware",
         "experiment",
         "claims",
+        "real",
         *(f"study_{name}" for name in MODELS),
         *(f"policy_{name}" for name in policies.names()),
     }

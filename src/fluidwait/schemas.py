@@ -41,6 +41,8 @@ def schemas() -> dict[str, dict[str, Any]]:
     if importlib.util.find_spec("fluidwait.studies.registry"):
         models = importlib.import_module("fluidwait.studies.registry").MODELS
         found |= {f"study_{name}": of_model(model) for name, model in models.items()}
+    if importlib.util.find_spec("fluidwait.experiments.real.target"):
+        found["real"] = of_model(importlib.import_module("fluidwait.experiments.real.target").Target)
     found["claims"] = of_model(importlib.import_module("fluidwait.claims.claim").ClaimFile)
     for name in policies.names():
         settings = importlib.import_module(f"{policies.__name__}.{name}").Settings

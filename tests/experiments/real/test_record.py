@@ -94,9 +94,19 @@ def test_a_bundle_describes_itself(recorded):
     about = read_bundle(folder).about
     assert about.engine["version"] == loadgen_engine.engine_version()
     assert about.engine["settled"]["max_num_seqs"] == 16 and about.device["cores"] > 0
-    assert set(about.files) == {*bundles.TABLES, *bundles.RUNS}
+    assert set(about.files) == {*bundles.TABLES, *bundles.RUNS, "time_model.csv", "single.csv"}
     assert set(about.data) == {"lmsys-chat-1m.csv"} and len(about.config_hash) == 64
     assert sum((folder / name).stat().st_size for name in about.files) < 200_000
+
+
+def test_what_claims_are_judged_by_lies_in_the_bundle(recorded):
+    folder, _ = recorded
+    fitted = pl.read_csv(folder / "time_model.csv")
+    assert fitted.columns == ["mape", "r_squared", "error_256"] and fitted["mape"][0] >= 0
+    single = pl.read_csv(folder / "single.csv")
+    assert single.columns == ["rate", "wait", "baseline"] and single.height == 1
+    means = [r.columns["completion"] - r.columns["arrival"] for r in read_bundle(folder).runs()]
+    assert min(map(np.min, means)) < single["wait"][0] < max(map(np.max, means))
 
 
 def test_every_request_of_every_run_is_there(recorded):
@@ -155,7 +165,7 @@ def test_keeping_a_bundle_leaves_out_what_is_only_needed_to_go_on(recorded, tmp_
     monkeypatch.setattr(bundles, "project_root", lambda: tmp_path)
     kept = bundles.keep(read_bundle(folder))
     assert kept.parent == tmp_path / "data" / "cpu"
-    assert {p.name for p in kept.iterdir()} == {*bundles.TABLES, *bundles.RUNS, bundles.DESCRIPTION}
+    assert {p.name for p in kept.iterdir()} == {*read_bundle(folder).about.files, bundles.DESCRIPTION}
     assert bundles.committed("cpu") == [kept] and read_bundle(kept).about.complete
 
 

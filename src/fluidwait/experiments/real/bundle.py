@@ -8,6 +8,7 @@
     sent.parquet         when the load generator really sent it
     log.parquet          every iteration of every run, in the schema of all engines
     batches.parquet      what each of these iterations computed
+    time_model.csv, single.csv, lmsys.csv    what the claims about the device are judged by
 
 While it is recorded, finished points lie in ``.points`` and are not measured again.
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import gc
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -24,6 +25,7 @@ from fluidwait.engines.vllm.loadgen_engine import Engine
 from fluidwait.experiments.real import bundle as bundles
 from fluidwait.experiments.real.bundle import Bundle, Description, Points
 from fluidwait.experiments.real.machine import describe_machine
+from fluidwait.experiments.real.tables import evidence
 from fluidwait.experiments.real.target import STOCK, Target, workload_of
 from fluidwait.fluid import calibrated_boundary
 from fluidwait.hardware import Hardware, load_hardware
@@ -59,7 +61,9 @@ def record(target: Target, folder: Path, say: Say = print) -> Bundle:
         ConfigError: vLLM is not installed or refuses the configuration.
         LoadError: a run lost a request.
     """
-    return asyncio.run(_record(target, folder, say))
+    bundle = asyncio.run(_record(target, folder, say))
+    gc.collect()  # vLLM's front end is a cycle, and its destructor fails when the interpreter is half gone
+    return bundle
 
 
 async def _record(target: Target, folder: Path, say: Say) -> Bundle:
@@ -280,8 +284,16 @@ class _Session:
             planned=self.planned,
             files={name: file_sha256(self.folder / name) for name in files},
         )
-        write_text(self.folder / bundles.DESCRIPTION, about.model_dump_json(indent=1) + "\n")
+        self._describe(about)
+        extra = evidence(bundles.read_bundle(self.folder))
+        for name, table in extra.items():
+            write_csv(self.folder / name, table)
+        more = {name: file_sha256(self.folder / name) for name in extra}
+        self._describe(about.model_copy(update={"files": about.files | more}))
         return bundles.read_bundle(self.folder)
+
+    def _describe(self, about: Description) -> None:
+        write_text(self.folder / bundles.DESCRIPTION, about.model_dump_json(indent=1) + "\n")
 
     def _write_runs(self, runs: list[tuple[Plan, dict[str, Any]]], key: str) -> None:
         sent, batches = [], []

@@ -291,6 +291,32 @@ def _intervals(part: pl.DataFrame) -> dict[str, float]:
     return row
 
 
+# --- what claims are judged by ---
+
+
+def evidence(bundle: Bundle) -> dict[str, pl.DataFrame]:
+    """Small tables for the claims about a device (``docs/claims.md``), by file name; they lie in the bundle itself.
+
+    ``time_model.csv``: ``mape`` and ``r_squared`` of the linear model on the generations that it was fitted to, and
+    ``error_256``, its error at a batch of 256, both errors in %. ``single.csv`` and ``lmsys.csv``: by ``rate``, mean
+    latency (s, mean over the replications) of our policy, ``wait``, and of vLLM's scheduler, ``baseline``.
+    """
+    whole = generations(bundle)
+    scores = _scores(*(whole.filter(~pl.col("extrapolated"))[c].to_numpy() for c in ("measured", LINEAR)))
+    beyond = whole.filter(pl.col("batch") == 256)[f"{LINEAR}_error"].abs()
+    row = {"mape": 100 * scores["mape"], "r_squared": scores["r2"]}
+    tables = {"time_model.csv": pl.DataFrame([row | {"error_256": 100 * beyond[0] if len(beyond) else None}])}
+    if bundle.has_runs():
+        latency = runs(bundle).group_by("variant", "rate", "policy").agg(pl.col("mean_latency").mean())
+        for variant in ("single", "lmsys"):
+            part = latency.filter(pl.col("variant") == variant)
+            stock, ours = (part.filter((pl.col("policy") == STOCK) == own) for own in (True, False))
+            both = ours.join(stock, on="rate", suffix="_stock").sort("rate")
+            if both.height:
+                tables[f"{variant}.csv"] = both.select("rate", wait="mean_latency", baseline="mean_latency_stock")
+    return tables
+
+
 # --- artifacts -------------------------------------------------------------------------------------------------------
 
 

@@ -164,4 +164,4 @@ def test_all_of_it_without_asynchronous_scheduling():
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", __file__]
     done = subprocess.run(command, env=os.environ | {"FLUIDWAIT_TEST_SYNC": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "passed" in done.stdout and "1 skipped" in done.stdout
+    assert "......s" in done.stdout, done.stdout  # six tests ran, this one did not

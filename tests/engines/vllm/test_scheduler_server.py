@@ -8,16 +8,16 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed (requirements-vllm.lock)")
 import httpx  # noqa: E402
 import openai  # noqa: E402
+
+from fluidwait.engines.vllm.loadgen_server import command_line  # noqa: E402
 
 ENTRY = {
     "policy": "nested_wait",
@@ -36,7 +36,7 @@ def server(tiny_llama, word_tokenizer, tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [
-        str(Path(sys.executable).with_name("vllm")),
+        *command_line(),
         "serve",
         str(folder / "tiny"),
         "--served-model-name",
@@ -133,9 +133,10 @@ def test_metrics_and_log(client, server):
         assert f'fluidwait_{name}{{engine="0"}}' in text
     assert 'fluidwait_threshold{engine="0",segment="1"} 2.0' in text
     assert 'reason="gate"' in text
-    log = server[1].read_text()
+    while "thresholds [2, 1]" not in (log := server[1].read_text()):
+        complete(client, 1)
+        assert time.monotonic() < deadline
     assert "fluidwait: nested_wait with" in log
-    assert "thresholds [2, 1]" in log
 
 
 def _line(text: str, name: str) -> str:

@@ -28,7 +28,7 @@ from fluidwait.engines.vllm.thresholds import Limits, Plan, Thresholds
 from fluidwait.policies import Policy, contract
 from fluidwait.policies.contract import View
 
-logger = init_logger(__name__)
+logger = init_logger("vllm.fluidwait")  # a child of the logger that vLLM sets up
 
 NAP = 0.001  # s: while everything is held and nothing runs, vLLM itself asks again only after a millisecond
 WATERMARK = 0.01  # share of the KV blocks that admissions leave free, as in the simulator

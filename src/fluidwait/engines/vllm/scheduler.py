@@ -14,7 +14,7 @@ from fluidwait.engines.vllm.gate import Gate
 from fluidwait.engines.vllm.interface import check_interface
 from fluidwait.engines.vllm.settings import read_settings, refuse_unsupported
 
-logger = init_logger(__name__)
+logger = init_logger("vllm.fluidwait")  # a child of the logger that vLLM sets up
 
 
 class WaitScheduler(AsyncScheduler):

@@ -1,17 +1,5 @@
 # E9 and E10 on the real engine. With vLLM the CPU target is measured here; without, what was recorded is drawn.
 # The GPU target is measured only when asked for: snakemake gpu
-import os
-
-from fluidwait.experiments.real import jobs as real
-
-REAL = names("real")
-
-try:
-    real.check(REAL)
-except FluidwaitError as error:
-    sys.exit(f"fluidwait: error: {error}")
-
-
 # Their figures have names of their own, which the rule of the experiments would match as well.
 ruleorder: real_figure > figure
 
@@ -20,23 +8,6 @@ wildcard_constraints:
     machine="|".join({*real.TARGETS, *real.sources(real.TARGETS)}),
     real_figure="|".join(real.figures()),
     target="|".join(real.TARGETS),
-
-
-def bundle_of(machine):
-    """Folder of the bundle that a machine's results come from."""
-    return real.sources(real.TARGETS).get(machine, f"{real.RECORDINGS}/{machine}")
-
-
-def real_engine(scale):
-    """Figures of every bundle there is, or that can be recorded here."""
-    machines = real.sources(tuple(REAL))
-    return [f"figures/{scale}/{figure}_{machine}.png" for machine in machines for figure in real.figures()]
-
-
-def real_figure_tables(wildcards):
-    """Tables of the experiment that a figure shows."""
-    folder = f"results/{wildcards.scale}/{wildcards.real_figure}/{wildcards.machine}"
-    return [f"{folder}/{table}.csv" for table in real.TABLES[wildcards.real_figure]]
 
 
 # Needs vLLM, on the machine that is to be measured, alone on it. Calibrates it and runs every policy at every rate.

@@ -21,7 +21,7 @@ def origin(bundle: Bundle, fresh: bool) -> str:
     how = (
         "Measured by this run"
         if fresh
-        else "Drawn from the recording that comes with the project, not measured by this run"
+        else "Drawn from a recording that comes with the project, not measured by this run"
     )
     part = "" if about.complete else f"; cut short: {about.points} of {about.planned} points"
     busy = " (the machine was busy with other work)" if about.load[1] > 1.5 * about.device["cores"] else ""

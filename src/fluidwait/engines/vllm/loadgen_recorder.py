@@ -64,7 +64,9 @@ class Recorder:
         """
         result = self._update(scheduler_output, *args, **kwargs)
         end = time.monotonic()
-        place = next(i for i, batch in enumerate(self._flying) if batch[0] is scheduler_output)
+        place = next((i for i, batch in enumerate(self._flying) if batch[0] is scheduler_output), None)
+        if place is None:  # an empty last batch of the scheduler before this one
+            return result
         _, start, planning, tokens, *sums = self._flying.pop(place)
         if tokens > 0:
             begin = self._last_end or start

@@ -24,7 +24,7 @@ def requests(n=5) -> Requests:
     return Requests(np.arange(n) * 0.01, np.full(n, 4), np.full(n, 3), np.zeros(n, dtype=np.int64))
 
 
-async def against(handler, work, metrics="vllm:num_preemptions_total{engine=\"0\"} 2.0\n"):
+async def against(handler, work, metrics='vllm:num_preemptions_total{engine="0"} 2.0\n'):
     """Run ``work(url)`` beside a server whose completions are ``handler``."""
     from aiohttp import web
 

@@ -1,0 +1,97 @@
+"""Which bundle the workflow draws, and when it measures anew."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fluidwait.config import ConfigError
+from fluidwait.experiments.real import bundle as bundles
+from fluidwait.experiments.real import jobs
+from fluidwait.experiments.real.bundle import Description
+from fluidwait.experiments.real.target import load_target
+
+
+def put(folder, machine, recorded):
+    """A bundle without measurements."""
+    about = Description(
+        machine=machine,
+        device={"name": machine, "cores": 2},
+        engine={"name": "vllm", "version": "0.32.0"},
+        target=load_target("cpu"),
+        config_hash="0" * 64,
+        data={},
+        code={},
+        recorded=recorded,
+        load=[1.0, 1.0, 1.0],
+        seconds=1.0,
+        points=3,
+        planned=3,
+        files={},
+    )
+    folder.mkdir(parents=True)
+    (folder / bundles.DESCRIPTION).write_text(about.model_dump_json())
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(bundles, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(jobs, "has_engine", lambda: False)
+    jobs.sources.cache_clear()
+    yield tmp_path
+    jobs.sources.cache_clear()
+
+
+def test_nothing_recorded_and_no_engine_is_nothing_to_draw(project):
+    assert jobs.sources(("cpu", "gpu")) == {}
+
+
+def test_with_the_engine_the_cpu_is_measured_here(project, monkeypatch):
+    put(project / "data" / "cpu" / "old", "old", "2026-01-01 00:00")
+    monkeypatch.setattr(jobs, "has_engine", lambda: True)
+    assert jobs.sources(("cpu", "gpu")) == {"cpu": "recordings/cpu"}
+    assert jobs.is_fresh("recordings/cpu") and not jobs.is_fresh("data/cpu/old")
+
+
+def test_without_the_engine_the_newest_recording_is_drawn(project):
+    put(project / "data" / "cpu" / "old", "old", "2026-01-01 00:00")
+    put(project / "data" / "cpu" / "new", "new", "2026-02-01 00:00")
+    assert jobs.sources(("cpu",)) == {"cpu": "data/cpu/new"}
+
+
+def test_every_gpu_that_was_recorded_is_drawn(project):
+    put(project / "data" / "gpu" / "nvidia-h200", "nvidia-h200", "2026-01-01 00:00")
+    put(project / "data" / "gpu" / "nvidia-a100", "nvidia-a100", "2026-02-01 00:00")
+    expected = {"gpu": "data/gpu/nvidia-a100", "gpu-nvidia-h200": "data/gpu/nvidia-h200"}
+    assert jobs.sources(("gpu",)) == expected
+
+
+def test_a_recording_of_this_checkout_goes_first(project):
+    put(project / "recordings" / "gpu", "nvidia-h200", "2026-01-01 00:00")
+    put(project / "data" / "gpu" / "nvidia-a100", "nvidia-a100", "2026-02-01 00:00")
+    assert jobs.sources(("gpu",)) == {"gpu": "recordings/gpu", "gpu-nvidia-a100": "data/gpu/nvidia-a100"}
+
+
+def test_an_unknown_target_is_one_line():
+    with pytest.raises(ConfigError, match=r"real: 'cpuu' is not a target \(did you mean 'cpu'\?\)"):
+        jobs.check(["cpuu"])
+
+
+def test_a_changed_target_is_recorded_anew_but_not_a_longer_budget(monkeypatch):
+    key = jobs.record_key("cpu")
+    for change, same in (({"budget": 5.0}, True), ({"seed": 7}, False)):
+        changed = load_target("cpu").model_copy(update=change)
+        monkeypatch.setattr(jobs, "load_target", lambda name, changed=changed: changed)
+        jobs.record_key.cache_clear()
+        assert (jobs.record_key("cpu") == key) is same
+    jobs.record_key.cache_clear()
+
+
+def test_the_recordings_that_come_with_the_project_are_whole():
+    for device in jobs.TARGETS:
+        for folder in bundles.committed(device):
+            bundle = bundles.read_bundle(folder)
+            assert bundle.about.machine == folder.name and bundle.target.device == device
+            assert json.dumps(bundle.about.device).count("/") == 0

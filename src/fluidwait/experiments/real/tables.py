@@ -96,10 +96,10 @@ class Line(NamedTuple):
 
 
 def generations(bundle: Bundle) -> pl.DataFrame:
-    """One row per batch size: measured seconds (mean, smallest, largest), and those of both models."""
+    """One row per batch size: measured seconds (median, smallest, largest), and those of both models."""
     table = bundle.generations().group_by("batch", "extrapolated", maintain_order=True)
     rows = table.agg(
-        measured=pl.col("seconds").mean(),
+        measured=pl.col("seconds").median(),
         lowest=pl.col("seconds").min(),
         highest=pl.col("seconds").max(),
         repeats=pl.len(),

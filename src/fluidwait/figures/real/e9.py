@@ -61,7 +61,7 @@ def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
     text = (
         f"E9. {origin(bundle, fresh)} (a) Seconds of a whole generation of equal requests (prompt {whole.prompt}, "
         f"output {whole.output} tokens, batch sizes {whole.batch[0]} to {whole.batch[-1]}; open: "
-        f"{', '.join(map(str, whole.extrapolated))}, not fitted), means of {whole.repeats} repeats, against the KV "
+        f"{', '.join(map(str, whole.extrapolated))}, not fitted), medians of {whole.repeats} repeats, against the KV "
         f"tokens held, summed over the iterations. Linear model: mean error {100 * linear['mape']:.3g} %, R² "
         f"{linear['r2']:.4f}, extrapolated {100 * beyond['mape']:.3g} %. Calibrated time model: "
         f"{100 * scores['generation', 'profile', 'fitted']['mape']:.3g} % and "

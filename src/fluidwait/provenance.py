@@ -187,17 +187,24 @@ def _module_name(path: Path) -> str:
 def _imports_of(name: str) -> list[str]:
     path = _module_path(name)
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    # "from fluidwait.config import load" names a function: only what is a file is a module. A package's own file runs
+    # whenever one of its modules is imported, so every parent counts.
+    wanted = _named_in(path.read_bytes(), package)
+    return [m for w in wanted if w.split(".")[0] == "fluidwait" for m in _with_parents(w) if _is_module(m)]
+
+
+@functools.cache
+def _named_in(source: bytes, package: str) -> list[str]:
+    """What a module of ``package`` imports; parsing is slow, and the workflow asks for every module many times."""
     wanted: list[str] = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             wanted += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             parent = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*parent, *([node.module] if node.module else [])])
             wanted += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    # "from fluidwait.config import load" names a function: only what is a file is a module. A package's own file runs
-    # whenever one of its modules is imported, so every parent counts.
-    return [m for w in wanted if w.split(".")[0] == "fluidwait" for m in _with_parents(w) if _is_module(m)]
+    return wanted
 
 
 def _with_parents(name: str) -> list[str]:

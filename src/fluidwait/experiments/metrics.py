@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+import scipy  # its parts are loaded when first used
 
 from fluidwait.config import FluidwaitError
 from fluidwait.records import iter_runs
@@ -182,10 +183,8 @@ def mean_interval(values: Iterable[float], level: float = 0.95) -> Interval:
     mean = float(data.mean())
     if len(data) == 1:
         return Interval(mean, np.nan, np.nan, np.nan, 1)
-    from scipy.special import stdtrit  # the t quantile; here, because jobs that need no interval start faster without
-
     deviation = float(data.std(ddof=1))
-    half = float(stdtrit(len(data) - 1, (1 + level) / 2)) * deviation / len(data) ** 0.5
+    half = float(scipy.special.stdtrit(len(data) - 1, (1 + level) / 2)) * deviation / len(data) ** 0.5
     return Interval(mean, mean - half, mean + half, deviation, len(data))
 
 

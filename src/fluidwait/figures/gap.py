@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import scipy
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import CARETDOWN
-from scipy.special import stdtrit
 
 from fluidwait.columns import column_names
 from fluidwait.config import ConfigError
@@ -84,7 +84,7 @@ def relative_gap(runs: pl.DataFrame, base: pl.DataFrame, level: float = 0.95) ->
         ratio, n, half = x.mean() / y.mean(), len(x), np.nan
         if n > 1:
             error = np.std(x - ratio * y, ddof=1) / (np.sqrt(n) * y.mean())
-            half = 100.0 * error * stdtrit(n - 1, (1 + level) / 2)
+            half = 100.0 * error * scipy.special.stdtrit(n - 1, (1 + level) / 2)
         gap = 100.0 * (ratio - 1.0)
         rows.append({"rate": rate, "gap": gap, "gap_low": gap - half, "gap_high": gap + half, "replications": n})
     names = ("rate", "gap", "gap_low", "gap_high")

@@ -6,8 +6,8 @@ their life: x times the sums over one request's whole life (:func:`life_sums`). 
 
 Three semantics, as in the engines: ``serving``, where the last prefill chunk emits the first token and l' - 1 decodes
 follow; ``decode``, where the prompt was prefilled elsewhere and the first of l' decodes computes its last token;
-``paper``, where l' decodes follow the prefill. A whole prompt, ``paper`` and a linear model give the paper's equilibrium
-exactly.
+``paper``, where l' decodes follow the prefill. A whole prompt, ``paper`` and a linear model give the paper's
+equilibrium exactly.
 
 The computed tokens are rounded up to whole tokens, because the compute time is a staircase in them (tile quantisation);
 the other sums stay real, since the iteration time is linear in them and a mean over iterations is meant. Memory is

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy  # its parts are loaded when first used
 
 from fluidwait.config import FluidwaitError
+from fluidwait.experiments import metrics
 
 RESAMPLES = 2000
 
@@ -52,7 +53,7 @@ def fit_exponent(x: np.ndarray, values: np.ndarray, decades: float, seed: int) -
         drawn = values[np.moveaxis(rows, axis, -1).astype(np.int64)]  # [..., R, K]
         return log_slope(x, np.maximum(drawn.mean(axis=-2), np.finfo(float).tiny))
 
-    found = stats.bootstrap(
+    found = scipy.stats.bootstrap(
         (np.arange(len(values)),),
         statistic,
         n_resamples=RESAMPLES,
@@ -66,14 +67,10 @@ def fit_exponent(x: np.ndarray, values: np.ndarray, decades: float, seed: int) -
 
 def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
     """Mean of f8[R] with its Student-t interval, NaN with one value."""
-    mean, n = float(np.mean(values)), len(values)
-    if n < 2:
-        return mean, np.nan, np.nan
-    half = float(stats.t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
-    return mean, mean - half, mean + half
+    return metrics.mean_interval(values, level)[:3]
 
 
 def exact_proportion(count: int, trials: int, level: float = 0.95) -> tuple[float, float]:
     """The Clopper-Pearson interval of a proportion: covers the truth with probability ``level`` at least."""
-    interval = stats.binomtest(count, trials).proportion_ci(level, method="exact")
+    interval = scipy.stats.binomtest(count, trials).proportion_ci(level, method="exact")
     return float(interval.low), float(interval.high)

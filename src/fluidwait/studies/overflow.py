@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from scipy import stats
+import scipy  # its parts are loaded when first used
 
 from fluidwait.fluid import nested_memory
 from fluidwait.studies.cases import prepared
@@ -117,7 +117,7 @@ def quantile_interval(ordered: np.ndarray, q: float, level: float = 0.95) -> tup
     The number of values below the true quantile is binomial(R, q), so order statistics at its quantiles cover it.
     """
     n, tail = len(ordered), (1.0 - level) / 2.0
-    low, high = stats.binom.ppf([tail, 1.0 - tail], n, q).astype(int)
+    low, high = scipy.stats.binom.ppf([tail, 1.0 - tail], n, q).astype(int)
     if low < 1 or high >= n:
         return None
     middle = min(n - 1, int(np.ceil(n * q)) - 1)

@@ -29,7 +29,7 @@ def schema_folder() -> Path:
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """Every schema by file name: workload, hardware, experiment, claims, ``study_<id>`` and ``policy_<name>`` of each."""
+    """By file name: workload, hardware, experiment, claims, and ``study_<id>`` and ``policy_<name>`` of each."""
     from fluidwait import policies
     from fluidwait.hardware import Hardware
     from fluidwait.workload import Workload

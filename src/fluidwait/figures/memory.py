@@ -48,8 +48,8 @@ def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str,
     )
     text = (
         f"{about.title}. KV tokens resident, as a share of the KV memory, against time: one replication, from the "
-        "first arrival to the last completion; a row per policy, a column per arrival rate. Of long runs the least and the "
-        "largest value of each of 1,000 stretches are drawn. Dashed: the whole memory. Ticks above it: evictions, "
+        "first arrival to the last completion; a row per policy, a column per arrival rate. Of long runs the least and "
+        "the largest value of each of 1,000 stretches are drawn. Dashed: the whole memory. Ticks above it: evictions, "
         f"which number {counts}. Scale '{about.scale}'."
     )
     return {f"{about.id}_memory": text}

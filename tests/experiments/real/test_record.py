@@ -71,9 +71,10 @@ def test_a_recording_cut_short_keeps_its_points_and_goes_on(recorded):
 
 
 def test_a_finished_recording_starts_no_engine(recorded):
-    _, (_, _, (third, about)) = recorded
+    _, said = recorded
+    third, about = said[2]
     assert not [line for line in third if line.startswith(("measuring", "starting"))]
-    assert about.complete
+    assert about.complete and about == said[1][1]
 
 
 def test_policies_take_turns_in_alternating_order(recorded):
@@ -148,7 +149,7 @@ def test_tables_and_figures_of_a_bundle(recorded, tmp_path):
     assert "not measured by this run" in outs[1].read_text() and outs[0].stat().st_size > 10_000
     draw("e10", folder, e10, [tmp_path / "figures/e10.txt"], fresh=True)
     assert "Measured by this run" in (tmp_path / "figures/e10.txt").read_text()
-    assert verify(tmp_path / "e9", tmp_path) == [] and verify(tmp_path / "figures", tmp_path) == []
+    assert verify(tmp_path / "e9") == [] and verify(tmp_path / "figures") == []
 
 
 def test_a_changed_bundle_is_refused(recorded, tmp_path):

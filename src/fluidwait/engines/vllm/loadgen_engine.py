@@ -6,7 +6,6 @@ needed, so nothing is downloaded. Works from vLLM 0.20.2 to 0.32.0, on CPUs and 
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
 import json
 import os
@@ -190,7 +189,7 @@ async def start(shape: ModelShape, settings: EngineSettings, folder: Path) -> As
         yield engine
     finally:
         llm.shutdown()
-        await asyncio.sleep(0.1)  # its tasks end, and with them what keeps it alive until the interpreter is half gone
+        llm.shutdown = lambda: None  # its destructor calls it again, when the interpreter is half gone
 
 
 def engine_options(model: Path, settings: EngineSettings) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import gc
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -37,6 +36,9 @@ SCHEDULER = "fluidwait.engines.vllm.scheduler:WaitScheduler"
 PATIENCE = 90.0
 """Seconds after the last arrival of a run at which unanswered requests are lost."""
 
+PACK_EVERY = 60.0
+"""Seconds between two bundles of what there is: a recording that is killed leaves the last one."""
+
 Say = Callable[[str], None]
 
 
@@ -61,9 +63,7 @@ def record(target: Target, folder: Path, say: Say = print) -> Bundle:
         ConfigError: vLLM is not installed or refuses the configuration.
         LoadError: a run lost a request.
     """
-    bundle = asyncio.run(_record(target, folder, say))
-    gc.collect()  # vLLM's front end is a cycle, and its destructor fails when the interpreter is half gone
-    return bundle
+    return asyncio.run(_record(target, folder, say))
 
 
 async def _record(target: Target, folder: Path, say: Say) -> Bundle:
@@ -109,7 +109,9 @@ class _Session:
         self.settled: dict[str, Any] = {}
         self.began = time.monotonic()
         self.loads: list[float] = []
-        self.planned = self.done = 0
+        self.planned = 0
+        self.measured = False  # whether this session added a point
+        self.before = _described(folder)  # the bundle of earlier sessions
 
     # --- calibration ---
 
@@ -158,7 +160,7 @@ class _Session:
     async def run_all(self, lazy: _LazyEngine) -> None:
         hardware = load_hardware(self.folder / "hardware.yaml")
         plans = self.plans(hardware)
-        self.planned = len(plans) + 3
+        self.planned, packed = len(plans) + 3, time.monotonic()
         for number, plan in enumerate(plans):
             if not self._has(plan) and time.monotonic() - self.began > self.target.budget:
                 self.say(f"out of time after {number} of {len(plans)} runs; run again to go on")
@@ -166,6 +168,9 @@ class _Session:
             data = await self._point(plan.name, self._identity(plan), lambda plan=plan: self._run(lazy, plan))
             latency = np.mean(np.array(data["completion"]) - np.array(data["arrival"]))
             self.say(f"{number + 1}/{len(plans)} {plan.name}: {plan.rate:g}/s, mean latency {latency:.3f} s")
+            if time.monotonic() - packed > PACK_EVERY:
+                self.pack()
+                packed = time.monotonic()
 
     async def _run(self, lazy: _LazyEngine, plan: Plan) -> dict[str, Any]:
         engine = await lazy.get()
@@ -245,7 +250,7 @@ class _Session:
             self.say(f"measuring {name}")
             data = await measure()
             self.points.put(name, key, data)
-        self.done += 1
+            self.measured = True
         self.loads.append(os.getloadavg()[0] if not isinstance(data, dict) else data["load"])
         return data
 
@@ -269,21 +274,22 @@ class _Session:
                 "name": "vllm",
                 "version": self.version,
                 "options": loadgen_engine.engine_options(Path("model"), target.engine),
-                "settled": self.settled or self._earlier().get("engine", {}).get("settled", {}),
+                "settled": self.settled or (self.before.engine["settled"] if self.before else {}),
             },
             target=target,
             config_hash=key,
             data={p.name: file_sha256(p) for name in sorted(workloads) for p in input_files(load_workload(name))},
-            code=code_fingerprint(
-                imported_modules("fluidwait.engines.vllm.scheduler", "fluidwait.policies.wait_chunked")
-            ),
-            recorded=self._date(),
+            code=code_fingerprint([*imported_modules("fluidwait.engines.vllm.scheduler"), "fluidwait.policies.*"]),
+            recorded=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
             load=[round(float(f(self.loads)), 2) for f in (np.min, np.mean, np.max)],
-            seconds=round(time.monotonic() - self.began + self._earlier_seconds(), 1),
+            seconds=round(time.monotonic() - self.began + (self.before.seconds if self.before else 0.0), 1),
             points=3 + len(runs),
             planned=self.planned,
             files={name: file_sha256(self.folder / name) for name in files},
         )
+        if self.before and not self.measured:  # nothing new: it stays as it was recorded
+            kept = ("code", "recorded", "load", "seconds")
+            about = about.model_copy(update={name: getattr(self.before, name) for name in kept})
         self._describe(about)
         extra = evidence(bundles.read_bundle(self.folder))
         for name, table in extra.items():
@@ -313,18 +319,13 @@ class _Session:
         for name, tables in (("sent.parquet", sent), ("batches.parquet", batches)):
             pl.concat(tables).write_parquet(self.folder / name, compression="zstd")
 
-    def _earlier(self) -> dict[str, Any]:
-        path = self.folder / bundles.DESCRIPTION
-        try:
-            return Description.model_validate_json(path.read_bytes()).model_dump()
-        except (OSError, ValueError):
-            return {}
 
-    def _earlier_seconds(self) -> float:
-        return self._earlier().get("seconds", 0.0)
-
-    def _date(self) -> str:
-        return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")
+def _described(folder: Path) -> Description | None:
+    """What an earlier session wrote, if any."""
+    try:
+        return Description.model_validate_json((folder / bundles.DESCRIPTION).read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def boundary(target: Target, variant: str, hardware: Hardware) -> float:

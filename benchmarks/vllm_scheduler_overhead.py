@@ -1,4 +1,4 @@
-"""Processor time in ``schedule()`` per step, vLLM's own scheduler against WaitScheduler, at 32, 256 and 1,000 running requests.
+"""Processor time in ``schedule()`` per step: vLLM's own scheduler against WaitScheduler, up to 1,000 running requests.
 
 No model runs: tokens are made up, so only scheduling takes time. Each step one request ends and one arrives, as in
 a server under load. Run with the Python of an environment that has vLLM:
@@ -22,10 +22,10 @@ TESTS = Path(__file__).resolve().parents[1] / "tests" / "engines" / "vllm"
 sys.path.insert(0, str(TESTS))
 
 import numpy as np  # noqa: E402
-from conftest import LLAMA  # noqa: E402
 from fake_engine import FakeEngine, make_request, make_scheduler  # noqa: E402
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402
 
+from conftest import LLAMA  # noqa: E402
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
 
 A100_ITERATION = 12e-3  # s, a decode batch of Llama-2-7B on an A100 at 256 requests, about

@@ -22,7 +22,7 @@ from vllm.v1.request import RequestStatus
 
 from fluidwait.engines.vllm.decision import compiled, queue_depth
 from fluidwait.engines.vllm.metrics import COUNTERS, REASONS, StatusFile, status_path
-from fluidwait.engines.vllm.requests import RequestTable
+from fluidwait.engines.vllm.requests import RequestTable, tally
 from fluidwait.engines.vllm.settings import SchedulerSettings
 from fluidwait.engines.vllm.thresholds import Limits, Plan, Thresholds
 from fluidwait.policies import Policy, contract
@@ -145,16 +145,17 @@ class Gate:
         served, victims, admitted = self._decide(now, residents, heads, promised)
         room = self._most - len(running) - getattr(engine, "num_waiting_for_streaming_input", 0)
         admitted = admitted[: max(room, 0)]
-        serving = served > 0
-        paused = residents[~serving] if not serving.all() else residents[:0]
+        budget, computing = tally(served)
+        paused = residents[served == 0] if computing < left else residents[:0]
 
-        if len(slots) == left and len(paused) == 0 and prefills == 0:
+        if len(slots) == computing and prefills == 0:
             handed = running.copy()
         else:
-            handed = self._order(residents, serving, victims)
-        budget = int(served.sum()) + int(self._out.chunk[: len(admitted)].sum())
+            handed = self._order(residents, served > 0, victims)
+        if admitted:
+            budget += int(self._out.chunk[: len(admitted)].sum())
         output, newcomers = self._parent(handed, [heads[i] for i in admitted], blocked, budget, stock)
-        if len(output.num_scheduled_tokens) == left - len(paused) + len(newcomers):
+        if len(output.num_scheduled_tokens) == computing + len(newcomers):
             self._carry_over(now, output, residents, served, newcomers)
         else:
             self._read_anew(now, output, newcomers)
@@ -275,7 +276,7 @@ class Gate:
         for slot in self._prefills[:prefills].tolist():
             table.refresh(slot, size)
             kv_tokens += int(table.cached[slot])
-        flying = residents[served > 0]
+        flying = residents[served > 0]  # a copy: the work space is written anew in the next step
         if newcomers:
             entered = self._slots_of(newcomers)
             for slot in entered.tolist():
@@ -424,6 +425,7 @@ class Gate:
         self._room_for(1)
         self.table.look(self._slots, 0.0, 1, self._residents)
         self._decide(time.monotonic(), self._residents[:0], [], 0)
+        tally(self._out.tokens)
         self.table.blocks_needed(self._slots, self._out.tokens, 1)
         self.table.advance(self._slots, self._out.tokens, 1, self._prefills)
         self._memory[:] = 0

@@ -17,6 +17,7 @@ METHODS = {  # of the scheduler: first parameters, by name
     "add_request": ["request"],
     "schedule": [],
     "update_from_output": ["scheduler_output", "model_runner_output"],
+    "reset_prefix_cache": [],
     "shutdown": [],
 }
 ATTRIBUTES = {  # of a scheduler

@@ -132,6 +132,16 @@ class RequestTable:
 
 
 @njit(cache=True)
+def tally(tokens):
+    """(tokens in all, how many residents get any) of a plan."""
+    total, served = 0, 0
+    for k in range(len(tokens)):
+        total += tokens[k]
+        served += tokens[k] > 0
+    return total, served
+
+
+@njit(cache=True)
 def _look(slots, now, block_size, arrival, held_for, service, generated, limit, goal, cached, held, residents):
     n, prefills, promised = 0, 0, 0
     for k in range(len(slots)):

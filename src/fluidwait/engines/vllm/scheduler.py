@@ -1,6 +1,6 @@
 """The class for vLLM's ``--scheduler-cls``: vLLM's asynchronous scheduler behind the gate of fluidwait's policies.
 
-It overrides four public methods and adds one attribute, ``gate``, so that there is little to collide with; what the
+It overrides five public methods and adds one attribute, ``gate``, so that there is little to collide with; what the
 gate relies on is listed in :mod:`fluidwait.engines.vllm.interface`.
 """
 
@@ -49,6 +49,14 @@ class WaitScheduler(AsyncScheduler):
         if scheduler_output.total_num_scheduled_tokens > 0:
             self.gate.landed(scheduler_output)
         return super().update_from_output(scheduler_output, model_runner_output)
+
+    def reset_prefix_cache(self, *args, **kwargs):
+        done = super().reset_prefix_cache(*args, **kwargs)
+        if not self.scheduler_config.async_scheduling:
+            for request in self.waiting:  # vLLM 0.20 would discard a token in flight, and here there is none
+                if getattr(request, "discard_latest_async_tokens", False):
+                    request.discard_latest_async_tokens = False
+        return done
 
     def shutdown(self) -> None:
         self.gate.close()

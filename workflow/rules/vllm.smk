@@ -5,7 +5,7 @@ ruleorder: real_figure > figure
 
 
 wildcard_constraints:
-    machine="|".join({*real.TARGETS, *real.sources(real.TARGETS)}),
+    machine="|".join(sorted({*real.TARGETS, *BUNDLES})),
     real_figure="|".join(real.figures()),
     target="|".join(real.TARGETS),
 

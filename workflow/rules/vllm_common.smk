@@ -7,13 +7,14 @@ REAL = names("real")
 
 try:
     real.check(REAL)
+    BUNDLES = real.sources(real.TARGETS)
 except FluidwaitError as error:
     sys.exit(f"fluidwait: error: {error}")
 
 
 def bundle_of(machine):
     """Folder of the bundle that a machine's results come from."""
-    return real.sources(real.TARGETS).get(machine, f"{real.RECORDINGS}/{machine}")
+    return BUNDLES.get(machine, f"{real.RECORDINGS}/{machine}")
 
 
 def real_engine(scale):

@@ -51,11 +51,11 @@ class WaitScheduler(AsyncScheduler):
         return super().update_from_output(scheduler_output, model_runner_output)
 
     def reset_prefix_cache(self, *args, **kwargs):
+        running = [(request, request.num_output_placeholders) for request in self.running]
         done = super().reset_prefix_cache(*args, **kwargs)
-        if not self.scheduler_config.async_scheduling:
-            for request in self.waiting:  # vLLM 0.20 would discard a token in flight, and here there is none
-                if getattr(request, "discard_latest_async_tokens", False):
-                    request.discard_latest_async_tokens = False
+        for request, in_flight in running:  # vLLM 0.20 discards a token in flight of each, but a paused one has none
+            if getattr(request, "discard_latest_async_tokens", False):
+                request.discard_latest_async_tokens = in_flight > 0
         return done
 
     def shutdown(self) -> None:

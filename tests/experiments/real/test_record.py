@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 
 from fluidwait.config import ConfigError
@@ -150,6 +153,31 @@ def test_tables_and_figures_of_a_bundle(recorded, tmp_path):
     draw("e10", folder, e10, [tmp_path / "figures/e10.txt"], fresh=True)
     assert "Measured by this run" in (tmp_path / "figures/e10.txt").read_text()
     assert verify(tmp_path / "e9") == [] and verify(tmp_path / "figures") == []
+
+
+def test_a_recording_told_to_end_takes_its_engine_along(target_file, tmp_path):
+    pytest.importorskip("vllm", reason="needs vLLM")
+    command = [
+        sys.executable,
+        "-m",
+        "fluidwait.cli",
+        "real",
+        "record",
+        str(target_file),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        for line in process.stdout:  # until the engine runs and the first point is measured
+            if line.startswith("measuring mixed"):
+                break
+        engine = psutil.Process(process.pid).children(recursive=True)
+        assert engine
+        process.terminate()
+        assert process.wait(60) == 130
+    gone, alive = psutil.wait_procs(engine, timeout=30)
+    assert len(gone) == len(engine) and not alive
+    assert (tmp_path / "out" / ".points" / "bursts.json").is_file()
 
 
 def test_a_changed_bundle_is_refused(recorded, tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import os
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -56,17 +57,26 @@ class Plan(NamedTuple):
         return f"{self.variant},{self.policy},share={self.share:g},replication={self.replication}"
 
 
-def record(target: Target, folder: Path, say: Say = print) -> Bundle:
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def record(target: Target, folder: Path, say: Say = _say) -> Bundle:
     """Record into ``folder``, or go on where an earlier call stopped.
 
     Raises:
         ConfigError: vLLM is not installed or refuses the configuration.
         LoadError: a run lost a request.
     """
-    return asyncio.run(_record(target, folder, say))
+    try:
+        return asyncio.run(_record(target, folder, say))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 async def _record(target: Target, folder: Path, say: Say) -> Bundle:
+    # Told to end, as a workflow or a batch system does, it must take the engine's processes along.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
     session = _Session(target, folder, say)
     async with _LazyEngine(session) as lazy:
         await session.calibrate(lazy)

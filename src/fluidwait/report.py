@@ -41,8 +41,8 @@ from fluidwait.workload import TruncatedPoissonArrivals
 STYLE = "paper/style.typ"
 """What every document of ``paper/`` looks like."""
 
-ASIDE = ("gap", "reference", "audit", "tuning")
-"""Kinds of figures of experiments that the report names only."""
+SHOWN = ("latency", "horizon", "mstar", "memory")
+"""Kinds of figures of experiments that the report shows, the main one first."""
 
 MEASURED = {"e9": {"title": "Iteration times on real machines"}, "e10": {"title": "A real engine on real machines"}}
 """Experiments without a file of their own: their recordings name the machines."""
@@ -86,7 +86,7 @@ def gather(scale: str, files: Files) -> dict[str, Any]:
     present = sorted(made.names(known), key=_natural)
     experiments = [_experiment(name, known.get(name, {}), made) for name in present]
     claims = _claims(made)
-    figures = _figures(made, known, _tested(claims) or set(present))
+    figures = _figures(made, known, claims)
     return {
         "scale": scale,
         "experiments": experiments,
@@ -248,18 +248,20 @@ def _counts(values: Iterable[str]) -> dict[str, int]:
     return {value: values.count(value) for value in dict.fromkeys(values)}
 
 
-def _figures(made: _Made, known: Mapping[str, Any], tested: set[str]) -> dict[str, dict[str, Any]]:
+def _figures(made: _Made, known: Mapping[str, Any], claims: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """File from the project folder, experiment, kind, caption and whether it is shown, in the order of experiments."""
     root, found = project_root(), {}
+    tested, tried = _tested(claims), _tried(claims)
     for name in sorted(made.figures, key=_natural):
         drawing, text = (made.figures[name].with_suffix(suffix) for suffix in (".pdf", ".txt"))
         owner = _owner(name, known)
         kind = name.removeprefix(owner).removeprefix("_")
+        shown = SHOWN if owner in tested or not claims else SHOWN[:1]  # without a claim the main figure will do
         found[name] = {
             "file": f"/{drawing.relative_to(root).as_posix()}",
             "experiment": owner,
             "kind": kind,
-            "shown": owner in tested and ("policies" not in known[owner] or kind not in ASIDE),
+            "shown": owner in known and owner not in tried and ("policies" not in known[owner] or kind in shown),
             "caption": text.read_text(encoding="utf-8").strip(),
         }
     return found

@@ -111,10 +111,16 @@ def remedy(judgement: Judgement) -> str | None:
     """Under which of the settings tried the claim would hold; None when none was named."""
     if not judgement.trials:
         return None
-    tried = "; ".join(f"with {trial.setting} {_count(_judged(trial.outcomes))}" for trial in judgement.trials)
-    if any(_complete(trial, judgement.claim) for trial in judgement.trials):
-        return f"It holds in full under another setting: {tried}."
-    return f"No setting tried makes all of it hold: {tried}."
+    complete = [trial for trial in judgement.trials if _complete(trial, judgement.claim)]
+    others = [trial for trial in judgement.trials if not _complete(trial, judgement.claim)]
+    if not complete:
+        return f"No setting tried makes all of it hold: {_tried(others)}."
+    also = f" Tried as well: {_tried(others)}." if others else ""
+    return f"It holds in full under another setting: {_tried(complete)}.{also}"
+
+
+def _tried(trials: list[Trial]) -> str:
+    return "; ".join(f"with {trial.setting} {_count(_judged(trial.outcomes))}" for trial in trials)
 
 
 def _complete(trial: Trial, claim: Claim) -> bool:

@@ -26,7 +26,9 @@ def test_verdicts_in_the_readme_are_those_of_the_scorecard():
 def test_counts_in_the_readme_are_those_of_the_scorecard():
     counts = dict(SCORECARD["verdict"].value_counts().iter_rows())
     (sentence,) = re.findall(r"Of the paper's \d+ claims .*?\.", README, flags=re.DOTALL)
-    found = {verdict: int(n) for n, verdict in re.findall(r"(\d+)\s+(?:are|is)\s+([a-z ]+?)(?:,|\s+and\b|\.)", sentence)}
+    found = {
+        verdict: int(n) for n, verdict in re.findall(r"(\d+)\s+(?:are|is)\s+([a-z ]+?)(?:,|\s+and\b|\.)", sentence)
+    }
     assert found == counts
 
 

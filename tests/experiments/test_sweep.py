@@ -235,3 +235,10 @@ def test_a_seed_set_is_the_same_scale_on_other_requests(small):
     setting = resolve(small)
     first, second = (sweep.identity(setting, "sarathi", scale) for scale in ("tiny", other))
     assert first != second and {**second, "seed": first["seed"]} == first
+
+
+def test_a_scale_without_an_audit_leaves_an_empty_table(small, tmp_path):
+    scales = {"tiny": small.scale("tiny").model_copy(update={"audit_requests": 0})}
+    out = tmp_path / "sarathi.csv"
+    audit.audit(small.model_copy(update={"scales": scales}), "sarathi", "tiny", out)
+    assert pl.read_csv(out).columns == list(audit.SCHEMA) and pl.read_csv(out).is_empty()

@@ -21,6 +21,17 @@ TOLERANCE = 1e-9
 """Largest difference in s between the engines that passes; both do the same arithmetic, so it is 0 as a rule."""
 
 
+SCHEMA = {
+    "rate": float,
+    "replication": int,
+    "requests": int,
+    "scheduler": str,
+    "evictions": int,
+    "max_abs_first_token": float,
+    "max_abs_completion": float,
+}
+
+
 class AuditError(FluidwaitError):
     """The simulator and Vidur disagree."""
 
@@ -29,7 +40,8 @@ def sample(experiment: Experiment, key: str, scale: str) -> list[tuple[float, in
     """The (rate, requests, replication) to audit: at least ``audit_share`` of the runs, drawn once and for all."""
     replications = range(experiment.scale(scale).replications)
     points = list(itertools.product(experiment.rates_at(scale), experiment.horizons_at(scale), replications))
-    count = math.ceil(experiment.audit_share * len(points))
+    audited = experiment.scale(scale).audit_requests > 0
+    count = math.ceil(experiment.audit_share * len(points)) if audited else 0
     position = list(experiment.policies).index(key)
     random = np.random.default_rng([experiment.seed_at(scale), position])
     return [points[i] for i in sorted(random.choice(len(points), size=count, replace=False))]
@@ -73,7 +85,9 @@ def audit(experiment: Experiment, key: str, scale: str, out: Path, tuning: Path 
 
     write_artifact(
         out,
-        lambda path, _: pl.DataFrame([compare(*point) for point in sample(experiment, key, scale)]).write_csv(path),
+        lambda path, _: pl.DataFrame(
+            [compare(*point) for point in sample(experiment, key, scale)], schema=SCHEMA
+        ).write_csv(path),
         config=identity(setting, key, scale)
         | {"engine": f"vidur {VERSION}", "audit_requests": most, "audit_share": experiment.audit_share},
         inputs=[*input_files(setting.workload), *([tuning] if tuning else [])],

@@ -59,7 +59,7 @@ class Scale(Strict):
     horizons: Horizons | None = Field(None, description="instead of the experiment's horizons")
     tuning_requests: int = Field(ge=40, description="requests of a run in the search of a grid")
     tuning_replications: int = Field(1, ge=1)
-    audit_requests: int = Field(ge=1, description="requests of a run that Vidur repeats, at most")
+    audit_requests: int = Field(ge=0, description="requests of a run that Vidur repeats, at most; 0: no audit")
 
 
 class BoundarySearch(Strict):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-TESTS = Path(__file__).resolve().parents[1] / "tests" / "engines" / "vllm"
+TESTS = Path(__file__).resolve().parents[1] / "tests" / "engines" / "vllm_plugin"
 sys.path.insert(0, str(TESTS))
 
 import numpy as np  # noqa: E402

@@ -41,7 +41,7 @@ needs_vllm = pytest.mark.skipif(not HAVE_VLLM, reason="vLLM is not installed (re
 def pytest_collection_modifyitems(items):
     """Every test of this folder whose name says so needs vLLM itself."""
     for item in items:
-        if "tests/engines/vllm/test_scheduler" in item.path.as_posix():
+        if "tests/engines/vllm_plugin/test_scheduler" in item.path.as_posix():
             item.add_marker(needs_vllm)
 
 

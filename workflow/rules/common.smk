@@ -79,7 +79,7 @@ def claims_evidence(wildcards):
 
 def searched_experiments():
     """Experiments whose stability boundaries are searched."""
-    return tuple(filter(jobs.has_boundary, EXPERIMENTS))
+    return tuple(name for name in EXPERIMENTS if jobs.has_boundary(name, config["scale"]))
 
 
 def tuning_table(wildcards):
@@ -97,7 +97,7 @@ def metrics_tables(wildcards):
 
 def boundary_tables(wildcards):
     """Searched boundaries of all policies, in the order of the experiment; nothing where they are not searched."""
-    if not jobs.has_boundary(wildcards.experiment):
+    if not jobs.has_boundary(wildcards.experiment, wildcards.scale):
         return []
     folder = f"results/{wildcards.scale}/{wildcards.experiment}/boundary"
     return [f"{folder}/{policy}.csv" for policy in jobs.policies(wildcards.experiment)]

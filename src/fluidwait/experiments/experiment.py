@@ -68,8 +68,8 @@ class BoundarySearch(Strict):
     resolution: float = Field(gt=0, description="step of the rates tried, requests/s; about 0.5 % of the boundary")
     low: float | None = Field(None, gt=0, description="a stable rate, requests/s; without it the lowest of the rates")
     high: float | None = Field(None, gt=0, description="an unstable one; without it the highest of the rates")
-    requests: dict[str, Annotated[int, Field(ge=40)]] = Field(
-        default_factory=dict, description="requests of a run, by scale; without it four times the scale's"
+    requests: dict[str, Literal[0] | Annotated[int, Field(ge=40)]] = Field(
+        default_factory=dict, description="requests of a run, by scale; without it four times the scale's; 0: no search"
     )
     seed: int = Field(2001, ge=0)
 

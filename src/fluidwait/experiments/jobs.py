@@ -38,9 +38,9 @@ def is_tuned(name: str, policy: str) -> bool:
     return experiment(name).entry(policy).grid is not None
 
 
-def has_boundary(name: str) -> bool:
-    """Whether λ* of the experiment's policies is searched."""
-    return experiment(name).boundary is not None
+def has_boundary(name: str, scale: str) -> bool:
+    """Whether λ* of the experiment's policies is searched at this scale."""
+    return experiment(name).boundary is not None and experiment(name).boundary_requests_at(scale) > 0
 
 
 def figures(name: str) -> list[str]:
@@ -64,7 +64,7 @@ def check(names: list[str], scale: str) -> None:
     for name in names:
         setting = _setting(name)
         setting.experiment.scale(scale)
-        if has_boundary(name):
+        if has_boundary(name, scale):
             bisection.check(setting)
         for policy, entry in setting.experiment.policies.items():
             setting.policy(policy, entry.combinations()[0])

@@ -78,6 +78,7 @@ class Gate:
         self._stale = False  # the table lags behind the engine: steps were taken without a plan
         self._plan: Plan | None = None
         self._wake = 0.0  # s, when the policy wants to be asked again
+        self._last_step = time.monotonic()  # when the last step was planned
         self._reserve(self._most)
         self._counts = dict.fromkeys(COUNTERS, 0)
         self._held_steps = dict.fromkeys(REASONS, 0)
@@ -89,14 +90,14 @@ class Gate:
     def arrived(self, request) -> None:
         """A request has come to the engine."""
         now = time.monotonic()
-        slot = self.table.add(request, now, self.engine.max_model_len)
+        slot = self.table.add(request, self._came_at(request, now), self.engine.max_model_len)
         if self._policy.name == "wait":
             self.table.kind[slot] = self._nearest_type(request)
         self.thresholds.traffic.arrived(now)
 
     def step(self, stock):
         """One step of the engine; ``stock()`` is vLLM's own."""
-        now = time.monotonic()
+        now = self._last_step = time.monotonic()
         self._forget_finished()
         plan = self.thresholds.current(now)
         if plan is not self._plan:
@@ -356,6 +357,15 @@ class Gate:
         return stage
 
     # --- bookkeeping --------------------------------------------------------------------------------------------------
+
+    def _came_at(self, request, now: float) -> float:
+        """When the request came (s, monotonic clock): during the batch before, for which the engine let it wait.
+
+        The front end's clock says it. That may be the clock of another host, so it counts only as far as it can be
+        true: the engine took in all that had come when the last step was planned.
+        """
+        waited = time.time() - request.arrival_time
+        return min(max(now - waited, self._last_step), now)
 
     def _slot(self, request) -> int:
         slot = self.table.slot_of.get(request.request_id)

@@ -30,7 +30,8 @@ from fluidwait.policies.contract import View
 
 logger = init_logger("vllm.fluidwait")  # a child of the logger that vLLM sets up
 
-NAP = 0.001  # s: while everything is held and nothing runs, vLLM itself asks again only after a millisecond
+NAP_SHARE = 0.1  # of the time of a batch: how long to sleep while everything is held and nothing runs
+NAP_LEAST, NAP_MOST = 0.001, 0.005  # s; an arrival or an abort is noticed as much later
 WATERMARK = 0.01  # share of the KV blocks that admissions leave free, as in the simulator
 
 
@@ -72,6 +73,7 @@ class Gate:
         self._ask = compiled(policy.module)
         self._flights: deque[_Flight] = deque()
         self._last_end = 0.0  # s, when the latest batch ended
+        self._batch_time = 0.0  # s, average over the last ten batches or so
         self._slots = np.zeros(0, dtype=np.uint64)  # of the running requests, in their order
         self._paused = np.zeros(0, dtype=np.uint64)  # residents held by the last plan, not in flight
         self._paused_since = 0.0
@@ -117,8 +119,9 @@ class Gate:
             flight = self._flights.popleft()
             self.table.flying[flight.slots] -= 1
             if flight.output is output:
-                began = max(flight.planned, self._last_end)
-                self.thresholds.traffic.iterated(flight.tokens, flight.kv_tokens, now - began)
+                took = now - max(flight.planned, self._last_end)
+                self._batch_time += 0.1 * (took - self._batch_time)
+                self.thresholds.traffic.iterated(flight.tokens, flight.kv_tokens, took)
                 break
         self._last_end = now
 
@@ -143,7 +146,7 @@ class Gate:
         left, prefills, promised = table.look(slots, now, engine.block_size, self._residents)
         residents = self._residents[:left]
         heads, blocked = self._head_of_the_queue()
-        served, victims, admitted = self._decide(now, residents, heads, promised)
+        served, victims, admitted = self._decide(now, residents, heads, prefills, promised)
         room = self._most - len(running) - getattr(engine, "num_waiting_for_streaming_input", 0)
         admitted = admitted[: max(room, 0)]
         budget, computing = tally(served)
@@ -164,17 +167,18 @@ class Gate:
             self._hold(now, paused)
         self._count(left, len(paused), len(newcomers), len(admitted), output)
         if not output.num_scheduled_tokens and not self._flights:
-            time.sleep(max(0.0, min(NAP, self._wake - time.monotonic())))
+            nap = min(max(NAP_SHARE * self._batch_time, NAP_LEAST), NAP_MOST)
+            time.sleep(max(0.0, min(nap, self._wake - time.monotonic())))
         return output
 
-    def _decide(self, now: float, residents: np.ndarray, heads: list, promised: int):
+    def _decide(self, now: float, residents: np.ndarray, heads: list, prefills: int, promised: int):
         """Ask the policy: (tokens per resident, number of victims, positions in ``heads`` to admit).
 
         While the planned tokens do not fit the free blocks, the newest residents are left out and the policy is asked
         again; they are the first that vLLM preempts.
         """
         engine, table, knobs, out = self.engine, self.table, self._plan.knobs, self._out
-        stage = table.generated if self._longest_output is None else self._stage_column(residents)
+        stage = self._stage_column(residents)
         free = engine.kv_cache_manager.block_pool.get_num_free_blocks() // self._groups
         # with prefix caching a prompt may need fewer blocks than its length says: vLLM, which knows, decides
         extra = self._blocks if engine.cache_config.enable_prefix_caching else 0
@@ -203,7 +207,7 @@ class Gate:
             out.tokens[: len(residents)] = 0
             admitted, self._wake = self._ask(view, knobs, self._memory, out)
             served = out.tokens[: len(residents)]
-            if not self._chunks:
+            if prefills and not self._chunks:
                 self._finish_prefills(residents[:left], served)
             if left <= 1 or table.blocks_needed(residents, served, engine.block_size) <= free:
                 break
@@ -352,8 +356,13 @@ class Gate:
     def _stage_column(self, residents: np.ndarray) -> np.ndarray:
         """``generated``, no further than the last stage that the policy knows: longer requests stay in it."""
         table = self.table
+        if self._last_stage is None:
+            return table.generated
+        last = self._last_stage[table.kind[residents]]
+        if (table.generated[residents] <= last).all():
+            return table.generated
         stage = table.generated.copy()
-        stage[residents] = np.minimum(stage[residents], self._longest_output(self._plan.knobs, table.kind[residents]))
+        stage[residents] = np.minimum(stage[residents], last)
         return stage
 
     # --- bookkeeping --------------------------------------------------------------------------------------------------
@@ -400,7 +409,8 @@ class Gate:
         knobs, module = plan.knobs, self._policy.module
         size = module.memory_size(knobs) if hasattr(module, "memory_size") else 0
         self._memory = np.zeros(size, dtype=np.int64)
-        self._longest_output = getattr(module, "longest_output", None)
+        longest_output = getattr(module, "longest_output", None)
+        self._last_stage = longest_output(knobs, np.arange(len(plan.law.prompt))) if longest_output else None  # by type
         self._chunks = hasattr(knobs, "chunk")
         self._depth = max(queue_depth(knobs), 1)
         if self._chunks and self.engine.scheduler_config.enable_chunked_prefill:
@@ -434,7 +444,7 @@ class Gate:
         self._adopt(self.thresholds.plan or self.thresholds.rehearsal)
         self._room_for(1)
         self.table.look(self._slots, 0.0, 1, self._residents)
-        self._decide(time.monotonic(), self._residents[:0], [], 0)
+        self._decide(time.monotonic(), self._residents[:0], [], 0, 0)
         tally(self._out.tokens)
         self.table.blocks_needed(self._slots, self._out.tokens, 1)
         self.table.advance(self._slots, self._out.tokens, 1, self._prefills)

@@ -299,7 +299,8 @@ def evidence(bundle: Bundle) -> dict[str, pl.DataFrame]:
 
     ``time_model.csv``: ``mape`` and ``r_squared`` of the linear model on the generations that it was fitted to, and
     ``error_256``, its error at a batch of 256, both errors in %. ``single.csv`` and ``lmsys.csv``: by ``rate``, mean
-    latency (s, mean over the replications) of our policy, ``wait``, and of vLLM's scheduler, ``baseline``.
+    latency (s, mean over the replications) of our policy, ``wait``, and of vLLM's scheduler, ``baseline``. Ours is the
+    first that the variant names beside vLLM's.
     """
     whole = generations(bundle)
     scores = _scores(*(whole.filter(~pl.col("extrapolated"))[c].to_numpy() for c in ("measured", LINEAR)))
@@ -309,8 +310,10 @@ def evidence(bundle: Bundle) -> dict[str, pl.DataFrame]:
     if bundle.has_runs():
         latency = runs(bundle).group_by("variant", "rate", "policy").agg(pl.col("mean_latency").mean())
         for variant in ("single", "lmsys"):
+            named = bundle.target.variants[variant].policies if variant in bundle.target.variants else []
+            first = next((key for key in named if key != STOCK), None)
             part = latency.filter(pl.col("variant") == variant)
-            stock, ours = (part.filter((pl.col("policy") == STOCK) == own) for own in (True, False))
+            stock, ours = (part.filter(pl.col("policy") == key) for key in (STOCK, first))
             both = ours.join(stock, on="rate", suffix="_stock").sort("rate")
             if both.height:
                 tables[f"{variant}.csv"] = both.select("rate", wait="mean_latency", baseline="mean_latency_stock")

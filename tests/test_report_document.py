@@ -38,6 +38,7 @@ CHECKS = [
     CHECK | {"quantity": "boundary of Sarathi", "measured": 25.0, "low": 25.0, "high": 25.0, "holds": False},
 ]
 AUDIT = {
+    "policy": ["wait", "wait"],
     "rate": [12.0, 24.0],
     "requests": [80, 90],
     "scheduler": ["Vidur's", "ours in Vidur"],
@@ -64,7 +65,7 @@ def project(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
     monkeypatch.chdir(tmp_path)
     folder, figures = tmp_path / "results" / "tiny", tmp_path / "figures" / "tiny"
-    (folder / "e1" / "audit").mkdir(parents=True)
+    (folder / "e1").mkdir(parents=True)
     (folder / "e11").mkdir()
     figures.mkdir(parents=True)
     summary = {"policy": ["wait", "wait", "sarathi", "sarathi"], "rate": [12.0, 24.0] * 2}
@@ -73,7 +74,7 @@ def project(tmp_path, monkeypatch) -> Path:
     )
     fluid = {"capacity": 137497.0, "boundary_rate": 190.6, "calibrated_boundary": {"rate": 25.9}}
     (folder / "e1" / "thresholds.json").write_text(json.dumps(fluid))
-    pl.DataFrame(AUDIT).write_csv(folder / "e1" / "audit" / "wait.csv")
+    pl.DataFrame(AUDIT).write_csv(folder / "e1" / "audit.csv")
     (folder / "e11" / "exponents.csv").write_text(
         "case,quantity,exponent,low,high,expected,decades,replications\nslack,gap,-0.49,-0.52,-0.46,-0.5,3,20\n"
     )
@@ -252,7 +253,7 @@ def test_the_same_tables_give_the_same_bytes(project):
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
-        ("e1/audit/wait.csv", "4e-11", "5e-11"),
+        ("e1/audit.csv", "4e-11", "5e-11"),
         ("e11/exponents.csv", "-0.49", "-0.48"),
         ("claims.json", "23.4567", "23.5567"),
         ("e1/summary.csv", "2,80", "3,80"),
@@ -301,29 +302,39 @@ def test_the_words_of_the_style_have_no_numbers():
 # --- times ---------------------------------------------------------------------------------------------------------
 
 
+HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time"
+
+
+def benchmark(project: Path, name: str, seconds: float, memory: float | str, processor: float | str) -> None:
+    """A benchmark file as Snakemake writes it."""
+    path = project / "results" / "tiny" / "benchmarks" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{HEADER}\n{seconds}\t0:00:01\t{memory}\t1\t1\t1\t1\t1\t90.0\t{processor}\n")
+
+
 def test_times_add_up_by_rule(project):
-    for name, rule, seconds in (("a.csv", "sweep", 1.5), ("b.csv", "sweep", 2.5), ("c.csv", "tune", 8.0)):
-        provenance.write_artifact(
-            project / "results" / "tiny" / name,
-            lambda path, _: path.write_text("x"),
-            config={},
-            rule=rule,
-            wall_seconds=seconds,
-        )
+    benchmark(project, "sweep/e1.wait.tsv", 1.5, 200.25, 1.25)
+    benchmark(project, "sweep/e1.sarathi.tsv", 2.5, 300.5, 2.0)
+    benchmark(project, "tune/e1.wait.tsv", 8.0, "NA", "NA")
     times = rule_times.rule_times("tiny")
     assert times["rule"].to_list() == ["tune", "sweep"]
     assert times["seconds"].to_list() == [8.0, 4.0]
-    assert times["artifacts"].to_list() == [1, 2]
+    assert times["median"].to_list() == [8.0, 2.0]
+    assert times["jobs"].to_list() == [1, 2]
+    assert times["processor"].to_list() == [0.0, 3.25]
+    assert times["memory"].to_list() == [None, 300.5]
     out = project / "results" / "tiny" / "rule_times.csv"
     rule_times.write("tiny", out)
     report.write_pdf("paper/appendix.typ", out, project / "results" / "tiny" / "appendix.pdf")
-    assert rule_times.rule_times("tiny").equals(times), "its own times do not count"
     assert provenance.verify_artifact(project / "results" / "tiny" / "appendix.pdf") == []
 
 
-def test_no_artifacts_is_one_line(project):
-    with pytest.raises(ConfigError, match="results/none: no artifacts"):
+def test_no_benchmarks_or_other_files_are_one_line(project):
+    with pytest.raises(ConfigError, match="results/none/benchmarks: no benchmark files"):
         rule_times.rule_times("none")
+    benchmark(project, "sweep/e1.wait.tsv", "soon", 1.0, 1.0)
+    with pytest.raises(ConfigError, match="e1.wait.tsv: not a benchmark file of Snakemake"):
+        rule_times.rule_times("tiny")
 
 
 # --- the artifact appendix -----------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy  # its parts are loaded when first used
 import yaml
-from scipy.optimize import nnls
 
 from fluidwait.config import ConfigError, load_yaml, nearest, parse
 from fluidwait.hardware import Hardware, LinearTiming, ModelShape
@@ -68,7 +68,7 @@ def derive_linear(rates: Sequence[float], memories: Sequence[float], mean_work: 
         raise ConfigError("memory table: rates, memories and mean work must be positive and finite")
     work = rate * mean_work
     y = memory / work
-    (d0, d1), _ = nnls(np.column_stack([np.ones_like(y), memory]) / y[:, None], np.ones_like(y))
+    (d0, d1), _ = scipy.optimize.nnls(np.column_stack([np.ones_like(y), memory]) / y[:, None], np.ones_like(y))
     with np.errstate(divide="ignore"):
         again = d0 * work / (1 - d1 * work)
     return LinearFit(float(d0), float(d1), float(np.abs(again / memory - 1).max()))
@@ -387,7 +387,7 @@ def _nnls(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
     design = x * weight[:, None]
     scale = np.linalg.norm(design, axis=0)
     scale[scale == 0] = 1.0  # a term that never occurs gets coefficient 0
-    coefficients, _ = nnls(design / scale, y * weight)
+    coefficients, _ = scipy.optimize.nnls(design / scale, y * weight)
     return _round(coefficients / scale)
 
 

@@ -114,7 +114,8 @@ def _threshold_question(path: Path) -> tuple[Any, list[float], Any, dict[str, An
 
     data = load_yaml(path)
     if "policies" in data or "scales" in data:
-        from fluidwait.experiments.experiment import Experiment, RateRange, resolve
+        from fluidwait.experiments.experiment import Experiment, RateRange
+        from fluidwait.experiments.setting import resolve
 
         experiment = parse(Experiment, data, path)
         setting, rates = resolve(experiment), experiment.rates

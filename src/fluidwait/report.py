@@ -294,8 +294,8 @@ def _audit(made: _Made) -> dict[str, Any]:
     """Vidur's repetitions of our runs: how many, and the largest difference in s of any request's times."""
     rows = []
     for (name, table), path in sorted(made.tables.items(), key=lambda item: _natural(item[0][0])):
-        if table.startswith("audit/"):
-            rows += [{"experiment": name, "policy": Path(table).stem} | row for row in pl.read_csv(path).to_dicts()]
+        if table == "audit.csv":
+            rows += [{"experiment": name} | row for row in pl.read_csv(path).to_dicts()]
     by_experiment = [
         {"experiment": name} | _audited([row for row in rows if row["experiment"] == name])
         for name in dict.fromkeys(row["experiment"] for row in rows)

@@ -39,7 +39,7 @@ def pdf(
 
 @app.command()
 def times(scale: ScaleName, out: Out) -> None:
-    """Add up the wall times of all artifacts by rule and machine, as CSV."""
+    """Add up times and memory of all jobs by rule, as CSV."""
     from fluidwait.rule_times import write
 
     write(scale, out)

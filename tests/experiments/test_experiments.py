@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from fluidwait.config import load_yaml
-from fluidwait.experiments.experiment import load_experiment, resolve
+from fluidwait.config import ConfigError, load_yaml
+from fluidwait.experiments import jobs
+from fluidwait.experiments.experiment import load_experiment
+from fluidwait.experiments.setting import resolve
 from fluidwait.figures import KINDS
 from fluidwait.paths import project_root
 
@@ -32,5 +34,24 @@ def test_tuned_policies_of_an_experiment_try_equally_many_combinations(name):
     assert len(sizes) <= 1
 
 
-def test_the_workflow_makes_experiments_that_exist():
-    assert set(load_yaml(project_root() / "config" / "config.yaml")["experiments"]) <= set(NAMES)
+def test_the_workflow_makes_every_experiment_that_ships():
+    config = load_yaml(project_root() / "config" / "config.yaml")
+    variants = [name for names in config["variants"].values() for name in names]
+    assert set(config["variants"]) <= set(config["experiments"])
+    assert sorted([*config["experiments"], *variants]) == NAMES
+
+
+def test_a_key_is_tuned_in_every_experiment_or_in_none(monkeypatch):
+    """The workflow chooses the rule that makes a policy's results by its key."""
+    assert jobs.tuned_keys(NAMES) and all(key.endswith("tuned") for key in jobs.tuned_keys(NAMES))
+    other = load_experiment("e2")
+    plain = {key: entry.model_copy(update={"grid": None}) for key, entry in other.policies.items()}
+    monkeypatch.setattr(
+        jobs,
+        "experiment",
+        lambda name: other.model_copy(update={"policies": plain}) if name == "e2" else load_experiment(name),
+    )
+    with pytest.raises(
+        ConfigError, match=r"^experiment e2: policies.sarathi_tuned: no grid here, but one in experiment e1"
+    ):
+        jobs.tuned_keys(["e1", "e2"])

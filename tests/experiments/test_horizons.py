@@ -8,8 +8,9 @@ import pytest
 
 from fluidwait.config import ConfigError, parse
 from fluidwait.experiments import audit, boundaries, summary, sweep
-from fluidwait.experiments.experiment import Experiment, load_experiment, resolve
+from fluidwait.experiments.experiment import Experiment, load_experiment
 from fluidwait.experiments.metrics import run_metrics
+from fluidwait.experiments.setting import resolve
 from fluidwait.paths import project_root
 from fluidwait.provenance import verify
 from fluidwait.records import iter_runs

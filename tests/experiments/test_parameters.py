@@ -4,7 +4,8 @@ import polars as pl
 import pytest
 
 from fluidwait.experiments import parameters
-from fluidwait.experiments.experiment import load_experiment, resolve
+from fluidwait.experiments.experiment import load_experiment
+from fluidwait.experiments.setting import resolve
 from fluidwait.paths import project_root
 from fluidwait.provenance import verify
 

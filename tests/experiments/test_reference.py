@@ -10,7 +10,8 @@ import pytest
 
 from fluidwait.engines.simulator import simulate
 from fluidwait.experiments import reference, replay
-from fluidwait.experiments.experiment import load_experiment, resolve
+from fluidwait.experiments.experiment import load_experiment
+from fluidwait.experiments.setting import resolve
 from fluidwait.paths import project_root
 from fluidwait.policies import load_policy
 

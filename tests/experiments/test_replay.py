@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from fluidwait.config import ConfigError
 from fluidwait.engines.simulator import simulate
 from fluidwait.experiments import reference, replay
-from fluidwait.experiments.experiment import load_experiment, resolve
+from fluidwait.experiments.experiment import load_experiment
+from fluidwait.experiments.setting import resolve
 from fluidwait.paths import project_root
 from fluidwait.policies import load_policy
 from fluidwait.timing import iteration_time

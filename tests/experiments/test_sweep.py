@@ -11,8 +11,9 @@ import pytest
 
 from fluidwait.config import ConfigError, parse
 from fluidwait.experiments import audit, boundaries, fluid_tables, reference, summary, sweep
-from fluidwait.experiments.experiment import Experiment, load_experiment, resolve
+from fluidwait.experiments.experiment import Experiment, load_experiment
 from fluidwait.experiments.metrics import run_metrics
+from fluidwait.experiments.setting import resolve
 from fluidwait.paths import project_root
 from fluidwait.provenance import read_sidecar, verify
 from fluidwait.records import iter_runs
@@ -124,17 +125,20 @@ def test_the_same_bytes_again(made, small, tmp_path):
     assert again.read_bytes() == (made / "records" / "wait.parquet").read_bytes()
 
 
-def test_audit_repeats_at_least_its_share_and_agrees(small, tmp_path):
+def test_audit_repeats_at_least_its_share_of_every_policy_and_agrees(made, small, tmp_path):
     pytest.importorskip("vidur", reason="needs the vidur extra")
     out = tmp_path / "audit.csv"
-    audit.audit(small, "sarathi", "tiny", out)
+    audit.audit(small, "tiny", out, {"tuned": made / "tuning" / "tuned.csv"})
     table = pl.read_csv(out)
-    assert table.height >= small.audit_share * 4
-    assert table["scheduler"].unique().to_list() == ["Vidur's"]
+    assert table["policy"].unique(maintain_order=True).to_list() == list(small.policies)
+    assert table.group_by("policy").len()["len"].min() >= small.audit_share * 4
+    schedulers = dict(table.group_by("policy").agg(pl.col("scheduler").unique().first()).iter_rows())
+    assert schedulers == {"sarathi": "Vidur's", "tuned": "Vidur's", "wait": "ours in Vidur"}
     assert table["max_abs_completion"].max() <= audit.TOLERANCE
+    assert verify(tmp_path, project_root()) == []
 
 
-def test_audit_fails_when_the_engines_differ(small, tmp_path, monkeypatch):
+def test_audit_fails_when_the_engines_differ(made, small, tmp_path, monkeypatch):
     pytest.importorskip("vidur", reason="needs the vidur extra")
     real = audit.simulate
     shifted = 2e-9  # s
@@ -143,7 +147,7 @@ def test_audit_fails_when_the_engines_differ(small, tmp_path, monkeypatch):
     )
     out = tmp_path / "audit.csv"
     with pytest.raises(audit.AuditError, match=r"small, sarathi, rate .*: simulator and Vidur differ by 2e-09 s"):
-        audit.audit(small, "sarathi", "tiny", out)
+        audit.audit(small, "tiny", out, {"tuned": made / "tuning" / "tuned.csv"})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -239,6 +243,6 @@ def test_a_seed_set_is_the_same_scale_on_other_requests(small):
 
 def test_a_scale_without_an_audit_leaves_an_empty_table(small, tmp_path):
     scales = {"tiny": small.scale("tiny").model_copy(update={"audit_requests": 0})}
-    out = tmp_path / "sarathi.csv"
-    audit.audit(small.model_copy(update={"scales": scales}), "sarathi", "tiny", out)
+    out = tmp_path / "audit.csv"
+    audit.audit(small.model_copy(update={"scales": scales}), "tiny", out)
     assert pl.read_csv(out).columns == list(audit.SCHEMA) and pl.read_csv(out).is_empty()

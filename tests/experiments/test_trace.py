@@ -9,7 +9,8 @@ from hypothesis.extra.numpy import arrays
 
 from fluidwait.config import ConfigError, parse
 from fluidwait.experiments import sweep, trace
-from fluidwait.experiments.experiment import Experiment, resolve
+from fluidwait.experiments.experiment import Experiment
+from fluidwait.experiments.setting import resolve
 from fluidwait.paths import project_root
 from fluidwait.provenance import verify
 from fluidwait.records import iter_runs

@@ -443,7 +443,7 @@ def test_audit_shows_the_larger_difference_and_zeros(results, experiment):
 
 
 def test_no_audit(results, experiment):
-    with pytest.raises(ConfigError, match=r"audit: no audit of any policy shown \(orca\)$"):
+    with pytest.raises(ConfigError, match=r"audit.csv: no audit of any policy shown \(orca\)$"):
         audit.make(results, experiment | {"labels": {"orca": "Orca"}})
 
 
@@ -487,7 +487,7 @@ COLUMNS = [
     ("mstar", "thresholds.csv", "calibrated_memory"),
     ("reference", "reference.csv", "published"),
     ("reference", "reference.csv", "truncated_low"),
-    ("audit", "audit/sarathi.csv", "max_abs_completion"),
+    ("audit", "audit.csv", "max_abs_completion"),
     ("tuning", "tuning/sarathi.csv", "settings"),
 ]
 
@@ -500,7 +500,7 @@ def test_missing_column(kind, file, column, results, experiment):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("kind", "file"), sorted({(k, f) for k, f, _ in COLUMNS if k not in ("audit", "tuning")}))
+@pytest.mark.parametrize(("kind", "file"), sorted({(k, f) for k, f, _ in COLUMNS if k != "tuning"}))
 def test_missing_file(kind, file, results, experiment):
     (results / file).unlink()
     with pytest.raises(ConfigError, match=rf"{file}: no such file") as error:

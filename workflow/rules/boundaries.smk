@@ -6,6 +6,8 @@ rule boundary:
         csv="results/{scale}/{experiment}/boundary/{policy}.csv",
     log:
         "results/{scale}/{experiment}/logs/boundary_{policy}.log",
+    benchmark:
+        "results/{scale}/benchmarks/boundary/{experiment}.{policy}.tsv"
     conda:
         "../../environment.yml"
     params:
@@ -16,25 +18,6 @@ rule boundary:
         " {params.tuning} --out {output.csv} > {log} 2>&1"
 
 
-# Needs the metrics and, where they are searched, the boundaries of all policies. Makes λ*, measured and predicted.
-rule stability:
-    input:
-        metrics=metrics_tables,
-        boundary=boundary_tables,
-    output:
-        csv="results/{scale}/{experiment}/stability.csv",
-    log:
-        "results/{scale}/{experiment}/logs/stability.log",
-    conda:
-        "../../environment.yml"
-    params:
-        key=lambda wildcards: jobs.boundaries_key(wildcards.experiment, wildcards.scale),
-        boundary=lambda wildcards, input: [f"--boundary {table}" for table in input.boundary],
-    shell:
-        "fluidwait experiment stability {wildcards.experiment} {input.metrics} {params.boundary}"
-        " --out {output.csv} > {log} 2>&1"
-
-
 # Needs the stability tables of all experiments with searched boundaries. Makes λ* and its share of the fluid bound.
 rule boundaries:
     input:
@@ -43,6 +26,8 @@ rule boundaries:
         csv="results/{scale}/boundaries.csv",
     log:
         "results/{scale}/logs/boundaries.log",
+    benchmark:
+        "results/{scale}/benchmarks/boundaries/all.tsv"
     conda:
         "../../environment.yml"
     params:
@@ -67,6 +52,8 @@ rule boundaries_figure:
         txt="figures/{scale}/boundaries.txt",
     log:
         "results/{scale}/logs/figure_boundaries.log",
+    benchmark:
+        "results/{scale}/benchmarks/boundaries_figure/all.tsv"
     conda:
         "../../environment.yml"
     params:

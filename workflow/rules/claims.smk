@@ -14,6 +14,8 @@ rule claims:
         md="results/{scale}/scorecard.md",
     log:
         "results/{scale}/logs/claims.log",
+    benchmark:
+        "results/{scale}/benchmarks/claims/all.tsv"
     conda:
         "../../environment.yml"
     params:

@@ -20,6 +20,7 @@ STUDIES = names("studies")
 
 try:
     jobs.check(EXPERIMENTS, config["scale"])
+    TUNED = jobs.tuned_keys(EXPERIMENTS)
     studies.check(STUDIES, config["scale"])
     document_key = document.key()
 except FluidwaitError as error:
@@ -48,7 +49,7 @@ def everything(wildcards):
     for experiment in EXPERIMENTS:
         folder = f"results/{scale}/{experiment}"
         files += [f"{folder}/{table}.csv" for table in ("thresholds", "summary", "stability")]
-        files += [f"{folder}/audit/{policy}.csv" for policy in jobs.policies(experiment)]
+        files += [f"{folder}/audit.csv"] if jobs.is_audited(experiment, scale) else []
         files += [f"figures/{scale}/{experiment}_{kind}.png" for kind in jobs.figures(experiment)]
     if searched_experiments():
         files += [f"results/{scale}/boundaries.csv", f"figures/{scale}/boundaries.png"]
@@ -89,6 +90,12 @@ def tuning_table(wildcards):
     return []
 
 
+def tuning_tables(wildcards):
+    """The grid searches of all tuned policies of an experiment."""
+    folder = f"results/{wildcards.scale}/{wildcards.experiment}/tuning"
+    return [f"{folder}/{policy}.csv" for policy in jobs.tuned(wildcards.experiment)]
+
+
 def metrics_tables(wildcards):
     """Metrics of all policies of an experiment, in the order of the experiment."""
     folder = f"results/{wildcards.scale}/{wildcards.experiment}/metrics"
@@ -110,6 +117,10 @@ def stability_tables(wildcards):
 
 def policy_key(wildcards):
     return jobs.policy_key(wildcards.experiment, wildcards.policy, wildcards.scale)
+
+
+def sweep_key(wildcards):
+    return jobs.sweep_key(wildcards.experiment, wildcards.policy, wildcards.scale)
 
 
 def shared_key(module):

@@ -14,6 +14,8 @@ rule figure:
         txt="figures/{scale}/{experiment}_{figure}.txt",
     log:
         "results/{scale}/{experiment}/logs/figure_{figure}.log",
+    benchmark:
+        "results/{scale}/benchmarks/figure/{experiment}.{figure}.tsv"
     conda:
         "../../environment.yml"
     params:

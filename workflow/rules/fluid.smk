@@ -5,6 +5,8 @@ rule thresholds:
         json="results/{scale}/{experiment}/thresholds.json",
     log:
         "results/{scale}/{experiment}/logs/thresholds.log",
+    benchmark:
+        "results/{scale}/benchmarks/thresholds/{experiment}.tsv"
     conda:
         "../../environment.yml"
     params:

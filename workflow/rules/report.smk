@@ -6,6 +6,8 @@ rule report_data:
         json="results/{scale}/report.json",
     log:
         "results/{scale}/logs/report_data.log",
+    benchmark:
+        "results/{scale}/benchmarks/report_data/all.tsv"
     conda:
         "../../environment.yml"
     params:
@@ -29,6 +31,8 @@ rule report:
         ),
     log:
         "results/{scale}/logs/report.log",
+    benchmark:
+        "results/{scale}/benchmarks/report/all.tsv"
     conda:
         "../../environment.yml"
     params:
@@ -37,7 +41,7 @@ rule report:
         "fluidwait report pdf {input.source} {input.json} --out {output.pdf} > {log} 2>&1"
 
 
-# Needs all results, whose sidecars hold wall times. Makes their sums by rule and machine, which differ from run to run.
+# Needs all results, whose jobs left benchmark files. Makes their sums by rule, which differ from run to run.
 rule rule_times:
     input:
         "results/{scale}/report.pdf",

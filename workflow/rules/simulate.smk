@@ -1,41 +1,63 @@
-# Needs the configuration only. Tries every combination of a policy's grid at every rate, on the tuning seeds.
-rule tune:
-    output:
-        csv="results/{scale}/{experiment}/tuning/{policy}.csv",
-    log:
-        "results/{scale}/{experiment}/logs/tune_{policy}.log",
-    conda:
-        "../../environment.yml"
-    params:
-        key=policy_key,
-    shell:
-        "fluidwait experiment tune {wildcards.experiment} {wildcards.policy} --scale {wildcards.scale}"
-        " --out {output.csv} > {log} 2>&1"
+# A key of a policy with a grid matches both rules.
+ruleorder: tuned_sweep > sweep
 
 
-# Needs the winners of the tuning, if the policy is tuned. Makes the record of every run (all rates, all replications),
-# repeats a sample of them in real Vidur, failing if any request differs, and makes one row of metrics per run after
-# checking it: drained, causal, Little's law.
+# Needs the configuration only. Makes the record of every run of a policy (all rates, all replications), and one row of
+# metrics per run after checking it: drained, causal, Little's law.
 rule sweep:
-    input:
-        tuning=tuning_table,
     output:
         records="results/{scale}/{experiment}/records/{policy}.parquet",
-        audit="results/{scale}/{experiment}/audit/{policy}.csv",
         metrics="results/{scale}/{experiment}/metrics/{policy}.csv",
     log:
         "results/{scale}/{experiment}/logs/sweep_{policy}.log",
+    benchmark:
+        "results/{scale}/benchmarks/sweep/{experiment}.{policy}.tsv"
     conda:
         "../../environment.yml"
     params:
-        key=lambda wildcards: jobs.sweep_key(wildcards.experiment, wildcards.policy, wildcards.scale),
-        tuning=lambda wildcards, input: f"--tuning {input.tuning}" if input.tuning else "",
+        key=sweep_key,
+        tuning="",
     shell:
         "fluidwait experiment sweep {wildcards.experiment} {wildcards.policy} --scale {wildcards.scale}"
-        " {params.tuning} --out {output.records} --audit {output.audit} --metrics {output.metrics} > {log} 2>&1"
+        " {params.tuning} --out {output.records} --metrics {output.metrics} > {log} 2>&1"
 
 
-# Needs the same. Makes the memory of one replication against time, at the rates under `traces`.
+# The same of a policy with a grid: first tries every combination at every rate, on the tuning seeds.
+use rule sweep as tuned_sweep with:
+    output:
+        tuning="results/{scale}/{experiment}/tuning/{policy}.csv",
+        records="results/{scale}/{experiment}/records/{policy}.parquet",
+        metrics="results/{scale}/{experiment}/metrics/{policy}.csv",
+    benchmark:
+        "results/{scale}/benchmarks/tuned_sweep/{experiment}.{policy}.tsv"
+    wildcard_constraints:
+        policy="|".join(TUNED) or "(?!)",
+    params:
+        key=sweep_key,
+        tuning=lambda wildcards, output: f"--tuning {output.tuning}",
+
+
+# Needs the winners of all tuned policies. Repeats a sample of the runs in real Vidur, failing if any request differs.
+rule audit:
+    input:
+        tuning=tuning_tables,
+    output:
+        csv="results/{scale}/{experiment}/audit.csv",
+    log:
+        "results/{scale}/{experiment}/logs/audit.log",
+    benchmark:
+        "results/{scale}/benchmarks/audit/{experiment}.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        key=lambda wildcards: jobs.audit_key(wildcards.experiment, wildcards.scale),
+        tuning=lambda wildcards, input: [f"--tuning {table}" for table in input.tuning],
+    shell:
+        "fluidwait experiment audit {wildcards.experiment} --scale {wildcards.scale}"
+        " {params.tuning} --out {output.csv} > {log} 2>&1"
+
+
+# Needs the winners of the tuning, if the policy is tuned. Makes the memory of one replication against time, at the rates under `traces`.
 rule trace:
     input:
         tuning=tuning_table,
@@ -43,6 +65,8 @@ rule trace:
         csv="results/{scale}/{experiment}/trace/{policy}.csv",
     log:
         "results/{scale}/{experiment}/logs/trace_{policy}.log",
+    benchmark:
+        "results/{scale}/benchmarks/trace/{experiment}.{policy}.tsv"
     conda:
         "../../environment.yml"
     params:

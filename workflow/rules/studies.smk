@@ -10,6 +10,8 @@ rule study_memory:
         answers="results/{scale}/{study}/answers.csv",
     log:
         "results/{scale}/{study}/logs/memory.log",
+    benchmark:
+        "results/{scale}/benchmarks/study_memory/{study}.tsv"
     conda:
         "../../environment.yml"
     params:
@@ -25,6 +27,8 @@ rule study_runs:
         csv="results/{scale}/{study}/runs/{part}.csv",
     log:
         "results/{scale}/{study}/logs/runs_{part}.log",
+    benchmark:
+        "results/{scale}/benchmarks/study_runs/{study}.{part}.tsv"
     conda:
         "../../environment.yml"
     params:
@@ -43,6 +47,8 @@ rule study_scaling:
         exponents="results/{scale}/{study}/exponents.csv",
     log:
         "results/{scale}/{study}/logs/scaling.log",
+    benchmark:
+        "results/{scale}/benchmarks/study_scaling/{study}.tsv"
     conda:
         "../../environment.yml"
     params:
@@ -58,6 +64,8 @@ rule study_gaps:
         csv="results/{scale}/{study}/{table}_gap.csv",
     log:
         "results/{scale}/{study}/logs/{table}_gap.log",
+    benchmark:
+        "results/{scale}/benchmarks/study_gaps/{study}.{table}.tsv"
     wildcard_constraints:
         table="fcfs|unknown",
     conda:
@@ -75,6 +83,8 @@ rule study_table:
         csv="results/{scale}/{study}/{table}.csv",
     log:
         "results/{scale}/{study}/logs/{table}.log",
+    benchmark:
+        "results/{scale}/benchmarks/study_table/{study}.{table}.tsv"
     wildcard_constraints:
         table="toy|overflow",
     conda:
@@ -101,6 +111,8 @@ rule study_figure:
         txt="figures/{scale}/{study_figure}.txt",
     log:
         "results/{scale}/logs/{study_figure}.log",
+    benchmark:
+        "results/{scale}/benchmarks/study_figure/{study_figure}.tsv"
     conda:
         "../../environment.yml"
     params:

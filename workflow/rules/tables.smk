@@ -1,17 +1,24 @@
-# Needs the metrics of all policies. Makes means and 95 % confidence intervals.
+# Needs the metrics of all policies and, where they are searched, their boundaries. Makes means with 95 % confidence
+# intervals, and λ*, measured and predicted.
 rule summary:
     input:
-        metrics_tables,
+        metrics=metrics_tables,
+        boundary=boundary_tables,
     output:
         csv="results/{scale}/{experiment}/summary.csv",
+        stability="results/{scale}/{experiment}/stability.csv",
     log:
         "results/{scale}/{experiment}/logs/summary.log",
+    benchmark:
+        "results/{scale}/benchmarks/summary/{experiment}.tsv"
     conda:
         "../../environment.yml"
     params:
-        key=shared_key("fluidwait.experiments.summary"),
+        key=lambda wildcards: jobs.summary_key(wildcards.experiment, wildcards.scale),
+        boundary=lambda wildcards, input: [f"--boundary {table}" for table in input.boundary],
     shell:
-        "fluidwait experiment summary {wildcards.experiment} {input} --out {output.csv} > {log} 2>&1"
+        "fluidwait experiment summary {wildcards.experiment} {input.metrics} {params.boundary}"
+        " --out {output.csv} --stability {output.stability} > {log} 2>&1"
 
 
 # Needs the published latencies of E1 and attention measurements. Makes ours beside them, and the published runs replayed.
@@ -23,6 +30,8 @@ rule reference:
         csv="results/{scale}/{experiment}/reference.csv",
     log:
         "results/{scale}/{experiment}/logs/reference.log",
+    benchmark:
+        "results/{scale}/benchmarks/reference/{experiment}.tsv"
     conda:
         "../../environment.yml"
     params:
@@ -38,6 +47,8 @@ rule parameters:
         csv="results/{scale}/parameters.csv",
     log:
         "results/{scale}/logs/parameters.log",
+    benchmark:
+        "results/{scale}/benchmarks/parameters/all.tsv"
     conda:
         "../../environment.yml"
     params:

@@ -17,6 +17,8 @@ rule real_record:
         bundle="recordings/{target}/bundle.json",
     log:
         "recordings/{target}/logs/record.log",
+    benchmark:
+        "recordings/{target}/benchmarks/record.tsv"
     conda:
         "../../environment.yml"
     threads: workflow.cores
@@ -36,6 +38,8 @@ rule real_tables:
         e10=[f"results/{{scale}}/e10/{{machine}}/{table}.csv" for table in real.TABLES["e10"]],
     log:
         "results/{scale}/e9/logs/tables_{machine}.log",
+    benchmark:
+        "results/{scale}/benchmarks/real_tables/{machine}.tsv"
     conda:
         "../../environment.yml"
     params:
@@ -64,6 +68,8 @@ rule real_figure:
         txt="figures/{scale}/{real_figure}_{machine}.txt",
     log:
         "results/{scale}/{real_figure}/logs/figure_{machine}.log",
+    benchmark:
+        "results/{scale}/benchmarks/real_figure/{real_figure}.{machine}.tsv"
     conda:
         "../../environment.yml"
     params:

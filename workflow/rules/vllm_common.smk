@@ -4,10 +4,11 @@ import os
 from fluidwait.experiments.real import jobs as real
 
 REAL = names("real")
+MEASURE = not config["scale"].startswith("quick")  # recording takes minutes, alone on the machine
 
 try:
     real.check(REAL)
-    BUNDLES = real.sources(real.TARGETS)
+    BUNDLES = real.sources(real.TARGETS, MEASURE)
 except FluidwaitError as error:
     sys.exit(f"fluidwait: error: {error}")
 
@@ -19,7 +20,7 @@ def bundle_of(machine):
 
 def real_engine(scale):
     """Figures of every bundle there is, or that can be recorded here."""
-    machines = real.sources(tuple(REAL))
+    machines = real.sources(tuple(REAL), MEASURE)
     return [f"figures/{scale}/{figure}_{machine}.png" for machine in machines for figure in real.figures()]
 
 

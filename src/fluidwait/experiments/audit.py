@@ -1,10 +1,15 @@
-"""Vidur as auditor: a random sample of an experiment's runs is repeated in real Vidur, request by request."""
+"""Vidur as auditor: a random sample of an experiment's runs is repeated in real Vidur, request by request.
+
+One job audits all policies of an experiment, as importing Vidur takes longer than most of its runs.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,7 +17,8 @@ import polars as pl
 from fluidwait.config import FluidwaitError
 from fluidwait.engines.simulator import simulate
 from fluidwait.engines.vidur import VERSION, native_policies, simulate_vidur
-from fluidwait.experiments.experiment import Experiment, resolve
+from fluidwait.experiments.experiment import Experiment
+from fluidwait.experiments.setting import Setting, resolve
 from fluidwait.experiments.sweep import code_of, identity, winners
 from fluidwait.provenance import imported_modules, write_artifact
 from fluidwait.workload import input_files
@@ -22,6 +28,7 @@ TOLERANCE = 1e-9
 
 
 SCHEMA = {
+    "policy": str,
     "rate": float,
     "replication": int,
     "requests": int,
@@ -47,50 +54,72 @@ def sample(experiment: Experiment, key: str, scale: str) -> list[tuple[float, in
     return [points[i] for i in sorted(random.choice(len(points), size=count, replace=False))]
 
 
-def audit(experiment: Experiment, key: str, scale: str, out: Path, tuning: Path | None = None) -> None:
+def audit(experiment: Experiment, scale: str, out: Path, tunings: Mapping[str, Path] | None = None) -> None:
     """Repeat the sampled runs in Vidur, with Vidur's own scheduler where it has one, and compare every request.
 
     A run longer than ``audit_requests`` is compared on its first requests, simulated anew by both engines.
 
+    Args:
+        tunings: tables of the grid search, by policy; those of all tuned policies.
+
     Raises:
         AuditError: first tokens or completions differ by more than :data:`TOLERANCE` seconds, or evictions differ.
     """
-    setting, chosen = resolve(experiment), winners(tuning)
-    most = experiment.scale(scale).audit_requests
+    setting, tunings = resolve(experiment), tunings or {}
 
-    def compare(rate: float, horizon: int, replication: int) -> dict:
-        n = min(horizon, most)
-        policy = setting.policy(key, chosen.get(rate))
-        knobs = policy.prepare(setting.context(rate))
-        requests = setting.requests(n, rate, experiment.seed_at(scale), replication)
-        ours = simulate(requests, policy, knobs, setting.time_model, setting.semantics)
-        native = policy.name in native_policies(setting.semantics)
-        theirs = simulate_vidur(requests, policy, knobs, setting.time_model, setting.semantics, native=native)
-        row = {
-            "rate": rate,
-            "replication": replication,
-            "requests": n,
-            "scheduler": "Vidur's" if native else "ours in Vidur",
-            "evictions": int(theirs.evictions.sum()),
-            "max_abs_first_token": float(np.abs(ours.first_token - theirs.first_token).max()),
-            "max_abs_completion": float(np.abs(ours.completion - theirs.completion).max()),
-        }
-        worst = max(row["max_abs_first_token"], row["max_abs_completion"])
-        if not worst <= TOLERANCE or not np.array_equal(ours.evictions, theirs.evictions):
-            raise AuditError(
-                f"experiment {experiment.id}, {key}, rate {rate:g}, replication {replication}: "
-                f"simulator and Vidur differ by {worst:.3g} s"
-            )
-        return row
+    def write(path: Path, _: str) -> None:
+        rows = []
+        for key in experiment.policies:
+            chosen = winners(tunings.get(key))
+            rows += [_compare(setting, key, scale, chosen, point) for point in sample(experiment, key, scale)]
+        pl.DataFrame(rows, schema=SCHEMA).write_csv(path)
 
+    codes = [code_of(setting, key) for key in experiment.policies]
     write_artifact(
         out,
-        lambda path, _: pl.DataFrame(
-            [compare(*point) for point in sample(experiment, key, scale)], schema=SCHEMA
-        ).write_csv(path),
-        config=identity(setting, key, scale)
-        | {"engine": f"vidur {VERSION}", "audit_requests": most, "audit_share": experiment.audit_share},
-        inputs=[*input_files(setting.workload), *([tuning] if tuning else [])],
-        code=sorted({*code_of(setting, key), *imported_modules(__name__)}),
+        write,
+        config=audit_identity(setting, scale),
+        inputs=[*input_files(setting.workload), *tunings.values()],
+        code=sorted({*imported_modules(__name__), *itertools.chain(*codes)}),
         rule="audit",
     )
+
+
+def audit_identity(setting: Setting, scale: str) -> dict[str, Any]:
+    """Everything besides inputs and code that decides an audit."""
+    experiment = setting.experiment
+    return {
+        "engine": f"vidur {VERSION}",
+        "audit_requests": experiment.scale(scale).audit_requests,
+        "audit_share": experiment.audit_share,
+        "policies": {key: identity(setting, key, scale) for key in experiment.policies},
+    }
+
+
+def _compare(setting: Setting, key: str, scale: str, chosen: dict, point: tuple[float, int, int]) -> dict[str, Any]:
+    """One run in both engines: a row of the table."""
+    experiment, (rate, horizon, replication) = setting.experiment, point
+    n = min(horizon, experiment.scale(scale).audit_requests)
+    policy = setting.policy(key, chosen.get(rate))
+    knobs = policy.prepare(setting.context(rate))
+    requests = setting.requests(n, rate, experiment.seed_at(scale), replication)
+    ours = simulate(requests, policy, knobs, setting.time_model, setting.semantics)
+    native = policy.name in native_policies(setting.semantics)
+    theirs = simulate_vidur(requests, policy, knobs, setting.time_model, setting.semantics, native=native)
+    row = {
+        "policy": key,
+        "rate": rate,
+        "replication": replication,
+        "requests": n,
+        "scheduler": "Vidur's" if native else "ours in Vidur",
+        "evictions": int(theirs.evictions.sum()),
+        "max_abs_first_token": float(np.abs(ours.first_token - theirs.first_token).max()),
+        "max_abs_completion": float(np.abs(ours.completion - theirs.completion).max()),
+    }
+    worst = max(row["max_abs_first_token"], row["max_abs_completion"])
+    if not worst <= TOLERANCE or not np.array_equal(ours.evictions, theirs.evictions):
+        raise AuditError(
+            f"experiment {experiment.id}, {key}, rate {rate:g}, replication {replication}: "
+            f"simulator and Vidur differ by {worst:.3g} s"
+        )
+    return row

@@ -30,7 +30,8 @@ import numpy as np
 import polars as pl
 
 from fluidwait.config import ConfigError
-from fluidwait.experiments.experiment import Experiment, Setting, resolve
+from fluidwait.experiments.experiment import Experiment
+from fluidwait.experiments.setting import Setting, resolve
 from fluidwait.experiments.stability import drift, fitted_rate
 from fluidwait.experiments.sweep import code_of, identity, run_once, winners
 from fluidwait.provenance import imported_modules, write_artifact

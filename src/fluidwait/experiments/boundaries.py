@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.experiments.experiment import Experiment, Setting, resolve
+from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.metrics import mean_interval
+from fluidwait.experiments.setting import Setting, resolve
 from fluidwait.experiments.stability import stability_boundary
 from fluidwait.fluid import calibrated_boundary
 from fluidwait.policies.contract import NO_LIMIT

@@ -36,36 +36,36 @@ def thresholds(name: Name, scale: ScaleName, out: Out) -> None:
 
 
 @app.command()
-def tune(name: Name, policy: PolicyKey, scale: ScaleName, out: Out) -> None:
-    """Search the grid of a policy at every rate."""
-    from fluidwait.experiments.sweep import tune as run
-
-    run(_load(name), policy, scale, out)
-
-
-@app.command()
 def sweep(
     name: Name,
     policy: PolicyKey,
     scale: ScaleName,
     out: Out,
-    tuning: Tuning = None,
-    audit: Annotated[Path | None, typer.Option("--audit", help="table of a sample repeated in Vidur, to write")] = None,
-    metrics: Annotated[Path | None, typer.Option("--metrics", help="table of the metrics per run, to write")] = None,
+    metrics: Annotated[Path, typer.Option("--metrics", help="table of the metrics per run, to write")],
+    tuning: Annotated[Path | None, typer.Option("--tuning", help="table of the grid search, to write first")] = None,
 ) -> None:
-    """Simulate a policy at every rate and replication; repeat a sample in real Vidur; measure every run."""
-    from fluidwait.experiments.sweep import sweep as run
+    """Simulate a policy at every rate and replication, a tuned one with the best of its grid; measure every run."""
+    from fluidwait.experiments import summary
+    from fluidwait.experiments import sweep as steps
 
     experiment = _load(name)
-    run(experiment, policy, scale, out, tuning)
-    if audit is not None:
-        from fluidwait.experiments.audit import audit as repeat
+    if tuning is not None:
+        steps.tune(experiment, policy, scale, tuning)
+    steps.sweep(experiment, policy, scale, out, tuning)
+    summary.metrics(experiment, out, metrics)
 
-        repeat(experiment, policy, scale, audit, tuning)
-    if metrics is not None:
-        from fluidwait.experiments.summary import metrics as measure
 
-        measure(experiment, out, metrics)
+@app.command()
+def audit(
+    name: Name,
+    scale: ScaleName,
+    out: Out,
+    tuning: Annotated[list[Path] | None, typer.Option("--tuning", help="table of the grid search of a policy")] = None,
+) -> None:
+    """Repeat a sample of the runs of every policy in real Vidur."""
+    from fluidwait.experiments.audit import audit as run
+
+    run(_load(name), scale, out, _by_policy(tuning or []))
 
 
 @app.command()
@@ -77,11 +77,20 @@ def trace(name: Name, policy: PolicyKey, scale: ScaleName, out: Out, tuning: Tun
 
 
 @app.command()
-def summary(name: Name, tables: Tables, out: Out) -> None:
-    """Means and confidence intervals over the replications."""
+def summary(
+    name: Name,
+    tables: Tables,
+    out: Out,
+    stability: Annotated[Path, typer.Option("--stability", help="table of the stability boundaries, to write")],
+    boundary: Annotated[list[Path] | None, typer.Option("--boundary", help="searched boundaries of a policy")] = None,
+) -> None:
+    """Means and confidence intervals over the replications; stability boundaries, measured and predicted."""
+    from fluidwait.experiments.boundaries import stability as bound
     from fluidwait.experiments.summary import summary as run
 
-    run(_load(name), _by_policy(tables), out)
+    experiment = _load(name)
+    run(experiment, _by_policy(tables), out)
+    bound(experiment, _by_policy(tables), stability, _by_policy(boundary or []))
 
 
 @app.command()
@@ -102,19 +111,6 @@ def parameters(
     from fluidwait.experiments.parameters import parameters as run
 
     run([_load(name) for name in names], scale, out)
-
-
-@app.command()
-def stability(
-    name: Name,
-    tables: Tables,
-    out: Out,
-    boundary: Annotated[list[Path] | None, typer.Option("--boundary", help="searched boundaries of a policy")] = None,
-) -> None:
-    """Stability boundaries, measured and predicted."""
-    from fluidwait.experiments.boundaries import stability as run
-
-    run(_load(name), _by_policy(tables), out, _by_policy(boundary or []))
 
 
 @app.command()

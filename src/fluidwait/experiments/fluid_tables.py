@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fluidwait.experiments.experiment import Experiment, Setting, resolve
+from fluidwait.experiments.experiment import Experiment
+from fluidwait.experiments.setting import Setting, resolve
 from fluidwait.fluid import calibrated_equilibrium, threshold_table
 from fluidwait.provenance import imported_modules, write_artifact
 from fluidwait.workload import input_files

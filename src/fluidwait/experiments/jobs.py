@@ -12,9 +12,10 @@ from pathlib import Path
 
 from fluidwait import figures as kinds
 from fluidwait.config import ConfigError
-from fluidwait.experiments import bisection, boundaries, parameters
+from fluidwait.experiments import audit, bisection, boundaries, parameters, summary
 from fluidwait.experiments.draw import boundary_sizes, described
-from fluidwait.experiments.experiment import Experiment, load_experiment, resolve
+from fluidwait.experiments.experiment import Experiment, load_experiment
+from fluidwait.experiments.setting import resolve
 from fluidwait.experiments.sweep import code_of, identity
 from fluidwait.paths import project_root
 from fluidwait.provenance import code_fingerprint, config_hash, imported_modules, package_versions
@@ -35,7 +36,34 @@ def policies(name: str) -> list[str]:
 
 
 def is_tuned(name: str, policy: str) -> bool:
+    """Whether the policy's grid is searched."""
     return experiment(name).entry(policy).grid is not None
+
+
+def tuned(name: str) -> list[str]:
+    """The policies whose grid is searched."""
+    return [policy for policy in policies(name) if is_tuned(name, policy)]
+
+
+def tuned_keys(names: list[str]) -> list[str]:
+    """Keys of all tuned policies of several experiments.
+
+    Raises:
+        ConfigError: a key stands for a tuned policy in one experiment and for an untuned one in another, so that the
+            workflow could not tell by the key which rule makes its results.
+    """
+    found = {key: name for name in names for key in tuned(name)}
+    for name in names:
+        for key in policies(name):
+            if key in found and not is_tuned(name, key):
+                other = f"experiment {found[key]}"
+                raise ConfigError(f"experiment {name}: policies.{key}: no grid here, but one in {other}; rename one")
+    return list(found)
+
+
+def is_audited(name: str, scale: str) -> bool:
+    """Whether Vidur repeats runs of the experiment at this scale."""
+    return experiment(name).scale(scale).audit_requests > 0 and experiment(name).audit_share > 0
 
 
 def has_boundary(name: str, scale: str) -> bool:
@@ -58,7 +86,7 @@ def check(names: list[str], scale: str) -> None:
     """Find every mistake in the configuration before any job starts.
 
     Raises:
-        ConfigError: one line; see :func:`fluidwait.experiments.experiment.resolve`. Also when results or figures cannot
+        ConfigError: one line; see :func:`fluidwait.experiments.setting.resolve`. Also when results or figures cannot
             be written.
     """
     for name in names:
@@ -82,7 +110,7 @@ def _check_writable(folder: Path) -> None:
 
 @cache
 def policy_key(name: str, policy: str, scale: str) -> str:
-    """Key of a policy's tuning and traces."""
+    """Key of a policy's traces."""
     setting = _setting(name)
     entry = setting.experiment.entry(policy).model_dump(mode="json", exclude={"label"})
     return _key(code_of(setting, policy), [identity(setting, policy, scale), entry])
@@ -90,11 +118,16 @@ def policy_key(name: str, policy: str, scale: str) -> str:
 
 @cache
 def sweep_key(name: str, policy: str, scale: str) -> str:
-    """Key of a policy's sweep, its audit and its metrics."""
-    about = experiment(name)
-    sizes = [about.scale(scale).audit_requests, about.audit_share, about.window]
-    code = imported_modules("fluidwait.experiments.audit", "fluidwait.experiments.summary")
-    return _key(code, [policy_key(name, policy, scale), sizes])
+    """Key of a policy's tuning, sweep and metrics."""
+    code = imported_modules("fluidwait.experiments.summary")
+    return _key(code, [policy_key(name, policy, scale), experiment(name).window])
+
+
+@cache
+def audit_key(name: str, scale: str) -> str:
+    """Key of an experiment's audit."""
+    keys = [policy_key(name, policy, scale) for policy in policies(name)]
+    return _key(imported_modules(audit.__name__), [keys, audit.audit_identity(_setting(name), scale)])
 
 
 @cache
@@ -128,10 +161,10 @@ def boundaries_figure_key(names: tuple[str, ...], scale: str) -> str:
 
 
 @cache
-def boundaries_key(name: str, scale: str) -> str:
-    """Key of the stability boundaries, whose prediction asks every policy for its limits."""
+def summary_key(name: str, scale: str) -> str:
+    """Key of the summary and of the stability boundaries, whose prediction asks every policy for its limits."""
     entries = experiment(name).model_dump(mode="json", include={"policies"})
-    return _key(boundaries.CODE, [entries, shared_key(name, scale, boundaries.__name__)])
+    return _key(boundaries.CODE, [entries, shared_key(name, scale, summary.__name__)])
 
 
 @cache

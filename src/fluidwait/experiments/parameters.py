@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.experiments.experiment import Experiment, PolicyEntry, Setting, resolve
+from fluidwait.experiments.experiment import Experiment, PolicyEntry
+from fluidwait.experiments.setting import Setting, resolve
 from fluidwait.experiments.sweep import identity
 from fluidwait.provenance import config_hash, imported_modules, write_artifact
 from fluidwait.workload import input_files

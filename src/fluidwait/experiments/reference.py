@@ -25,8 +25,9 @@ import polars as pl
 from fluidwait.columns import read_columns
 from fluidwait.engines.simulator import simulate
 from fluidwait.experiments import replay
-from fluidwait.experiments.experiment import Experiment, Setting, resolve
+from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.metrics import mean_interval
+from fluidwait.experiments.setting import Setting, resolve
 from fluidwait.paths import project_root
 from fluidwait.policies import Policy, load_policy
 from fluidwait.provenance import imported_modules, write_artifact

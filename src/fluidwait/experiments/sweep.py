@@ -16,8 +16,9 @@ import polars as pl
 
 from fluidwait.config import ConfigError
 from fluidwait.engines.simulator import Run, simulate
-from fluidwait.experiments.experiment import Experiment, Setting, resolve
+from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.metrics import run_metrics
+from fluidwait.experiments.setting import Setting, resolve
 from fluidwait.policies import Policy
 from fluidwait.provenance import canonical_json, config_hash, imported_modules, write_artifact
 from fluidwait.records import REQUESTS, RecordWriter

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 
 from fluidwait.engines.simulator import LOG_COLUMNS, simulate
-from fluidwait.experiments.experiment import Experiment, Setting, resolve
+from fluidwait.experiments.experiment import Experiment
+from fluidwait.experiments.setting import Setting, resolve
 from fluidwait.experiments.sweep import code_of, identity, winners
 from fluidwait.provenance import imported_modules, write_artifact
 from fluidwait.workload import input_files

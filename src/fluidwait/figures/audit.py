@@ -16,8 +16,8 @@ from fluidwait.config import ConfigError
 from fluidwait.figures import style
 from fluidwait.figures.tables import read_table, shown
 
-INPUTS = ("audit/{policy}.csv",)
-"""Files read, below the folder of the experiment; those of the policies shown that exist."""
+INPUTS = ("audit.csv",)
+"""Files read, below the folder of the experiment."""
 
 AGREED = 1e-9
 """Seconds within which the two engines must agree on every request."""
@@ -30,13 +30,13 @@ AGREED_LINE = {"color": style.INK, "linestyle": style.DOTTED, "linewidth": 1.0}
 def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Figure]:
     """``{<id>_audit: figure}``: the larger of the two differences at each rate, over replications.
 
-    Reads ``audit/<policy>.csv`` (rate, max_abs_first_token, max_abs_completion, both in s).
+    Reads ``audit.csv`` (policy, rate, max_abs_first_token, max_abs_completion, both in s).
 
     Raises:
         ConfigError: no policy shown has an audit, a column is missing, or a value is not a number.
     """
     about = shown(experiment, results_dir)
-    curves = _curves(Path(results_dir) / "audit", about.labels)
+    curves = _curves(Path(results_dir) / "audit.csv", about.labels)
     with style.journal():
         return {f"{about.id}_audit": _draw(curves, about.labels)}
 
@@ -44,7 +44,7 @@ def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Fi
 def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, str]:
     """The caption of each figure of :func:`make`."""
     about = shown(experiment, results_dir)
-    curves = _curves(Path(results_dir) / "audit", about.labels)
+    curves = _curves(Path(results_dir) / "audit.csv", about.labels)
     largest = max(curve["largest"].max() for curve in curves.values())
     text = (
         f"{about.title}. Largest difference of first-token and completion times between the compiled simulator and "
@@ -54,14 +54,15 @@ def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str,
     return {f"{about.id}_audit": text}
 
 
-def _curves(folder: Path, labels: Mapping[str, str]) -> dict[str, pl.DataFrame]:
-    paths = {key: folder / f"{key}.csv" for key in labels}
-    tables = {key: read_table(path, ("rate", *TIMES)) for key, path in paths.items() if path.is_file()}
-    if not tables:
-        raise ConfigError(f"{folder}: no audit of any policy shown ({', '.join(labels)})")
+def _curves(path: Path, labels: Mapping[str, str]) -> dict[str, pl.DataFrame]:
+    table = read_table(path, ("rate", *TIMES), text=("policy",))
+    parts = {key: table.filter(pl.col("policy") == key) for key in labels}
+    if all(part.is_empty() for part in parts.values()):
+        raise ConfigError(f"{path}: no audit of any policy shown ({', '.join(labels)})")
     return {
-        key: table.group_by("rate").agg(largest=pl.max_horizontal(pl.col(*TIMES).max()), runs=pl.len()).sort("rate")
-        for key, table in tables.items()
+        key: part.group_by("rate").agg(largest=pl.max_horizontal(pl.col(*TIMES).max()), runs=pl.len()).sort("rate")
+        for key, part in parts.items()
+        if not part.is_empty()
     }
 
 

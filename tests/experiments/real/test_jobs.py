@@ -55,6 +55,14 @@ def test_with_the_engine_the_cpu_is_measured_here(project, monkeypatch):
     assert jobs.is_fresh("recordings/cpu") and not jobs.is_fresh("data/cpu/old")
 
 
+def test_at_the_quick_scale_nothing_is_measured_and_nothing_measured_here_is_drawn(project, monkeypatch):
+    put(project / "data" / "cpu" / "old", "old", "2026-01-01 00:00")
+    put(project / "recordings" / "cpu", "here", "2026-02-01 00:00")
+    put(project / "recordings" / "gpu", "here", "2026-02-01 00:00")
+    monkeypatch.setattr(jobs, "has_engine", lambda: True)
+    assert jobs.sources(("cpu", "gpu"), measure=False) == {"cpu": "data/cpu/old", "gpu": "recordings/gpu"}
+
+
 def test_without_the_engine_the_newest_recording_is_drawn(project):
     put(project / "data" / "cpu" / "old", "old", "2026-01-01 00:00")
     put(project / "data" / "cpu" / "new", "new", "2026-02-01 00:00")

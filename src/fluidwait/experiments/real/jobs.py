@@ -40,17 +40,21 @@ def check(targets: list[str]) -> None:
 
 
 @cache
-def sources(targets: tuple[str, ...]) -> dict[str, str]:
+def sources(targets: tuple[str, ...], measure: bool = True) -> dict[str, str]:
     """Folders of the bundles to draw by the name their results go under, relative to the project.
 
     A target goes under its own name: on this machine's recording when vLLM is here (a CPU) or one was made (a GPU),
     else on the newest that comes with the project. Other GPU bundles of the project go under their machine's name.
+
+    Args:
+        measure: whether the CPU may be measured now; without it only what comes with the project is drawn.
     """
     found = {}
     for name in targets:
         known = [_relative(folder) for folder in bundles.committed(name)]
         fresh = f"{RECORDINGS}/{name}"
-        if (name == "cpu" and has_engine()) or (project_root() / fresh / bundles.DESCRIPTION).is_file():
+        own = name != "cpu" or measure
+        if own and ((name == "cpu" and has_engine()) or (project_root() / fresh / bundles.DESCRIPTION).is_file()):
             found[name] = fresh
         elif known:
             found[name] = max(known, key=lambda folder: bundles.read_bundle(project_root() / folder).about.recorded)

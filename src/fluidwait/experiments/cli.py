@@ -10,6 +10,7 @@ import typer
 app = typer.Typer(help="Steps of the workflow, one a rule.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="name in config/experiments, or a YAML file")]
+Names = Annotated[list[str], typer.Argument(metavar="EXPERIMENT...", help="names in config/experiments")]
 PolicyKey = Annotated[str, typer.Argument(metavar="POLICY", help="key under policies in the experiment")]
 ScaleName = Annotated[str, typer.Option("--scale", help="key under scales in the experiment")]
 Out = Annotated[Path, typer.Option("--out", help="file to write")]
@@ -28,11 +29,16 @@ def _by_policy(tables: list[Path]) -> dict[str, Path]:
 
 
 @app.command()
-def thresholds(name: Name, scale: ScaleName, out: Out) -> None:
-    """Fluid equilibrium and thresholds at every rate, as CSV and JSON."""
+def thresholds(
+    names: Names,
+    scale: ScaleName,
+    results: Annotated[Path, typer.Option("--results", help="folder with one below it for each experiment")],
+) -> None:
+    """Fluid equilibrium and thresholds of several experiments at every rate, as CSV and JSON."""
     from fluidwait.experiments.fluid_tables import thresholds as run
 
-    run(_load(name), scale, out)
+    for name in names:
+        run(_load(name), scale, results / name / "thresholds.csv")
 
 
 @app.command()
@@ -103,7 +109,7 @@ def boundary(name: Name, policy: PolicyKey, scale: ScaleName, out: Out, tuning: 
 
 @app.command()
 def parameters(
-    names: Annotated[list[str], typer.Argument(metavar="EXPERIMENT...", help="names in config/experiments")],
+    names: Names,
     scale: ScaleName,
     out: Out,
 ) -> None:

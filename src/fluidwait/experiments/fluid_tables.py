@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -27,13 +28,7 @@ def thresholds(experiment: Experiment, scale: str, out: Path) -> None:
     lists = [name for name, kind in table.schema.items() if isinstance(kind, pl.List)]
     flat = table.with_columns(pl.col(lists).cast(pl.List(pl.String)).list.join(" "))
     recorded = {
-        "config": {
-            "experiment": experiment.id,
-            "hardware": setting.hardware.model_dump(mode="json", exclude={"source", "fit"}),
-            "workload": setting.workload.model_dump(mode="json"),
-            "rates": rates,
-            "semantics": experiment.semantics,
-        },
+        "config": fluid_identity(setting, scale),
         "inputs": input_files(setting.workload),
         "code": imported_modules(__name__),
         "rule": "thresholds",
@@ -41,6 +36,17 @@ def thresholds(experiment: Experiment, scale: str, out: Path) -> None:
     write_artifact(out, lambda path, _: flat.write_csv(path), **recorded)
     text = json.dumps(whole, indent=1) + "\n"
     write_artifact(out.with_suffix(".json"), lambda path, _: path.write_text(text, encoding="utf-8"), **recorded)
+
+
+def fluid_identity(setting: Setting, scale: str) -> dict[str, Any]:
+    """Everything besides inputs and code that decides the table."""
+    return {
+        "experiment": setting.experiment.id,
+        "hardware": setting.hardware.model_dump(mode="json", exclude={"source", "fit"}),
+        "workload": setting.workload.model_dump(mode="json"),
+        "rates": setting.experiment.rates_at(scale),
+        "semantics": setting.experiment.semantics,
+    }
 
 
 def _curve(setting: Setting, first: float, last: float) -> dict[str, list[float]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fluidwait import figures as kinds
 from fluidwait.config import ConfigError
-from fluidwait.experiments import audit, bisection, boundaries, parameters, summary
+from fluidwait.experiments import audit, bisection, boundaries, fluid_tables, parameters, summary
 from fluidwait.experiments.draw import boundary_sizes, described
 from fluidwait.experiments.experiment import Experiment, load_experiment
 from fluidwait.experiments.setting import resolve
@@ -133,9 +133,10 @@ def audit_key(name: str, scale: str) -> str:
 @cache
 def shared_key(name: str, scale: str, *modules: str) -> str:
     """Key of what ``modules`` compute for a whole experiment whatever its policies' settings: tables and figures."""
-    whole = experiment(name).model_dump(mode="json", exclude={"policies"})
+    whole = experiment(name).model_dump(mode="json", exclude={"policies", "audit_share"})
     labels = {key: entry.label for key, entry in experiment(name).policies.items()}
-    sizes, seed = experiment(name).scale(scale).model_dump(mode="json"), experiment(name).seed_at(scale)
+    sizes = experiment(name).scale(scale).model_dump(mode="json", exclude={"audit_requests"})
+    seed = experiment(name).seed_at(scale)
     return _key(imported_modules(*modules), [whole | {"scales": sizes, "seed": seed, "labels": labels}])
 
 
@@ -165,6 +166,13 @@ def summary_key(name: str, scale: str) -> str:
     """Key of the summary and of the stability boundaries, whose prediction asks every policy for its limits."""
     entries = experiment(name).model_dump(mode="json", include={"policies"})
     return _key(boundaries.CODE, [entries, shared_key(name, scale, summary.__name__)])
+
+
+@cache
+def thresholds_key(names: tuple[str, ...], scale: str) -> str:
+    """Key of the fluid model's tables of several experiments."""
+    identities = [fluid_tables.fluid_identity(_setting(name), scale) for name in names]
+    return _key(imported_modules(fluid_tables.__name__), identities)
 
 
 @cache

@@ -8,13 +8,16 @@ usage() {
     cat <<'TEXT'
 usage: ./run.sh [COMMAND] [OPTIONS]
 
-  quick    all figures and claims at a reduced scale (the default)
-  paper    the same at full scale: full grids, ten replications
-  test     the test suite
-  setup    only the environment in .venv
+  quick        all figures and claims at a reduced scale (the default)
+  paper        the same at full scale: full grids, ten replications
+  test         the test suite
+  setup        only the environment in .venv (1.6 GB)
+  setup-vllm   the same, with vLLM's CPU build (2 GB more; Linux on x86-64)
 
 Options after quick and paper go to Snakemake (./run.sh quick --dry-run), after test to pytest.
 PYTHON=/path/to/python3.11 chooses the Python to build .venv with (3.11, 3.12 or 3.13).
+paper and test install vLLM too, where there is a build of it, and go on without it elsewhere. VLLM=no leaves it out:
+then the tests of the real engine are skipped, and the experiments on it are drawn from the recordings in data/.
 TEXT
 }
 
@@ -59,7 +62,7 @@ build_environment() { # PYTHON KEY
     fi
     echo "run.sh: installing $(grep -c '^[^#]' requirements.lock) pinned packages into .venv with Python $(version_of "$1")" \
         "(1.6 GB, a few minutes, only this once)" >&2
-    rm -rf .venv/bin .venv/lib .venv/lib64 .venv/lock-stamp .venv/package-stamp
+    rm -rf .venv/bin .venv/lib .venv/lib64 .venv/lock-stamp .venv/package-stamp .venv/vllm-stamp
     mkdir -p .venv
     touch .venv/made-by-run.sh
     "$base" -m venv .venv
@@ -70,6 +73,30 @@ build_environment() { # PYTHON KEY
 }
 
 pip_install() { .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps "$@"; }
+
+vllm_key() { cat requirements.lock requirements-vllm.lock | sha256sum; }
+
+# PyTorch comes first and with what it depends on: its build for CUDA, if that is what the index has, needs more
+# packages than its build for the CPU. The locks have the last word.
+install_vllm() {
+    if [ "$(uname -sm)" != "Linux x86_64" ]; then
+        echo "there is no build for $(uname -sm)"
+        return 1
+    fi
+    .venv/bin/python -m pip --disable-pip-version-check install --quiet "$(grep '^torch==' requirements-vllm.lock)" &&
+        pip_install -r requirements.lock -r requirements-vllm.lock &&
+        vllm_key >.venv/vllm-stamp
+}
+
+add_vllm() {
+    local log=.venv/vllm-install.log
+    if is_current vllm-stamp "$(vllm_key)"; then return; fi
+    echo "run.sh: adding vLLM's CPU build to .venv (2 GB, a few minutes, only this once; VLLM=no leaves it out)" >&2
+    if ! install_vllm >"$log" 2>&1; then
+        echo "run.sh: vLLM is not installed: $(tail -n 1 "$log")" >&2
+        return 1
+    fi
+}
 
 set_up() {
     local python key package_key
@@ -87,9 +114,9 @@ main() {
     local command=${1:-quick}
     [ $# -eq 0 ] || shift
     case "$command" in
-    quick | paper | test | setup) ;;
+    quick | paper | test | setup | setup-vllm) ;;
     -h | --help | help) usage && exit ;;
-    *) die "unknown command '$command'; valid: quick, paper, test, setup, help" ;;
+    *) die "unknown command '$command'; valid: quick, paper, test, setup, setup-vllm, help" ;;
     esac
 
     cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -97,6 +124,10 @@ main() {
     exec 9<run.sh
     if command -v flock >/dev/null; then flock 9; fi # one set-up at a time
     set_up
+    case "$command" in
+    paper | test) [ "${VLLM:-yes}" = no ] || add_vllm || true ;; # they can go on without
+    setup-vllm) add_vllm || exit 1 ;;
+    esac
     exec 9<&-
 
     export VIRTUAL_ENV="$PWD/.venv" PATH="$PWD/.venv/bin:$PATH"

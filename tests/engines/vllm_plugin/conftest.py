@@ -39,7 +39,7 @@ LLAMA = {
     "eos_token_id": 2,
 }
 
-needs_vllm = pytest.mark.skipif(not HAVE_VLLM, reason="vLLM is not installed (requirements-vllm.lock)")
+needs_vllm = pytest.mark.skipif(not HAVE_VLLM, reason="vLLM is not installed (./run.sh setup-vllm)")
 
 
 def pytest_collection_modifyitems(items):

@@ -46,7 +46,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    pytest.importorskip("vllm", reason="needs vLLM")
+    pytest.importorskip("vllm", reason="needs vLLM (./run.sh setup-vllm)")
     running = Running(tmp_path_factory.mktemp("model"))
     yield running
     running.close()

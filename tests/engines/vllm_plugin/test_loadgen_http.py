@@ -17,7 +17,7 @@ from fluidwait.paths import project_root
 from fluidwait.workload import Requests
 
 needs_aiohttp = pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None, reason="needs aiohttp")
-needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM")
+needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM (./run.sh setup-vllm)")
 
 
 def requests(n=5) -> Requests:

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-pytest.importorskip("vllm", reason="vLLM is not installed (requirements-vllm.lock)")
+pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)")
 
 import vllm  # noqa: E402
 from fake_engine import FakeEngine, make_request, make_scheduler  # noqa: E402

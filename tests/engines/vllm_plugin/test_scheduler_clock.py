@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-pytest.importorskip("vllm", reason="vLLM is not installed (requirements-vllm.lock)")
+pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)")
 
 from fake_engine import FakeEngine, make_request, make_scheduler  # noqa: E402
 

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-pytest.importorskip("vllm", reason="vLLM is not installed (requirements-vllm.lock)")
+pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)")
 
 ASYNCHRONOUS = os.environ.get("FLUIDWAIT_TEST_SYNC") is None
 

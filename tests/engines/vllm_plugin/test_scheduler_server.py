@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-pytest.importorskip("vllm", reason="vLLM is not installed (requirements-vllm.lock)")
+pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)")
 import httpx  # noqa: E402
 import openai  # noqa: E402
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("vllm", reason="vLLM is not installed (requirements-vllm.lock)")
+pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)")
 
 from fake_engine import FakeEngine, free_blocks, make_request, make_scheduler  # noqa: E402
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402

@@ -16,7 +16,9 @@ from fluidwait.engines.vllm.loadgen import LoadError, offer
 from fluidwait.paths import project_root
 from fluidwait.workload import Requests
 
-needs_aiohttp = pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None, reason="needs aiohttp")
+needs_aiohttp = pytest.mark.skipif(
+    importlib.util.find_spec("aiohttp") is None, reason="aiohttp comes with vLLM (./run.sh setup-vllm)"
+)
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM (./run.sh setup-vllm)")
 
 

@@ -335,7 +335,7 @@ def test_overload_is_no_worse_than_first_come_first_served(engine_options):
 def test_data_parallel_throttling_is_the_parents(engine_options):
     """vLLM's argument that puts off prefills goes through: no prefill while it is on, all of it afterwards."""
     if "throttle_prefills" not in inspect.signature(AsyncScheduler.schedule).parameters:
-        pytest.skip("this vLLM has no such argument")
+        pytest.skip("schedule() of this vLLM release has no throttle_prefills, which 0.32 has")
     engine = engine_of(engine_options, with_settings(CHUNKED, in_service=40, max_wait=0.0), 1)
     scheduler = engine.scheduler
     fill(engine, 2)

@@ -311,9 +311,9 @@ def evidence(bundle: Bundle) -> dict[str, pl.DataFrame]:
         latency = runs(bundle).group_by("variant", "rate", "policy").agg(pl.col("mean_latency").mean())
         for variant in ("single", "lmsys"):
             named = bundle.target.variants[variant].policies if variant in bundle.target.variants else []
-            first = next((key for key in named if key != STOCK), None)
-            part = latency.filter(pl.col("variant") == variant)
-            stock, ours = (part.filter(pl.col("policy") == key) for key in (STOCK, first))
+            first = next((key for key in named if key != STOCK), STOCK)
+            part = latency.filter((pl.col("variant") == variant) & (pl.col("policy").is_in([STOCK, first])))
+            stock, ours = part.filter(pl.col("policy") == STOCK), part.filter(pl.col("policy") != STOCK)
             both = ours.join(stock, on="rate", suffix="_stock").sort("rate")
             if both.height:
                 tables[f"{variant}.csv"] = both.select("rate", wait="mean_latency", baseline="mean_latency_stock")

@@ -13,6 +13,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)"
 from fake_engine import FakeEngine, make_request, make_scheduler  # noqa: E402
 
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
+from fluidwait.engines.vllm.requests import ARRIVAL  # noqa: E402
 
 CHUNKED = {
     "policy": "wait_chunked",
@@ -27,7 +28,7 @@ def engine_of(options, entry) -> FakeEngine:
 
 def came(engine: FakeEngine, name: str) -> float:
     table = engine.scheduler.gate.table
-    return float(table.arrival[table.slot_of[name]])
+    return float(table.times[ARRIVAL, table.slot_of[name]])
 
 
 def test_a_request_counts_from_when_it_came_not_from_when_the_batch_before_ended(engine_options):

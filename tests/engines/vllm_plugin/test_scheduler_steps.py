@@ -17,6 +17,7 @@ from vllm.v1.core.sched.interface import PauseState  # noqa: E402
 
 from fluidwait.config import ConfigError  # noqa: E402
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
+from fluidwait.engines.vllm.requests import ALIVE, CACHED, GENERATED  # noqa: E402
 from fluidwait.engines.vllm.settings import refuse_unsupported  # noqa: E402
 
 CHUNKED = {
@@ -402,13 +403,13 @@ def check_table(scheduler) -> None:
     gate = scheduler.gate
     if gate._stale:
         return
-    slots = gate._slots[gate.table.alive[gate._slots]]
+    slots = gate._slots[gate.table.counts[ALIVE, gate._slots] == 1]
     by_slot = {gate.table.slot_of[r.request_id]: r for r in scheduler.running if r.request_id in gate.table.slot_of}
     for slot in slots.tolist():
         request = by_slot.get(slot)
         if request is not None:
-            assert gate.table.cached[slot] == request.num_computed_tokens
-            assert gate.table.generated[slot] == request.num_output_tokens + request.num_output_placeholders
+            assert gate.table.counts[CACHED, slot] == request.num_computed_tokens
+            assert gate.table.counts[GENERATED, slot] == request.num_output_tokens + request.num_output_placeholders
 
 
 REFUSED = [

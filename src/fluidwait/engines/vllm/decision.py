@@ -1,4 +1,8 @@
-"""One decision of a policy, compiled once per policy and version of the code, and kept on disk."""
+"""One decision of a policy about the engine's requests, compiled once per policy and version of the code, kept on disk.
+
+All that a step must know before vLLM's own is one call into compiled code: between two steps the engine has pushed
+everything of ours out of the processor's caches, so that every line of Python costs several times its usual price.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,32 @@ import hashlib
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite.binding import ffi
 
 from fluidwait.engines.core import bind
+from fluidwait.engines.vllm import requests
+from fluidwait.engines.vllm.requests import (
+    ALIVE,
+    ARRIVAL,
+    CACHED,
+    GENERATED,
+    GOAL,
+    HELD,
+    HELD_FOR,
+    KIND,
+    LIMIT,
+    SERVICE,
+    STAGE,
+)
 from fluidwait.policies import contract, nested_wait
-from fluidwait.policies.contract import jit_cached
+from fluidwait.policies.contract import Plan, View, blocks_for, jit, jit_cached
+
+# rows of the work space, int64: of what the policy plans, and lists of slots
+TOKENS, ADMIT, CHUNK, ORDER, PREFILLED = 0, 1, 2, 3, 4
+ROWS = 5
 
 
 def _no_dunder_functions() -> None:
@@ -35,23 +58,190 @@ def _no_dunder_functions() -> None:
 _no_dunder_functions()
 
 
-def ask(view, knobs, memory, out):
-    """(admitted, wake) of the policy whose ``plan`` this global name is bound to; see the policy contract."""
-    return plan(view, knobs, memory, out)  # noqa: F821
+class Decision(NamedTuple):
+    """What :func:`decide` found and wrote."""
+
+    known: int  # running requests that the slots know, now the first so many; when some are missing, nothing follows
+    residents: int  # running requests that still have tokens to compute
+    served: int  # residents that get tokens
+    victims: int  # residents, the newest, that must go for lack of memory
+    admitted: int  # waiting requests to admit: positions in work[ADMIT]
+    tokens: int  # planned in all
+    prefilled: int  # residents in prefill that get tokens: slots in work[PREFILLED]
+    ordered: int  # requests that vLLM is to see as running: slots in work[ORDER]; -1: all of them as they are
+    wake: float  # s, when the policy wants to be asked again
+
+
+@jit
+def _look(counts, times, now, block_size, slots, residents, last_stage):
+    """List in ``residents`` those that have tokens to compute; the others only wait for their last token to land.
+
+    Returns how many, how many of them are in prefill, and the KV blocks that those prefills will still take.
+    """
+    n, prefills, promised = 0, 0, 0
+    for k in range(len(slots)):
+        r = slots[k]
+        if counts[GENERATED, r] >= counts[LIMIT, r]:
+            continue
+        residents[n] = r
+        n += 1
+        times[SERVICE, r] = now - times[ARRIVAL, r] - times[HELD_FOR, r]
+        counts[STAGE, r] = counts[GENERATED, r]
+        if len(last_stage) > 0:
+            counts[STAGE, r] = min(counts[GENERATED, r], last_stage[counts[KIND, r]])
+        if counts[CACHED, r] < counts[GOAL, r]:
+            prefills += 1
+            promised += counts[HELD, r] - blocks_for(counts[CACHED, r], block_size)
+    return n, prefills, promised
+
+
+@jit
+def _finish_prefills(counts, residents, tokens):
+    for k in range(len(residents)):
+        missing = counts[GOAL, residents[k]] - counts[CACHED, residents[k]]
+        if missing > 0:
+            tokens[k] = missing
+
+
+@jit
+def _blocks_needed(counts, residents, tokens, block_size):
+    blocks = 0
+    for k in range(len(residents)):
+        cached = counts[CACHED, residents[k]]
+        blocks += blocks_for(cached + tokens[k], block_size) - blocks_for(cached, block_size)
+    return blocks
+
+
+@jit
+def _put_in_order(counts, residents, work, victims):
+    """What vLLM is to see as running: planned decodes, planned prefills and, when memory is short, the rest.
+
+    It gives tokens in this order and preempts from its end, so the victims come last. Requests that only wait for
+    their last token stay out: it would pass over them.
+    """
+    n = 0
+    for prefills in (False, True):
+        for k in range(len(residents)):
+            r = residents[k]
+            if work[TOKENS, k] > 0 and (counts[CACHED, r] < counts[GOAL, r]) == prefills:
+                work[ORDER, n] = r
+                n += 1
+    if victims > 0:
+        for k in range(len(residents)):
+            if work[TOKENS, k] == 0:
+                work[ORDER, n] = residents[k]
+                n += 1
+    return n
+
+
+def decide(
+    now,  # s
+    draining,  # True when nothing will arrive
+    running,  # number of running requests
+    slots,  # uint64, theirs at the last step, in order
+    held,  # uint64, slots of those held since the last step
+    held_for,  # s
+    waiting,  # uint64, slots
+    times,
+    counts,
+    residents,  # uint64, work space
+    work,  # int64[ROWS, >= residents, >= waiting], work space
+    last_stage,  # int64 per type, or empty
+    free,  # KV blocks
+    extra,  # KV blocks that admissions may count on besides
+    watermark,  # KV blocks
+    block_size,  # tokens
+    room,  # requests that may enter
+    batch_tokens,  # vLLM's limit
+    chunk,  # vLLM's limit on the prefill tokens of a request and batch
+    whole_prompts,  # the policy knows no chunks
+    knobs,
+    memory,
+):
+    """Ask the policy whose ``plan`` this global name is bound to; see the policy contract.
+
+    While the planned tokens do not fit the free blocks, the newest residents are left out and the policy is asked
+    again; they are the first that vLLM preempts.
+    """
+    known = 0
+    for k in range(len(slots)):
+        if counts[ALIVE, slots[k]]:
+            slots[known] = slots[k]
+            known += 1
+    if known != running:
+        return Decision(known, 0, 0, 0, 0, 0, 0, 0, now)
+    for k in range(len(held)):
+        if counts[ALIVE, held[k]]:
+            times[HELD_FOR, held[k]] += held_for
+    all_there, prefills, promised = _look(counts, times, now, block_size, slots[:known], residents, last_stage)
+    if all_there == 0:
+        watermark = 0
+    tokens, out = work[TOKENS], Plan(work[TOKENS], work[ADMIT], work[CHUNK])
+    left = all_there
+    while True:
+        view = View(
+            now,
+            draining,
+            all_there - left,
+            waiting,
+            residents[:left],
+            times[ARRIVAL],
+            times[SERVICE],
+            counts[KIND],
+            counts[GOAL],
+            counts[CACHED],
+            counts[STAGE],
+            counts[HELD],
+            free + extra - promised,
+            watermark,
+            block_size,
+        )
+        tokens[:all_there] = 0
+        admitted, wake = plan(view, knobs, memory, out)  # noqa: F821
+        if prefills > 0 and whole_prompts:  # where vLLM's limit cut a prompt, the rest follows at once
+            _finish_prefills(counts, residents[:left], tokens)
+        if left <= 1 or _blocks_needed(counts, residents[:left], tokens, block_size) <= free:
+            break
+        left -= 1
+        free += counts[HELD, residents[left]]
+    victims = all_there - left
+    served, total, prefilled, as_it_is = 0, 0, 0, True
+    for k in range(all_there):
+        if tokens[k] == 0:
+            as_it_is = False
+            continue
+        served += 1
+        total += tokens[k]
+        r = residents[k]
+        missing = counts[GOAL, r] - counts[CACHED, r]
+        if missing > 0:
+            work[PREFILLED, prefilled] = r
+            prefilled += 1
+            if tokens[k] < min(missing, chunk):
+                as_it_is = False  # left to itself vLLM would give it more
+    ordered = -1
+    if not as_it_is or total > batch_tokens:
+        ordered = _put_in_order(counts, residents[:all_there], work, victims)
+    admitted = 0 if victims > 0 else min(admitted, max(room, 0))
+    for i in range(admitted):
+        total += out.chunk[i]
+    return Decision(known, all_there, served, victims, admitted, total, prefilled, ordered, wake)
 
 
 @cache
 def compiled(policy: ModuleType):
-    """:func:`ask` for a policy, as machine code."""
+    """:func:`decide` for a policy, as machine code."""
     digest = hashlib.sha256()
-    for source in (contract.__file__, nested_wait.__file__, policy.__file__, __file__):
+    for source in (contract.__file__, nested_wait.__file__, policy.__file__, requests.__file__, __file__):
         digest.update(Path(source).read_bytes())
     tag = f"{policy.__name__.rpartition('.')[2]}_{digest.hexdigest()[:16]}"
-    return jit_cached(bind(ask, f"ask_{tag}", plan=policy.plan))
+    return jit_cached(bind(decide, f"decide_{tag}", plan=policy.plan))
 
 
 def queue_depth(knobs) -> int:
     """Waiting requests, from the head of the queue, that can change a decision: no policy looks deeper."""
     if hasattr(knobs, "quota"):
         return int(np.ceil(knobs.quota[0])) + 1
+    if hasattr(knobs, "boundaries"):
+        return int(knobs.thresholds[0]) + 1
     return 2 * int(np.sum(knobs.thresholds)) + 1

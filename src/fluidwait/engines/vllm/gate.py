@@ -20,19 +20,21 @@ from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.request_queue import create_request_queue
 from vllm.v1.request import RequestStatus
 
-from fluidwait.engines.vllm.decision import compiled, queue_depth
+from fluidwait.engines.vllm.decision import ADMIT, ORDER, PREFILLED, ROWS, TOKENS, Decision, compiled, queue_depth
 from fluidwait.engines.vllm.metrics import COUNTERS, REASONS, StatusFile, status_path
-from fluidwait.engines.vllm.requests import RequestTable, tally
+from fluidwait.engines.vllm.requests import FLYING, KIND, RequestTable, add, advance, read
 from fluidwait.engines.vllm.settings import SchedulerSettings
 from fluidwait.engines.vllm.thresholds import Limits, Plan, Thresholds
-from fluidwait.policies import Policy, contract
-from fluidwait.policies.contract import View
+from fluidwait.policies import Policy
+from fluidwait.policies.contract import NO_LIMIT
 
 logger = init_logger("vllm.fluidwait")  # a child of the logger that vLLM sets up
 
 NAP_SHARE = 0.2  # of the time of a batch: how long to sleep while everything is held and nothing runs
 NAP_LEAST, NAP_MOST = 0.001, 0.005  # s; an arrival or an abort is noticed as much later
 WATERMARK = 0.01  # share of the KV blocks that admissions leave free, as in the simulator
+_NOBODY = np.zeros(0, dtype=np.uint64)
+_NO_PROGRESS = np.zeros((0, 5), dtype=np.int64)
 
 
 class _Flight:
@@ -76,6 +78,9 @@ class Gate:
         self._blocks = engine.cache_config.num_gpu_blocks // self._groups
         self._stock_tokens = engine.max_num_scheduled_tokens
         self._stock_chunk = engine.scheduler_config.long_prefill_token_threshold
+        # with prefix caching a prompt may need fewer blocks than its length says: vLLM, which knows, decides
+        self._extra = self._blocks if engine.cache_config.enable_prefix_caching else 0
+        self._watermark = int(WATERMARK * self._blocks)
         self._most = min(
             engine.max_num_running_reqs, getattr(engine, "max_num_active_reqs", engine.max_num_running_reqs)
         )
@@ -92,12 +97,11 @@ class Gate:
         self._flights: deque[_Flight] = deque()
         self._last_end = 0.0  # s, when the latest batch ended
         self._batch_time = 0.0  # s, average over the last ten batches or so
-        self._slots = np.zeros(0, dtype=np.uint64)  # of the running requests, in their order
-        self._paused = np.zeros(0, dtype=np.uint64)  # residents held by the last plan, not in flight
-        self._paused_since = 0.0
+        self._slots = _NOBODY  # of the running requests, in their order
+        self._held = _NOBODY  # slots of residents that the last plan paused and that no batch in flight computes for
+        self._held_since = 0.0
         self._stale = False  # the table lags behind the engine: steps were taken without a plan
         self._plan: Plan | None = None
-        self._wake = 0.0  # s, when the policy wants to be asked again
         self._last_step = time.monotonic()  # when the last step was planned
         self._reserve(self._most)
         self._counts = dict.fromkeys(COUNTERS, 0)
@@ -112,7 +116,7 @@ class Gate:
         now = time.monotonic()
         slot = self.table.add(request, self._came_at(request, now), self.engine.max_model_len)
         if self._policy.name == "wait":
-            self.table.kind[slot] = self._nearest_type(request)
+            self.table.counts[KIND, slot] = self._nearest_type(request)
         self.thresholds.traffic.arrived(now)
 
     def step(self, stock):
@@ -152,88 +156,79 @@ class Gate:
     def _without_a_plan(self, now: float, stock):
         """First come, first served; the table is read anew when there is a plan again."""
         self._stale = True
-        self._paused = self._paused[:0]
+        self._held = _NOBODY
         output = stock()
         self._in_the_air(output, now)
         return output
 
     def _with_a_plan(self, now: float, stock):
-        engine, table = self.engine, self.table
-        running, slots = engine.running, self._running_slots(now)
-        self._room_for(len(slots))
-        left, prefills, promised = table.look(slots, now, engine.block_size, self._residents)
-        residents = self._residents[:left]
+        running = self.engine.running
+        self._room_for(len(running))
         heads, blocked = self._head_of_the_queue()
-        served, victims, admitted = self._decide(now, residents, heads, prefills, promised)
-        room = self._most - len(running) - getattr(engine, "num_waiting_for_streaming_input", 0)
-        admitted = admitted[: max(room, 0)]
-        budget, computing = tally(served)
-        paused = residents[served == 0] if computing < left else residents[:0]
-
-        if len(slots) == computing and prefills == 0:
+        decision = self._decide(now, heads)
+        residents = self._residents[: decision.residents]
+        tokens = self._work[TOKENS, : decision.residents]
+        if decision.ordered < 0:
             handed = running.copy()
         else:
-            handed = self._order(residents, served, victims)
-        if admitted:
-            budget += int(self._out.chunk[: len(admitted)].sum())
-        output, newcomers = self._parent(handed, [heads[i] for i in admitted], blocked, budget, stock)
-        if len(output.num_scheduled_tokens) == computing + len(newcomers):
-            self._carry_over(now, output, residents, served, newcomers)
+            requests = self.table.request
+            handed = [requests[slot] for slot in self._work[ORDER, : decision.ordered].tolist()]
+        entering = [heads[i] for i in self._work[ADMIT, : decision.admitted].tolist()] if decision.admitted else []
+        output, newcomers = self._parent(handed, entering, blocked, decision.tokens, stock)
+        if len(output.num_scheduled_tokens) == decision.served + len(newcomers):
+            self._carry_over(now, output, decision, residents, tokens, newcomers)
         else:
-            self._read_anew(now, output, newcomers)
-        if len(paused):
-            self._hold(now, paused)
-        self._count(left, len(paused), len(newcomers), len(admitted), output)
+            self._read_anew(now, output, residents, tokens, newcomers)
+        self._count(decision, len(newcomers), output)
         if not output.num_scheduled_tokens and not self._flights:
             nap = min(max(NAP_SHARE * self._batch_time, NAP_LEAST), NAP_MOST)
-            time.sleep(max(0.0, min(nap, self._wake - time.monotonic())))
+            time.sleep(max(0.0, min(nap, decision.wake - time.monotonic())))
         return output
 
-    def _decide(self, now: float, residents: np.ndarray, heads: list, prefills: int, promised: int):
-        """Ask the policy: (tokens per resident, number of victims, positions in ``heads`` to admit).
-
-        While the planned tokens do not fit the free blocks, the newest residents are left out and the policy is asked
-        again; they are the first that vLLM preempts.
-        """
-        engine, table, knobs, out = self.engine, self.table, self._plan.knobs, self._out
-        stage = self._stage_column(residents)
-        free = engine.kv_cache_manager.block_pool.get_num_free_blocks() // self._groups
-        # with prefix caching a prompt may need fewer blocks than its length says: vLLM, which knows, decides
-        extra = self._blocks if engine.cache_config.enable_prefix_caching else 0
-        waiting = self._slots_of(heads)
-        watermark = int(WATERMARK * self._blocks) if len(residents) else 0
-        draining = engine.pause_state != PauseState.UNPAUSED
-        left = len(residents)
+    def _decide(self, now: float, heads: list) -> Decision:
+        """Ask the policy, with the columns that it reads up to date."""
+        engine, running = self.engine, len(self.engine.running)
+        if self._stale:
+            self._read_running()
+        waiting = self._slots_of(heads) if heads else _NOBODY
         while True:
-            view = View(
+            decision = self._ask(
                 now,
-                draining,
-                len(residents) - left,
+                engine.pause_state != PauseState.UNPAUSED,
+                running,
+                self._slots,
+                self._held,
+                now - self._held_since,
                 waiting,
-                residents[:left],
-                table.arrival,
-                table.service,
-                table.kind,
-                table.goal,
-                table.cached,
-                stage,
-                table.held,
-                free + extra - promised,
-                watermark,
+                self.table.times,
+                self.table.counts,
+                self._residents,
+                self._work,
+                self._last_stage,
+                engine.kv_cache_manager.block_pool.get_num_free_blocks() // self._groups,
+                self._extra,
+                self._watermark,
                 engine.block_size,
+                self._most - running - getattr(engine, "num_waiting_for_streaming_input", 0),
+                self._stock_tokens,
+                self._chunk,
+                self._whole_prompts,
+                self._plan.knobs,
+                self._memory,
             )
-            out.tokens[: len(residents)] = 0
-            admitted, self._wake = self._ask(view, knobs, self._memory, out)
-            served = out.tokens[: len(residents)]
-            if prefills and not self._chunks:
-                # a policy without chunks plans whole prompts; where the token budget cut one, the rest follows at once
-                table.finish_prefills(residents[:left], served)
-            if left <= 1 or table.blocks_needed(residents, served, engine.block_size) <= free:
+            if decision.known == running:
                 break
-            left -= 1
-            free += int(table.held[residents[left]])
-        victims = len(residents) - left
-        return served, victims, [] if victims else out.admit[:admitted].tolist()
+            self._read_running()  # since the last step requests have come to run, not only left
+        if running != len(self._slots):
+            self._slots = self._slots[:running]
+        self._held = _NOBODY
+        return decision
+
+    def _read_running(self) -> None:
+        """Read the running requests from the engine."""
+        self._slots = self._slots_of(self.engine.running)
+        self.table.read(self._slots.tolist(), self.engine.block_size)
+        self._stale = False
 
     def _parent(self, handed: list, entering: list, blocked: list, budget: int, stock):
         """vLLM's own step over these requests; returns its output and the requests that entered service."""
@@ -247,7 +242,7 @@ class Gate:
         self.engine.running = handed
         if not blocked and not self._parents_own_queues():
             self.engine.max_num_scheduled_tokens = min(self._stock_tokens, budget)
-        before = list(handed)
+        kept, last = len(handed), handed[-1] if handed else None
         try:
             output = stock()
         finally:
@@ -257,10 +252,11 @@ class Gate:
                 self.engine.waiting = queue
                 for request in reversed(left_over):
                     queue.prepend_request(request)
-        after, kept = self.engine.running, len(before)
-        if after[:kept] == before:
+        after = self.engine.running
+        if not kept or (len(after) >= kept and after[kept - 1] is last):  # it only ever adds at the end
             newcomers = after[kept:]
-            self.engine.running = everyone + newcomers
+            everyone.extend(newcomers)
+            self.engine.running = everyone
         else:  # the parent preempted some
             known = set(everyone)
             newcomers = [request for request in after if request not in known]
@@ -279,45 +275,38 @@ class Gate:
         queue.remove_requests(ordered)
         return ordered
 
-    def _order(self, residents: np.ndarray, served: np.ndarray, victims: int) -> list:
-        """What the parent gets as ``running``: planned decodes, planned prefills and, when memory is short, the rest.
-
-        The parent gives tokens in this order and preempts from its end, so the victims come last. Requests that only
-        wait for their last token stay out: the parent would pass over them.
-        """
-        requests = self.table.request
-        return [requests[slot] for slot in self.table.in_order(residents, served, victims > 0).tolist()]
-
-    def _carry_over(self, now: float, output, residents, served, newcomers: list) -> None:
+    def _carry_over(self, now: float, output, decision: Decision, residents, tokens, newcomers: list) -> None:
         """Bring the table to the state after a step that went as planned."""
-        table, size = self.table, self.engine.block_size
-        kv_tokens, prefills = table.advance(residents, served, size, self._prefills)
-        for slot in self._prefills[:prefills].tolist():
-            table.refresh(slot, size)
-            kv_tokens += int(table.cached[slot])
-        flying = residents[served > 0]  # a copy: the work space is written anew in the next step
+        table = self.table
+        prefilled, entered = _NO_PROGRESS, _NO_PROGRESS
+        if decision.prefilled:
+            slots = self._work[PREFILLED, : decision.prefilled].tolist()
+            prefilled = np.array([table.progress(slot) for slot in slots], dtype=np.int64)
         if newcomers:
-            entered = self._slots_of(newcomers)
-            for slot in entered.tolist():
-                table.admitted(slot, now, size)
-                kv_tokens += int(table.cached[slot])
-            table.fly(entered, 1)
-            self._slots = np.concatenate([self._slots, entered])
-            flying = np.concatenate([flying, entered])
+            slots = [self._slot(request) for request in newcomers]
+            entered = np.array([table.progress(slot) for slot in slots], dtype=np.int64)
+            self._slots = np.concatenate([self._slots, entered[:, 0].astype(np.uint64)])
+        flying = np.empty(decision.served + len(newcomers), dtype=np.uint64)
+        held = np.empty(decision.residents - decision.served, dtype=np.uint64)
+        kv_tokens, _, held_now = advance(
+            table.counts, table.times, now, self.engine.block_size, residents, tokens, prefilled, entered, flying, held
+        )
+        self._held, self._held_since = held[:held_now], now
         if len(self._slots) != len(self.engine.running):  # some were preempted
             self._slots = self._slots_of(self.engine.running)
         if len(flying):
             self._take_off(output, now, flying, kv_tokens)
 
-    def _read_anew(self, now: float, output, newcomers: list) -> None:
+    def _read_anew(self, now: float, output, residents, tokens, newcomers: list) -> None:
         """The same after a step in which vLLM did otherwise: preempted, put prefills off, ran out of budget."""
-        table, size = self.table, self.engine.block_size
-        for slot in self._slots_of(newcomers).tolist():
-            table.admitted(slot, now, size)
-        self._slots = self._slots_of(self.engine.running)
-        for slot in self._slots.tolist():
-            table.refresh(slot, size)
+        table = self.table
+        entered = self._slots_of(newcomers).tolist()
+        for slot in entered:
+            table.entered(slot, now)
+        self._read_running()
         self._in_the_air(output, now)
+        paused = residents[tokens == 0]
+        self._held, self._held_since = paused[table.counts[FLYING, paused] == 0], now
 
     def _in_the_air(self, output, now: float) -> None:
         """Take note of a batch that was not planned here."""
@@ -329,22 +318,6 @@ class Gate:
             self._take_off(output, now, slots, kv_tokens)
 
     # --- the view -----------------------------------------------------------------------------------------------------
-
-    def _running_slots(self, now: float) -> np.ndarray:
-        """Slots of ``self.engine.running``, with the columns that a policy reads up to date."""
-        slots = self._slots
-        if len(slots) != len(self.engine.running):  # since the last step requests can only have left
-            slots = self.table.still_here(slots)
-        if self._stale or len(slots) != len(self.engine.running):
-            slots = self._slots_of(self.engine.running)
-            for slot in slots.tolist():
-                self.table.refresh(slot, self.engine.block_size)
-            self._stale = False
-        if len(self._paused):
-            self.table.hold(self.table.still_here(self._paused), now - self._paused_since)
-            self._paused = self._paused[:0]
-        self._slots = slots
-        return slots
 
     def _head_of_the_queue(self) -> tuple[list, list]:
         """(requests that the policy may admit, requests that cannot start yet and that only the parent can free)."""
@@ -366,15 +339,6 @@ class Gate:
             else:
                 blocked.append(request)
         return heads, blocked
-
-    def _stage_column(self, residents: np.ndarray) -> np.ndarray:
-        """``generated``, no further than the last stage that the policy knows: longer requests stay in it."""
-        table = self.table
-        if self._last_stage is None or not table.any_beyond(residents, self._last_stage):
-            return table.generated
-        stage = table.generated.copy()
-        stage[residents] = np.minimum(stage[residents], self._last_stage[table.kind[residents]])
-        return stage
 
     # --- bookkeeping --------------------------------------------------------------------------------------------------
 
@@ -407,11 +371,6 @@ class Gate:
     def _take_off(self, output, now: float, slots: np.ndarray, kv_tokens: int) -> None:
         self._flights.append(_Flight(output, now, slots, output.total_num_scheduled_tokens, kv_tokens))
 
-    def _hold(self, now: float, paused: np.ndarray) -> None:
-        """From now on these residents are held, unless the batch before this step still computes for them."""
-        self._paused = self.table.not_flying(paused)
-        self._paused_since = now
-
     def _adopt(self, plan: Plan | None) -> None:
         """Put other thresholds in force."""
         self._plan = plan
@@ -421,19 +380,20 @@ class Gate:
         size = module.memory_size(knobs) if hasattr(module, "memory_size") else 0
         self._memory = np.zeros(size, dtype=np.int64)
         longest_output = getattr(module, "longest_output", None)
-        self._last_stage = longest_output(knobs, np.arange(len(plan.law.prompt))) if longest_output else None  # by type
-        self._chunks = hasattr(knobs, "chunk")
+        kinds = np.arange(len(plan.law.prompt)) if longest_output else np.zeros(0, dtype=np.int64)
+        self._last_stage = longest_output(knobs, kinds).astype(np.int64) if longest_output else kinds  # by type
+        self._whole_prompts = not hasattr(knobs, "chunk")
         self._depth = max(queue_depth(knobs), 1)
-        if self._chunks and self.engine.scheduler_config.enable_chunked_prefill:
-            limits = [chunk for chunk in (self._stock_chunk, knobs.chunk) if chunk > 0]
-            self.engine.scheduler_config.long_prefill_token_threshold = min(limits)
+        self._chunk = self._stock_chunk if self._stock_chunk > 0 else NO_LIMIT
+        if not self._whole_prompts and self.engine.scheduler_config.enable_chunked_prefill:
+            self._chunk = min(self._chunk, knobs.chunk)
+            self.engine.scheduler_config.long_prefill_token_threshold = self._chunk
         self._counts["threshold_changes"] += 1
 
     def _reserve(self, requests: int) -> None:
         """Work space for so many residents, and waiting requests within the policy's view."""
-        self._out = contract.Plan(*(np.zeros(requests, dtype=np.int64) for _ in range(3)))
+        self._work = np.zeros((ROWS, requests), dtype=np.int64)
         self._residents = np.zeros(requests, dtype=np.uint64)
-        self._prefills = np.zeros(requests, dtype=np.uint64)
 
     def _room_for(self, residents: int) -> None:
         if max(residents, self._depth) > len(self._residents):
@@ -454,40 +414,35 @@ class Gate:
         """Compile (or load) the policy before the first request."""
         self._adopt(self.thresholds.plan or self.thresholds.rehearsal)
         self._room_for(1)
-        self.table.look(self._slots, 0.0, 1, self._residents)
-        self._decide(time.monotonic(), self._residents[:0], [], 0, 0)
-        tally(self._out.tokens)
-        self._compile(self.table, self._slots, self._out.tokens)
+        self._decide(time.monotonic(), [])
+        nothing = self._work[TOKENS, :0]
+        advance(
+            self.table.counts, self.table.times, 0.0, 1, _NOBODY, nothing, _NO_PROGRESS, _NO_PROGRESS, _NOBODY, _NOBODY
+        )
+        read(self.table.counts, _NO_PROGRESS, 1)
+        add(self.table.counts, FLYING, _NOBODY, 1)
         self._memory[:] = 0
         self._plan = None  # the first step puts in force what there is
         self._counts["threshold_changes"] = 0
 
-    def _compile(self, table: RequestTable, nobody: np.ndarray, tokens: np.ndarray) -> None:
-        table.blocks_needed(nobody, tokens, 1)
-        table.advance(nobody, tokens, 1, self._prefills)
-        table.finish_prefills(nobody, tokens)
-        table.in_order(nobody, tokens, False)
-        table.fly(table.not_flying(table.still_here(nobody)), 1)
-        table.hold(nobody, 0.0)
-        table.any_beyond(nobody, np.zeros(1, dtype=np.int64))
-
     # --- what is told -------------------------------------------------------------------------------------------------
 
-    def _count(self, residents: int, paused: int, entered: int, admitted: int, output) -> None:
+    def _count(self, decision: Decision, entered: int, output) -> None:
         counts, waiting = self._counts, len(self.engine.waiting)
+        paused = decision.residents - decision.served
         counts["steps"] += 1
         counts["admitted"] += entered
         counts["pauses"] += paused
         if not output.num_scheduled_tokens:
             counts["empty_steps"] += 1
         if waiting and not entered:
-            self._held_steps[self._reason(residents, admitted)] += 1
-        self._last = {"waiting_held": waiting, "resident_paused": paused, "resident": residents}
+            self._held_steps[self._reason(decision)] += 1
+        self._last = {"waiting_held": waiting, "resident_paused": paused, "resident": decision.residents}
 
-    def _reason(self, residents: int, admitted: int) -> str:
-        if admitted:
+    def _reason(self, decision: Decision) -> str:
+        if decision.admitted:
             return "engine"
-        if residents >= min(getattr(self._plan.knobs, "in_service", self._most), self._most):
+        if decision.residents >= min(getattr(self._plan.knobs, "in_service", self._most), self._most):
             return "cap"
         head = self.engine.waiting.peek_request()
         needed = -(-head.num_tokens // self.engine.block_size)

@@ -3,8 +3,9 @@
 Every request of the engine has a slot from its arrival until after its end. Slots are taken again oldest first, so one
 that is still referred to by an iteration in flight is not handed out.
 
-Columns are read and written by slots in compiled code, not with NumPy's ``column[slots]``: that lets go of Python's
-lock, and the threads of the engine that then send its last tokens keep the next batch waiting.
+All columns are rows of two arrays, which compiled code reads and writes: a call costs by the array it is handed, and
+NumPy's ``column[slots]`` would let go of Python's lock, so that the threads of the engine that then send its last
+tokens keep the next batch waiting.
 """
 
 from __future__ import annotations
@@ -14,35 +15,43 @@ from collections import deque
 import numpy as np
 from numba import njit
 
+from fluidwait.policies.contract import blocks_for, jit
+
 SPARE = 64  # slots always left free
+
+# rows of RequestTable.counts, int64
+PROMPT = 0  # tokens
+LIMIT = 1  # most output tokens it may get
+KIND = 2  # request type
+GOAL = 3  # tokens to prefill
+CACHED = 4  # tokens computed, those in flight included
+GENERATED = 5  # output tokens, those in flight included
+STAGE = 6  # generated, no further than the last stage that the policy knows
+HELD = 7  # KV blocks, those of the whole prompt once admitted
+FLYING = 8  # batches in flight that hold it
+ALIVE = 9  # 1 until its end
+
+# rows of RequestTable.times, float64, s
+ARRIVAL = 0  # on the monotonic clock
+SERVICE = 1  # not held outside batches
+HELD_FOR = 2  # held outside batches while resident or before
 
 
 class RequestTable:
-    """Columns by slot (int64 unless said otherwise); ``slot_of`` by request id."""
+    """``counts`` int64[10, slots] and ``times`` float64[3, slots], rows as above; ``slot_of`` by request id."""
 
     def __init__(self, room: int = 1024):
         self.slot_of: dict[str, int] = {}
         self.request: list = []  # the engine's own, by slot
         self._free: deque[int] = deque()
-        self.arrival = np.zeros(0)  # f8, s on the monotonic clock
-        self.service = np.zeros(0)  # f8, s not held outside batches
-        self.held_for = np.zeros(0)  # f8, s held outside batches while resident or before
-        self.prompt = np.zeros(0, dtype=np.int64)  # tokens
-        self.limit = np.zeros(0, dtype=np.int64)  # most output tokens it may get
-        self.kind = np.zeros(0, dtype=np.int64)  # request type
-        self.goal = np.zeros(0, dtype=np.int64)  # tokens to prefill
-        self.cached = np.zeros(0, dtype=np.int64)  # tokens computed, those in flight included
-        self.generated = np.zeros(0, dtype=np.int64)  # output tokens, those in flight included
-        self.held = np.zeros(0, dtype=np.int64)  # KV blocks, those of the whole prompt once admitted
-        self.flying = np.zeros(0, dtype=np.int64)  # batches in flight that hold it
-        self.alive = np.zeros(0, dtype=bool)
+        self.counts = np.zeros((10, 0), dtype=np.int64)
+        self.times = np.zeros((3, 0))
         self._grow(room)
 
     def _grow(self, more: int) -> None:
-        have = len(self.arrival)
-        for name, column in vars(self).items():
-            if isinstance(column, np.ndarray):
-                setattr(self, name, np.concatenate([column, np.zeros(more, dtype=column.dtype)]))
+        have = len(self.request)
+        self.counts = np.concatenate([self.counts, np.zeros((10, more), dtype=np.int64)], axis=1)
+        self.times = np.concatenate([self.times, np.zeros((3, more))], axis=1)
         self.request.extend([None] * more)
         self._free.extend(range(have, have + more))
 
@@ -52,15 +61,13 @@ class RequestTable:
         if slot is not None:
             return slot
         if len(self._free) <= SPARE:
-            self._grow(max(len(self.arrival), 2 * SPARE))
+            self._grow(max(len(self.request), 2 * SPARE))
         slot = self._free.popleft()
         self.slot_of[request.request_id] = slot
-        self.arrival[slot] = now
-        self.service[slot] = self.held_for[slot] = 0.0
-        self.prompt[slot] = self.goal[slot] = request.num_prompt_tokens
-        self.limit[slot] = min(request.max_tokens, longest - request.num_prompt_tokens)
-        self.kind[slot] = self.cached[slot] = self.generated[slot] = self.held[slot] = self.flying[slot] = 0
-        self.alive[slot] = True
+        prompt = request.num_prompt_tokens
+        limit = min(request.max_tokens, longest - prompt)
+        self.counts[:, slot] = (prompt, limit, 0, prompt, 0, 0, 0, 0, 0, 1)
+        self.times[:, slot] = (now, 0.0, 0.0)
         self.request[slot] = request
         return slot
 
@@ -70,196 +77,99 @@ class RequestTable:
         if slot is None:
             return None
         request, self.request[slot] = self.request[slot], None
-        self.alive[slot] = False
+        self.counts[ALIVE, slot] = 0
         self._free.append(slot)
         return request
 
     def evicted(self, slot: int) -> None:
         """The engine dropped the request's KV cache: all that it has goes through prefill again."""
-        request = self.request[slot]
-        self.goal[slot] = request.num_tokens
-        self.generated[slot] = request.num_output_tokens
-        self.cached[slot] = self.held[slot] = 0
+        request, counts = self.request[slot], self.counts
+        counts[GOAL, slot] = request.num_tokens
+        counts[GENERATED, slot] = counts[STAGE, slot] = request.num_output_tokens
+        counts[CACHED, slot] = counts[HELD, slot] = 0
 
-    def admitted(self, slot: int, now: float, block_size: int) -> None:
+    def entered(self, slot: int, now: float) -> None:
         """It entered service at ``now``; up to then it was held, but for earlier service before an eviction."""
-        self.held_for[slot] = now - self.arrival[slot] - self.service[slot]
-        self.goal[slot] = self.request[slot].num_tokens
-        self.refresh(slot, block_size)
+        times = self.times
+        times[HELD_FOR, slot] = now - times[ARRIVAL, slot] - times[SERVICE, slot]
+        self.counts[GOAL, slot] = self.request[slot].num_tokens
 
-    def refresh(self, slot: int, block_size: int) -> None:
-        """Read a running request's progress from the engine."""
+    def progress(self, slot: int) -> tuple[int, int, int, int, int]:
+        """What :func:`read` takes: slot, tokens computed, output tokens, all tokens, whether in prefill."""
         request = self.request[slot]
-        self.cached[slot] = request.num_computed_tokens
-        self.generated[slot] = request.num_output_tokens + request.num_output_placeholders
-        if request.is_prefill_chunk:
-            self.goal[slot] = request.num_tokens
-        else:
-            self.goal[slot] = min(self.goal[slot], request.num_computed_tokens)
-        self.held[slot] = -(-max(self.goal[slot], self.cached[slot]) // block_size)
+        generated = request.num_output_tokens + request.num_output_placeholders
+        return slot, request.num_computed_tokens, generated, request.num_tokens, request.is_prefill_chunk
 
-    def look(self, slots: np.ndarray, now: float, block_size: int, residents: np.ndarray) -> tuple[int, int, int]:
-        """Write those of the running ``slots`` that still have tokens to compute into ``residents``, in order.
-
-        The others only wait for their last token to land. Returns how many, how many of them are in prefill, and the
-        KV blocks that those prefills will still take.
-        """
-        return _look(
-            slots,
-            now,
-            block_size,
-            self.arrival,
-            self.held_for,
-            self.service,
-            self.generated,
-            self.limit,
-            self.goal,
-            self.cached,
-            self.held,
-            residents,
-        )
+    def read(self, slots: list[int], block_size: int) -> None:
+        """Read the progress of running requests from the engine."""
+        if slots:
+            read(self.counts, np.array([self.progress(slot) for slot in slots], dtype=np.int64), block_size)
 
     def fly(self, slots: np.ndarray, by: int) -> None:
         """Batches in flight that hold these requests: ``by`` more."""
-        _add(self.flying, slots, by)
-
-    def still_here(self, slots: np.ndarray) -> np.ndarray:
-        """Those of the slots whose requests have not ended, in order."""
-        return _where(slots, self.alive, True)
-
-    def not_flying(self, slots: np.ndarray) -> np.ndarray:
-        """Those of the slots that no batch in flight holds, in order."""
-        return _where(slots, self.flying, 0)
-
-    def hold(self, slots: np.ndarray, seconds: float) -> None:
-        """These requests were held for so long."""
-        _add(self.held_for, slots, seconds)
-
-    def in_order(self, residents: np.ndarray, tokens: np.ndarray, others: bool) -> np.ndarray:
-        """The residents that get ``tokens``, decodes before prefills; behind them the others, if asked for."""
-        return _in_order(residents, tokens, others, self.goal, self.cached)
-
-    def finish_prefills(self, residents: np.ndarray, tokens: np.ndarray) -> None:
-        """Give every resident in prefill all that it misses."""
-        _finish_prefills(residents, tokens, self.goal, self.cached)
-
-    def any_beyond(self, residents: np.ndarray, last: np.ndarray) -> bool:
-        """True when a resident has generated more than ``last`` of its type."""
-        return _any_beyond(residents, self.generated, self.kind, last)
-
-    def blocks_needed(self, residents: np.ndarray, tokens: np.ndarray, block_size: int) -> int:
-        """KV blocks that the planned ``tokens`` of the residents take."""
-        return _blocks_needed(residents, tokens, self.cached, block_size)
-
-    def advance(self, residents: np.ndarray, tokens: np.ndarray, block_size: int, prefills: np.ndarray):
-        """A batch with these ``tokens`` took off: decodes are one token further.
-
-        Prefills are only listed in ``prefills``: how far they got is the engine's to say. Returns (KV tokens of the
-        decodes, number of prefills).
-        """
-        return _advance(
-            residents, tokens, block_size, self.goal, self.cached, self.generated, self.held, self.flying, prefills
-        )
+        add(self.counts, FLYING, slots, by)
 
 
 @njit(cache=True)
-def tally(tokens):
-    """(tokens in all, how many residents get any) of a plan."""
-    total, served = 0, 0
-    for k in range(len(tokens)):
-        total += tokens[k]
-        served += tokens[k] > 0
-    return total, served
-
-
-@njit(cache=True)
-def _look(slots, now, block_size, arrival, held_for, service, generated, limit, goal, cached, held, residents):
-    n, prefills, promised = 0, 0, 0
+def add(columns, row, slots, by):
+    """Add ``by`` to the columns of these slots."""
     for k in range(len(slots)):
-        r = slots[k]
-        if generated[r] >= limit[r]:
-            continue
-        residents[n] = r
-        n += 1
-        service[r] = now - arrival[r] - held_for[r]
-        if cached[r] < goal[r]:
-            prefills += 1
-            promised += held[r] - (cached[r] + block_size - 1) // block_size
-    return n, prefills, promised
+        columns[row, slots[k]] += by
 
 
 @njit(cache=True)
-def _blocks_needed(residents, tokens, cached, block_size):
-    blocks = 0
-    for k in range(len(residents)):
-        c = cached[residents[k]]
-        blocks += (c + tokens[k] + block_size - 1) // block_size - (c + block_size - 1) // block_size
-    return blocks
+def read(counts, progress, block_size):
+    """Write ``progress``, rows as of :meth:`RequestTable.progress`."""
+    for k in range(len(progress)):
+        r = progress[k, 0]
+        _write(counts, r, progress[k], block_size)
 
 
 @njit(cache=True)
-def _advance(residents, tokens, block_size, goal, cached, generated, held, flying, prefills):
-    kv_tokens, n = 0, 0
+def advance(counts, times, now, block_size, residents, tokens, prefilled, entered, flying, paused):
+    """A batch with ``tokens`` per resident took off at ``now`` (s) and did what was planned.
+
+    Decodes are one token further. How far prefills got is the engine's to say: ``prefilled`` and ``entered`` (those
+    who entered service with this batch, and up to then were held, but for earlier service before an eviction) are rows
+    as of :meth:`RequestTable.progress`. Writes the slots in the batch into ``flying``, and those that have been held
+    since, which no batch in flight computes for, into ``paused``.
+
+    Returns (KV tokens of the batch, number in ``flying``, number in ``paused``).
+    """
+    kv_tokens, n, held = 0, 0, 0
     for k in range(len(residents)):
-        if tokens[k] == 0:
-            continue
         r = residents[k]
-        flying[r] += 1
-        if cached[r] < goal[r]:
-            prefills[n] = r
-            n += 1
-        else:
-            cached[r] += 1
-            generated[r] += 1
-            held[r] = (cached[r] + block_size - 1) // block_size
-            kv_tokens += cached[r]
-    return kv_tokens, n
+        if tokens[k] == 0:
+            if counts[FLYING, r] == 0:
+                paused[held] = r
+                held += 1
+            continue
+        counts[FLYING, r] += 1
+        flying[n] = r
+        n += 1
+        if counts[CACHED, r] >= counts[GOAL, r]:
+            counts[CACHED, r] += 1
+            counts[GENERATED, r] += 1
+            counts[HELD, r] = blocks_for(counts[CACHED, r], block_size)
+            kv_tokens += counts[CACHED, r]
+    for k in range(len(prefilled)):
+        kv_tokens += _write(counts, prefilled[k, 0], prefilled[k], block_size)
+    for k in range(len(entered)):
+        r = entered[k, 0]
+        times[HELD_FOR, r] = now - times[ARRIVAL, r] - times[SERVICE, r]
+        counts[GOAL, r] = entered[k, 3]
+        kv_tokens += _write(counts, r, entered[k], block_size)
+        counts[FLYING, r] += 1
+        flying[n] = r
+        n += 1
+    return kv_tokens, n, held
 
 
-@njit(cache=True)
-def _add(column, slots, by):
-    for k in range(len(slots)):
-        column[slots[k]] += by
-
-
-@njit(cache=True)
-def _where(slots, column, value):
-    chosen, n = np.empty_like(slots), 0
-    for k in range(len(slots)):
-        if column[slots[k]] == value:
-            chosen[n] = slots[k]
-            n += 1
-    return chosen[:n]
-
-
-@njit(cache=True)
-def _in_order(residents, tokens, others, goal, cached):
-    order, n = np.empty_like(residents), 0
-    for prefills in (False, True):
-        for k in range(len(residents)):
-            r = residents[k]
-            if tokens[k] > 0 and (cached[r] < goal[r]) == prefills:
-                order[n] = r
-                n += 1
-    if others:
-        for k in range(len(residents)):
-            if tokens[k] == 0:
-                order[n] = residents[k]
-                n += 1
-    return order[:n]
-
-
-@njit(cache=True)
-def _finish_prefills(residents, tokens, goal, cached):
-    for k in range(len(residents)):
-        missing = goal[residents[k]] - cached[residents[k]]
-        if missing > 0:
-            tokens[k] = missing
-
-
-@njit(cache=True)
-def _any_beyond(residents, generated, kind, last):
-    for k in range(len(residents)):  # noqa: SIM110, Numba has no generators here
-        if generated[residents[k]] > last[kind[residents[k]]]:
-            return True
-    return False
+@jit
+def _write(counts, r, progress, block_size):
+    computed, generated, in_all, in_prefill = progress[1], progress[2], progress[3], progress[4]
+    counts[CACHED, r] = computed
+    counts[GENERATED, r] = generated
+    counts[GOAL, r] = in_all if in_prefill else min(counts[GOAL, r], computed)
+    counts[HELD, r] = blocks_for(max(counts[GOAL, r], computed), block_size)
+    return computed

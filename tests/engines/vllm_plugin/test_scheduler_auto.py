@@ -143,7 +143,7 @@ def test_status_reaches_prometheus(engine_options, tmp_path):
         engine.add(make_request(f"r{i}", 20, 20))
     for _ in range(5):
         engine.step()
-    gate._report(time.monotonic())
+    gate._report(time.monotonic()).result()
     path = metrics.status_path(scheduler.vllm_config, 0)
     status = json.loads(path.read_text())
     assert status["waiting_held"] == 3 and status["held_steps"]["gate"] == 5
@@ -162,7 +162,7 @@ def test_status_reaches_prometheus(engine_options, tmp_path):
 def test_log_line(engine_options):
     entry = {"policy": "wait_chunked", "settings": {"in_service": 8, "boundaries": [20], "max_wait": 1.0}}
     gate = make_scheduler(engine_options, WaitScheduler, fluidwait=entry).gate
-    gate._report(time.monotonic())
+    gate._report(time.monotonic()).result()
     status = metrics.read_status(gate._status.path)
     assert describe(status, "").startswith("fluidwait: first come, first served, for now")
     status |= {"active": 1, "fluid_load": 0.5, "in_service_limit": 8}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from concurrent.futures import Future
 from itertools import islice
 
 import numpy as np
@@ -97,7 +98,7 @@ class Gate:
         self._flights: deque[_Flight] = deque()
         self._last_end = 0.0  # s, when the latest batch ended
         self._batch_time = 0.0  # s, average over the last ten batches or so
-        self._slots = _NOBODY  # of the running requests, in their order
+        self._running = self._slots = _NOBODY  # slots of the running requests in their order: with room for more
         self._held = _NOBODY  # slots of residents that the last plan paused and that no batch in flight computes for
         self._held_since = 0.0
         self._stale = False  # the table lags behind the engine: steps were taken without a plan
@@ -226,9 +227,15 @@ class Gate:
 
     def _read_running(self) -> None:
         """Read the running requests from the engine."""
-        self._slots = self._slots_of(self.engine.running)
+        self._note(self.engine.running)
         self.table.read(self._slots.tolist(), self.engine.block_size)
         self._stale = False
+
+    def _note(self, running: list) -> None:
+        """These are the running requests now."""
+        self._room_for(len(running))
+        self._running[: len(running)] = self._slots_of(running)
+        self._slots = self._running[: len(running)]
 
     def _parent(self, handed: list, entering: list, blocked: list, budget: int, stock):
         """vLLM's own step over these requests; returns its output and the requests that entered service."""
@@ -278,22 +285,32 @@ class Gate:
     def _carry_over(self, now: float, output, decision: Decision, residents, tokens, newcomers: list) -> None:
         """Bring the table to the state after a step that went as planned."""
         table = self.table
-        prefilled, entered = _NO_PROGRESS, _NO_PROGRESS
-        if decision.prefilled:
-            slots = self._work[PREFILLED, : decision.prefilled].tolist()
-            prefilled = np.array([table.progress(slot) for slot in slots], dtype=np.int64)
+        changed = self._work[PREFILLED, : decision.prefilled].tolist() if decision.prefilled else []
         if newcomers:
-            slots = [self._slot(request) for request in newcomers]
-            entered = np.array([table.progress(slot) for slot in slots], dtype=np.int64)
-            self._slots = np.concatenate([self._slots, entered[:, 0].astype(np.uint64)])
+            changed += [self._slot(request) for request in newcomers]
+        progress = table.progress(changed) if changed else _NO_PROGRESS
+        running, inside = len(self.engine.running), len(self._slots)
+        self._room_for(running)
+        paused = decision.residents - decision.served
         flying = np.empty(decision.served + len(newcomers), dtype=np.uint64)
-        held = np.empty(decision.residents - decision.served, dtype=np.uint64)
-        kv_tokens, _, held_now = advance(
-            table.counts, table.times, now, self.engine.block_size, residents, tokens, prefilled, entered, flying, held
+        held = np.empty(paused, dtype=np.uint64) if paused else _NOBODY
+        kv_tokens, held_now = advance(
+            table.counts,
+            table.times,
+            now,
+            self.engine.block_size,
+            residents,
+            tokens,
+            progress,
+            decision.prefilled,
+            flying,
+            held,
+            self._running[inside:],
         )
+        self._slots = self._running[: inside + len(newcomers)]
         self._held, self._held_since = held[:held_now], now
-        if len(self._slots) != len(self.engine.running):  # some were preempted
-            self._slots = self._slots_of(self.engine.running)
+        if len(self._slots) != running:  # some were preempted
+            self._note(self.engine.running)
         if len(flying):
             self._take_off(output, now, flying, kv_tokens)
 
@@ -312,7 +329,7 @@ class Gate:
         """Take note of a batch that was not planned here."""
         names = output.num_scheduled_tokens
         if names:
-            slots = self._slots_of(self.engine.requests[name] for name in names)
+            slots = self._slots_of([self.engine.requests[name] for name in names])
             self.table.fly(slots, 1)
             kv_tokens = sum(self.engine.requests[name].num_computed_tokens for name in names)
             self._take_off(output, now, slots, kv_tokens)
@@ -355,12 +372,11 @@ class Gate:
         slot = self.table.slot_of.get(request.request_id)
         return self.table.add(request, time.monotonic(), self.engine.max_model_len) if slot is None else slot
 
-    def _slots_of(self, requests) -> np.ndarray:
-        known = self.table.slot_of
-        try:
-            return np.array([known[request.request_id] for request in requests], dtype=np.uint64)
-        except KeyError:  # a request that never came through add_request
-            return np.array([self._slot(request) for request in requests], dtype=np.uint64)
+    def _slots_of(self, requests: list) -> np.ndarray:
+        slots = np.empty(len(requests), dtype=np.uint64)
+        for k, request in enumerate(requests):  # np.array of a list takes far longer, when few and not in a warm loop
+            slots[k] = self._slot(request)
+        return slots
 
     def _forget_finished(self) -> None:
         for name in self.engine.finished_req_ids:
@@ -394,6 +410,8 @@ class Gate:
         """Work space for so many residents, and waiting requests within the policy's view."""
         self._work = np.zeros((ROWS, requests), dtype=np.int64)
         self._residents = np.zeros(requests, dtype=np.uint64)
+        self._running = np.concatenate([self._slots, np.zeros(requests - len(self._slots), dtype=np.uint64)])
+        self._slots = self._running[: len(self._slots)]
 
     def _room_for(self, residents: int) -> None:
         if max(residents, self._depth) > len(self._residents):
@@ -417,7 +435,17 @@ class Gate:
         self._decide(time.monotonic(), [])
         nothing = self._work[TOKENS, :0]
         advance(
-            self.table.counts, self.table.times, 0.0, 1, _NOBODY, nothing, _NO_PROGRESS, _NO_PROGRESS, _NOBODY, _NOBODY
+            self.table.counts,
+            self.table.times,
+            0.0,
+            1,
+            _NOBODY,
+            nothing,
+            _NO_PROGRESS,
+            0,
+            _NOBODY,
+            _NOBODY,
+            _NOBODY,
         )
         read(self.table.counts, _NO_PROGRESS, 1)
         add(self.table.counts, FLYING, _NOBODY, 1)
@@ -448,7 +476,7 @@ class Gate:
         needed = -(-head.num_tokens // self.engine.block_size)
         return "memory" if self.engine.kv_cache_manager.block_pool.get_num_free_blocks() < needed else "gate"
 
-    def _report(self, now: float) -> None:
+    def _report(self, now: float) -> Future:
         plan = self._plan
         knobs = plan.knobs if plan else None
         per_segment = getattr(knobs, "caps", getattr(knobs, "thresholds", ())) if plan else ()
@@ -461,14 +489,14 @@ class Gate:
             "arrival_rate": self.thresholds.traffic.rate(now),
             "fluid_load": self.thresholds.load(now) if plan else None,
             "thresholds": [int(n) for n in per_segment],
-            "held_steps": self._held_steps,
+            "held_steps": dict(self._held_steps),
             **self._last,
             **self._counts,
         }
-        self._status.write(status)
         if now >= self._next_line:
             self._next_line = now + self._settings.log_interval
             logger.info("%s", describe(status, self.thresholds.problem))
+        return self._status.write(status)
 
 
 def describe(status: dict, problem: str) -> str:

@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from prometheus_client import REGISTRY
@@ -48,11 +49,12 @@ def status_path(vllm_config, engine_index: int) -> Path:
 
 
 class StatusFile:
-    """Written whole or not at all, at most once per ``PERIOD``."""
+    """Written whole or not at all, at most once per ``PERIOD``, by a thread of its own: the engine does not wait."""
 
     def __init__(self, path: Path):
         self.path = path
         self._next = 0.0
+        self._writer = ThreadPoolExecutor(1, "fluidwait-status")
         path.parent.mkdir(mode=0o700, exist_ok=True)
 
     def due(self, now: float) -> bool:
@@ -61,12 +63,16 @@ class StatusFile:
         self._next = now + PERIOD
         return True
 
-    def write(self, status: dict) -> None:
+    def write(self, status: dict) -> Future:
+        return self._writer.submit(self._write, status)
+
+    def _write(self, status: dict) -> None:
         part = self.path.with_suffix(f".{os.getpid()}")
         part.write_text(json.dumps(status))
         part.replace(self.path)
 
     def remove(self) -> None:
+        self._writer.shutdown()
         self.path.unlink(missing_ok=True)
 
 

@@ -46,6 +46,7 @@ class RequestTable:
         self._free: deque[int] = deque()
         self.counts = np.zeros((10, 0), dtype=np.int64)
         self.times = np.zeros((3, 0))
+        self._progress = np.zeros((0, 5), dtype=np.int64)  # work space
         self._grow(room)
 
     def _grow(self, more: int) -> None:
@@ -94,16 +95,21 @@ class RequestTable:
         times[HELD_FOR, slot] = now - times[ARRIVAL, slot] - times[SERVICE, slot]
         self.counts[GOAL, slot] = self.request[slot].num_tokens
 
-    def progress(self, slot: int) -> tuple[int, int, int, int, int]:
-        """What :func:`read` takes: slot, tokens computed, output tokens, all tokens, whether in prefill."""
-        request = self.request[slot]
-        generated = request.num_output_tokens + request.num_output_placeholders
-        return slot, request.num_computed_tokens, generated, request.num_tokens, request.is_prefill_chunk
+    def progress(self, slots: list[int]) -> np.ndarray:
+        """What the engine says of running requests, int64[slots, 5]: slot, tokens computed, output tokens, all tokens,
+        1 if in prefill."""
+        if len(slots) > len(self._progress):
+            self._progress = np.zeros((2 * len(slots), 5), dtype=np.int64)
+        for k, slot in enumerate(slots):
+            request, row = self.request[slot], self._progress[k]
+            row[0], row[1] = slot, request.num_computed_tokens
+            row[2] = request.num_output_tokens + request.num_output_placeholders
+            row[3], row[4] = request.num_tokens, request.is_prefill_chunk
+        return self._progress[: len(slots)]
 
     def read(self, slots: list[int], block_size: int) -> None:
         """Read the progress of running requests from the engine."""
-        if slots:
-            read(self.counts, np.array([self.progress(slot) for slot in slots], dtype=np.int64), block_size)
+        read(self.counts, self.progress(slots), block_size)
 
     def fly(self, slots: np.ndarray, by: int) -> None:
         """Batches in flight that hold these requests: ``by`` more."""
@@ -121,20 +127,20 @@ def add(columns, row, slots, by):
 def read(counts, progress, block_size):
     """Write ``progress``, rows as of :meth:`RequestTable.progress`."""
     for k in range(len(progress)):
-        r = progress[k, 0]
-        _write(counts, r, progress[k], block_size)
+        _write(counts, progress[k], block_size)
 
 
 @njit(cache=True)
-def advance(counts, times, now, block_size, residents, tokens, prefilled, entered, flying, paused):
+def advance(counts, times, now, block_size, residents, tokens, progress, prefilled, flying, paused, running):
     """A batch with ``tokens`` per resident took off at ``now`` (s) and did what was planned.
 
-    Decodes are one token further. How far prefills got is the engine's to say: ``prefilled`` and ``entered`` (those
-    who entered service with this batch, and up to then were held, but for earlier service before an eviction) are rows
-    as of :meth:`RequestTable.progress`. Writes the slots in the batch into ``flying``, and those that have been held
-    since, which no batch in flight computes for, into ``paused``.
+    Decodes are one token further. How far prefills got is the engine's to say: ``progress``, as of
+    :meth:`RequestTable.progress`, has ``prefilled`` residents, then those who entered service with this batch, and up
+    to then were held, but for earlier service before an eviction. Writes the slots in the batch into ``flying``, those
+    of them that entered into ``running``, and those that are held from now on, because no batch in flight computes for
+    them, into ``paused``.
 
-    Returns (KV tokens of the batch, number in ``flying``, number in ``paused``).
+    Returns (KV tokens of the batch, number in ``paused``).
     """
     kv_tokens, n, held = 0, 0, 0
     for k in range(len(residents)):
@@ -152,22 +158,22 @@ def advance(counts, times, now, block_size, residents, tokens, prefilled, entere
             counts[GENERATED, r] += 1
             counts[HELD, r] = blocks_for(counts[CACHED, r], block_size)
             kv_tokens += counts[CACHED, r]
-    for k in range(len(prefilled)):
-        kv_tokens += _write(counts, prefilled[k, 0], prefilled[k], block_size)
-    for k in range(len(entered)):
-        r = entered[k, 0]
+    for k in range(prefilled):
+        kv_tokens += _write(counts, progress[k], block_size)
+    for k in range(prefilled, len(progress)):
+        r = progress[k, 0]
         times[HELD_FOR, r] = now - times[ARRIVAL, r] - times[SERVICE, r]
-        counts[GOAL, r] = entered[k, 3]
-        kv_tokens += _write(counts, r, entered[k], block_size)
+        counts[GOAL, r] = progress[k, 3]
+        kv_tokens += _write(counts, progress[k], block_size)
         counts[FLYING, r] += 1
-        flying[n] = r
+        flying[n] = running[k - prefilled] = r
         n += 1
-    return kv_tokens, n, held
+    return kv_tokens, held
 
 
 @jit
-def _write(counts, r, progress, block_size):
-    computed, generated, in_all, in_prefill = progress[1], progress[2], progress[3], progress[4]
+def _write(counts, progress, block_size):
+    r, computed, generated, in_all, in_prefill = progress[0], progress[1], progress[2], progress[3], progress[4]
     counts[CACHED, r] = computed
     counts[GENERATED, r] = generated
     counts[GOAL, r] = in_all if in_prefill else min(counts[GOAL, r], computed)

@@ -50,6 +50,7 @@ REQUEST = [  # properties of the class, or set by its constructor
     "num_output_tokens",
     "num_computed_tokens",
     "num_output_placeholders",
+    "arrival_time",
     "is_prefill_chunk",
 ]
 OUTPUT = ["num_scheduled_tokens", "total_num_scheduled_tokens"]

@@ -297,6 +297,25 @@ def test_a_request_of_all_the_memory_gets_in(engine_options):
     assert_empty(engine, blocks=65)
 
 
+@pytest.mark.parametrize("entry", [None, CHUNKED, NESTED], ids=["stock", "wait_chunked", "nested_wait"])
+def test_a_prompt_that_no_memory_can_hold_waits_as_in_vllm(engine_options, entry):
+    """vLLM's own scheduler leaves it at the head of the queue until its client gives up, with or without us."""
+    cls = WaitScheduler if entry else AsyncScheduler
+    entry = entry and with_settings(entry, max_wait=0.0)
+    engine = FakeEngine(make_scheduler(engine_options, cls, fluidwait=entry, blocks=11, enable_chunked_prefill=False))
+    engine.add(make_request("first", 20, 5))
+    engine.add(make_request("too_long", 16 * 10 + 1, 5))
+    engine.add(make_request("behind", 20, 5))
+    for _ in range(30):
+        engine.step()
+    assert engine.reasons["first"] == "length" and len(engine.reasons) == 1
+    assert [request.request_id for request in engine.scheduler.waiting] == ["too_long", "behind"]
+    engine.abort("too_long")
+    engine.drain()
+    assert engine.reasons["behind"] == "length"
+    assert free_blocks(engine.scheduler) == 10
+
+
 @DEPTHS
 @POLICIES
 def test_a_lone_request_is_served_within_max_wait(engine_options, entry, depth):

@@ -37,7 +37,7 @@ SCHEDULER = "fluidwait.engines.vllm.scheduler:WaitScheduler"
 PATIENCE = 90.0
 """Seconds after the last arrival of a run at which unanswered requests are lost."""
 
-PACK_EVERY = 60.0
+PACK_EVERY = 120.0
 """Seconds between two bundles of what there is: a recording that is killed leaves the last one."""
 
 Say = Callable[[str], None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -177,7 +178,12 @@ def rehearsal(target: Target) -> Target:
 
 
 def workload_of(target: Target, variant: str) -> tuple[Workload, LengthLaw]:
-    workload = load_workload(target.variants[variant].workload)
+    return _workload(target.variants[variant].workload)
+
+
+@cache  # asked for in every run of a recording
+def _workload(name: str) -> tuple[Workload, LengthLaw]:
+    workload = load_workload(name)
     return workload, length_law(workload)
 
 

@@ -72,14 +72,14 @@ async def burst(engine: Engine, batch: int, prompt: int, output: int, vocabulary
 
 
 async def measure_bursts(engine: Engine, bursts: Bursts, vocabulary: int) -> np.ndarray:
-    """Iterations of all bursts, float64[n, len(COLUMNS)]; one more repeat comes first and is thrown away."""
+    """Iterations of all bursts, float64[n, len(COLUMNS)]; the largest batches come once more at first, to warm up."""
+    for prompt in bursts.prompt:
+        await burst(engine, max(bursts.batch), prompt, bursts.output, vocabulary)
     found = []
-    for repeat in range(bursts.repeats + 1):
+    for _ in range(bursts.repeats):
         for batch in bursts.batch:
             for prompt in bursts.prompt:
-                rows = (await burst(engine, batch, prompt, bursts.output, vocabulary)).rows
-                if repeat > 0:
-                    found.append(rows)
+                found.append((await burst(engine, batch, prompt, bursts.output, vocabulary)).rows)
     return np.concatenate(found)
 
 

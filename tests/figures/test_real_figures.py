@@ -47,7 +47,13 @@ def tables(tmp_path):
     pl.DataFrame(rows).write_csv(tmp_path / "fit.csv")
     pairs = [{"policy": p, "real": x, "simulated": 1.05 * x} for p in ("stock", "wait") for x in (0.1, 0.5, 2.0)]
     pl.DataFrame(pairs).write_csv(tmp_path / "pairs.csv")
-    reality = {"requests": [6], "median_error": [0.05], "adjusted_error": [0.03], "speed": [1.1]}
+    reality = {
+        "requests": [6],
+        "median_error": [0.05],
+        "adjusted_error": [0.03],
+        "neighbour_error": [0.04],
+        "speed": [1.1],
+    }
     pl.DataFrame(reality).write_csv(tmp_path / "reality.csv")
     summary, gain = [], []
     for variant, policies in (("single", ("stock", "wait")), ("lmsys", ("stock", "nested_wait"))):

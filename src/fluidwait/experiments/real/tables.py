@@ -158,34 +158,39 @@ class Replayed(NamedTuple):
     simulated: Simulated
     speed: float  # measured seconds of the run's batches over those that the time model predicts for them
     adjusted: Simulated  # simulated with iterations that take ``speed`` times as long
+    neighbours: Simulated  # simulated with the mean speed of the runs before and after instead
 
 
 def replay(bundle: Bundle) -> list[Replayed]:
     """Simulate the requests of every run, with the settings of its policy."""
     simulator, found = Simulator(bundle), []
-    logs = iter_runs(bundle.path("log.parquet"), "iterations")
+    runs, logs = list(bundle.runs()), list(iter_runs(bundle.path("log.parquet"), "iterations"))
     batches = pl.read_parquet(bundle.path("batches.parquet")).partition_by("run_id", as_dict=True)
-    for real, log in zip(bundle.runs(), logs, strict=True):
+    speeds = [
+        float(log.columns["duration"].sum()) / simulator.predicted(batches[real.run_id,])
+        for real, log in zip(runs, logs, strict=True)
+    ]
+    for i, (real, log) in enumerate(zip(runs, logs, strict=True)):
         point = real.parameters
         requests = Requests(*(real.columns[c] for c in ("arrival", "prompt_tokens", "output_tokens", "kind")))
         where = (requests, point["variant"], point["policy"], point["rate"])
-        speed = float(log.columns["duration"].sum()) / simulator.predicted(batches[real.run_id,])
-        found.append(
-            Replayed(point, requests, real, log, simulator.run(*where), speed, simulator.run(*where, speed=speed))
-        )
+        around = speeds[max(i - 1, 0) : i] + speeds[i + 1 : i + 2] or [1.0]
+        versions = [simulator.run(*where, speed=speed) for speed in (1.0, speeds[i], float(np.mean(around)))]
+        found.append(Replayed(point, requests, real, log, versions[0], speeds[i], *versions[1:]))
     return found
 
 
 def pairs(replayed: list[Replayed]) -> pl.DataFrame:
     """Every request twice: its latency (s) on the engine, and in the simulator given the same requests."""
     parts = []
-    for point, requests, real, _, simulated, _, adjusted in replayed:
+    for point, requests, real, _, simulated, _, adjusted, neighbours in replayed:
         own = {name: [point[name]] * len(requests.arrival) for name in (*POINT, "replication")}
         times = {
             "request_id": real.columns["request_id"],
             "real": real.columns["completion"] - requests.arrival,
             "simulated": simulated.completion - requests.arrival,
             "adjusted": adjusted.completion - requests.arrival,
+            "neighbours": neighbours.completion - requests.arrival,
             "real_ttft": real.columns["first_token"] - requests.arrival,
             "simulated_ttft": simulated.first_token - requests.arrival,
         }
@@ -200,16 +205,19 @@ def reality(replayed: list[Replayed], both: pl.DataFrame) -> pl.DataFrame:
     ``mean_error`` compares mean latencies. ``speed`` is how much longer the engine's batches took during the run than
     the calibrated model says for the same batches, and ``adjusted_error`` the median error when the simulator knows
     that: what is left is the schedule's, what it removes is the machine's, which was faster or slower than when it was
-    calibrated.
+    calibrated. ``neighbour_error`` is the same with the speed in the runs just before and after, in the order of the
+    recording, so with nothing that was measured in the run itself.
     """
-    error = (pl.col("simulated") / pl.col("real") - 1).abs()
-    adjusted = (pl.col("adjusted") / pl.col("real") - 1).abs()
+    error, adjusted, neighbour = (
+        (pl.col(name) / pl.col("real") - 1).abs() for name in ("simulated", "adjusted", "neighbours")
+    )
     rows = both.group_by(POINT, maintain_order=True).agg(
         requests=pl.len(),
         replications=pl.col("replication").n_unique(),
         median_error=error.median(),
         p90_error=error.quantile(0.9),
         adjusted_error=adjusted.median(),
+        neighbour_error=neighbour.median(),
         real=pl.col("real").mean(),
         simulated=pl.col("simulated").mean(),
         real_ttft=pl.col("real_ttft").mean(),
@@ -234,7 +242,7 @@ def _busy(replayed: list[Replayed]) -> pl.DataFrame:
             "drift_mean": point["drift_mean"],
             "drift_largest": point["drift_largest"],
         }
-        for point, _, real, log, simulated, speed, _ in replayed
+        for point, _, real, log, simulated, speed, *_ in replayed
     ]
     grouped = pl.DataFrame(rows).group_by(POINT, maintain_order=True)
     sums = [f"{engine}_{what}" for what in ("busy", "iterations", "evictions") for engine in ("real", "simulated")]

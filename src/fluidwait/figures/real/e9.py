@@ -73,13 +73,16 @@ def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
         text += (
             " (b) End-to-end latency of every request on the engine and in the simulator, which got the same requests, "
             f"settings and the calibrated times; {table['requests'].sum():,} requests in all. Median error by policy "
-            f"and rate: {100 * table['median_error'].min():.3g} to {100 * table['median_error'].max():.3g} %, median "
-            f"{100 * table['median_error'].median():.3g} %; if the simulator is told how fast the machine was during "
-            f"each run ({table['speed'].min():.2f} to {table['speed'].max():.2f} times the calibrated seconds), "
-            f"{100 * table['adjusted_error'].min():.3g} to {100 * table['adjusted_error'].max():.3g} %, median "
-            f"{100 * table['adjusted_error'].median():.3g} %."
+            f"and rate: {_spread(table['median_error'])}; if the simulator is told how fast batches were computed in "
+            f"the runs just before and after, {_spread(table['neighbour_error'])}; in the run itself "
+            f"({table['speed'].min():.2f} to {table['speed'].max():.2f} times the calibrated seconds), "
+            f"{_spread(table['adjusted_error'])}."
         )
     return text
+
+
+def _spread(errors: pl.Series) -> str:
+    return f"{100 * errors.min():.3g} to {100 * errors.max():.3g} %, median {100 * errors.median():.3g} %"
 
 
 def _generations(axes: Axes, table: pl.DataFrame) -> None:

@@ -224,7 +224,10 @@ def _name_of(schema: pa.Schema) -> str:
 
 
 def _constant(text: str, rows: int) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(_plain(np.zeros(rows, np.int32), pa.int32()), pa.array([text]))
+    data = text.encode()
+    ends = np.array([0, len(data)], dtype=np.int32)
+    once = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(ends), pa.py_buffer(data)])
+    return pa.DictionaryArray.from_arrays(_plain(np.zeros(rows, np.int32), pa.int32()), once)
 
 
 def _array(run_id: str, name: str, values: np.ndarray, kind: pa.DataType) -> pa.Array:

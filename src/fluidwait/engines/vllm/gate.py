@@ -290,7 +290,7 @@ class Gate:
             changed += [self._slot(request) for request in newcomers]
         progress = table.progress(changed) if changed else _NO_PROGRESS
         running, inside = len(self.engine.running), len(self._slots)
-        self._room_for(running)
+        self._room_for(inside + len(newcomers))
         paused = decision.residents - decision.served
         flying = np.empty(decision.served + len(newcomers), dtype=np.uint64)
         held = np.empty(paused, dtype=np.uint64) if paused else _NOBODY

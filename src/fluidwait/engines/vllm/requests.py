@@ -15,21 +15,19 @@ from collections import deque
 import numpy as np
 from numba import njit
 
-from fluidwait.policies.contract import blocks_for, jit
-
 SPARE = 64  # slots always left free
 
 # rows of RequestTable.counts, int64
-PROMPT = 0  # tokens
-LIMIT = 1  # most output tokens it may get
-KIND = 2  # request type
-GOAL = 3  # tokens to prefill
-CACHED = 4  # tokens computed, those in flight included
-GENERATED = 5  # output tokens, those in flight included
-STAGE = 6  # generated, no further than the last stage that the policy knows
-HELD = 7  # KV blocks, those of the whole prompt once admitted
-FLYING = 8  # batches in flight that hold it
-ALIVE = 9  # 1 until its end
+LIMIT = 0  # most output tokens it may get
+KIND = 1  # request type
+GOAL = 2  # tokens to prefill
+CACHED = 3  # tokens computed, those in flight included
+GENERATED = 4  # output tokens, those in flight included
+STAGE = 5  # generated, no further than the last stage that the policy knows
+HELD = 6  # KV blocks, those of the whole prompt once admitted
+FLYING = 7  # batches in flight that hold it
+ALIVE = 8  # 1 until its end
+ROWS = 9
 
 # rows of RequestTable.times, float64, s
 ARRIVAL = 0  # on the monotonic clock
@@ -38,20 +36,20 @@ HELD_FOR = 2  # held outside batches while resident or before
 
 
 class RequestTable:
-    """``counts`` int64[10, slots] and ``times`` float64[3, slots], rows as above; ``slot_of`` by request id."""
+    """``counts`` int64[ROWS, slots] and ``times`` float64[3, slots], rows as above; ``slot_of`` by request id."""
 
     def __init__(self, room: int = 1024):
         self.slot_of: dict[str, int] = {}
         self.request: list = []  # the engine's own, by slot
         self._free: deque[int] = deque()
-        self.counts = np.zeros((10, 0), dtype=np.int64)
+        self.counts = np.zeros((ROWS, 0), dtype=np.int64)
         self.times = np.zeros((3, 0))
         self._progress = np.zeros((0, 5), dtype=np.int64)  # work space
         self._grow(room)
 
     def _grow(self, more: int) -> None:
         have = len(self.request)
-        self.counts = np.concatenate([self.counts, np.zeros((10, more), dtype=np.int64)], axis=1)
+        self.counts = np.concatenate([self.counts, np.zeros((ROWS, more), dtype=np.int64)], axis=1)
         self.times = np.concatenate([self.times, np.zeros((3, more))], axis=1)
         self.request.extend([None] * more)
         self._free.extend(range(have, have + more))
@@ -67,7 +65,7 @@ class RequestTable:
         self.slot_of[request.request_id] = slot
         prompt = request.num_prompt_tokens
         limit = min(request.max_tokens, longest - prompt)
-        self.counts[:, slot] = (prompt, limit, 0, prompt, 0, 0, 0, 0, 0, 1)
+        self.counts[:, slot] = (limit, 0, prompt, 0, 0, 0, 0, 0, 1)
         self.times[:, slot] = (now, 0.0, 0.0)
         self.request[slot] = request
         return slot
@@ -156,7 +154,7 @@ def advance(counts, times, now, block_size, residents, tokens, progress, prefill
         if counts[CACHED, r] >= counts[GOAL, r]:
             counts[CACHED, r] += 1
             counts[GENERATED, r] += 1
-            counts[HELD, r] = blocks_for(counts[CACHED, r], block_size)
+            counts[HELD, r] = (counts[CACHED, r] + block_size - 1) // block_size
             kv_tokens += counts[CACHED, r]
     for k in range(prefilled):
         kv_tokens += _write(counts, progress[k], block_size)
@@ -171,11 +169,11 @@ def advance(counts, times, now, block_size, residents, tokens, progress, prefill
     return kv_tokens, held
 
 
-@jit
+@njit(cache=True)
 def _write(counts, progress, block_size):
     r, computed, generated, in_all, in_prefill = progress[0], progress[1], progress[2], progress[3], progress[4]
     counts[CACHED, r] = computed
     counts[GENERATED, r] = generated
     counts[GOAL, r] = in_all if in_prefill else min(counts[GOAL, r], computed)
-    counts[HELD, r] = blocks_for(max(counts[GOAL, r], computed), block_size)
+    counts[HELD, r] = (max(counts[GOAL, r], computed) + block_size - 1) // block_size
     return computed

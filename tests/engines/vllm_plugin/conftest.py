@@ -39,15 +39,6 @@ LLAMA = {
     "eos_token_id": 2,
 }
 
-needs_vllm = pytest.mark.skipif(not HAVE_VLLM, reason="vLLM is not installed (./run.sh setup-vllm)")
-
-
-def pytest_collection_modifyitems(items):
-    """Every test of this folder whose name says so needs vLLM itself."""
-    for item in items:
-        if "tests/engines/vllm_plugin/test_scheduler" in item.path.as_posix():
-            item.add_marker(needs_vllm)
-
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory):

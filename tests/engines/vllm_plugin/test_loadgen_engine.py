@@ -46,7 +46,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    pytest.importorskip("vllm", reason="needs vLLM (./run.sh setup-vllm)")
+    pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)")
     running = Running(tmp_path_factory.mktemp("model"))
     # as in a recording: the first answer makes vLLM import modules in this process, for a second in a new environment
     running(offer(some(1), running.engine.send, vocabulary=256))

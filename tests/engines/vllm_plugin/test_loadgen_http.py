@@ -19,7 +19,9 @@ from fluidwait.workload import Requests
 needs_aiohttp = pytest.mark.skipif(
     importlib.util.find_spec("aiohttp") is None, reason="aiohttp comes with vLLM (./run.sh setup-vllm)"
 )
-needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM (./run.sh setup-vllm)")
+needs_vllm = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (./run.sh setup-vllm)"
+)
 
 
 def requests(n=5) -> Requests:

@@ -23,7 +23,7 @@ from fluidwait.engines.vllm.loadgen_engine import engine_version  # noqa: E402
 
 RELEASE = engine_version()
 LORA = not (RELEASE.startswith("0.22.") and torch.version.cuda and not torch.cuda.is_available())
-needs_lora = pytest.mark.skipif(not LORA, reason="LoRA of vLLM 0.22 pins memory: not with PyTorch for CUDA on a CPU")
+needs_lora = pytest.mark.skipif(not LORA, reason="vLLM 0.22 pins memory for LoRA: PyTorch for CUDA needs a GPU for it")
 
 CHUNKED = {
     "policy": "wait_chunked",

@@ -55,7 +55,7 @@ def target_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def recorded(target_file, tmp_path_factory):
     """(folder, what was said when it was cut short, then when it went on, then when nothing was left to do)."""
-    pytest.importorskip("vllm", reason="needs vLLM")
+    pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)")
     folder, said = tmp_path_factory.mktemp("recording") / "small", []
     for change in ({"budget": 0.001}, {}, {}):
         lines: list[str] = []
@@ -156,7 +156,7 @@ def test_tables_and_figures_of_a_bundle(recorded, tmp_path):
 
 
 def test_a_recording_told_to_end_takes_its_engine_along(target_file, tmp_path):
-    pytest.importorskip("vllm", reason="needs vLLM")
+    pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)")
     command = [
         sys.executable,
         "-m",

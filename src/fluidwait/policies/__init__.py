@@ -7,7 +7,8 @@ A policy file defines ``Settings`` (a pydantic model) and ``plan`` (a Numba func
 * ``memory_size(knobs) -> int`` when the policy keeps anything between calls,
 * ``reserved_tokens(knobs) -> int`` when it reserves memory for a whole sequence at admission,
 * ``longest_prompt(knobs) -> int`` when it cannot admit a longer one,
-* ``longest_output(knobs, kind) -> int64[N]`` when it knows no stage beyond that output for requests of that type.
+* ``longest_output(knobs, kind) -> int64[N]`` when it knows no stage beyond that output for requests of that type,
+* ``queue_depth(knobs) -> int`` when it runs in vLLM: waiting requests that an engine need show it, from the first on.
 """
 
 from __future__ import annotations

@@ -70,6 +70,11 @@ def memory_size(knobs: Knobs) -> int:
     return len(knobs.boundaries) + int(knobs.boundaries[-1]) + 1
 
 
+def queue_depth(knobs: Knobs) -> int:
+    """Waiting requests, from the head of the queue, that can change a plan: one more than may enter."""
+    return int(knobs.thresholds[0]) + 1
+
+
 def longest_output(knobs: Knobs, kind: np.ndarray) -> np.ndarray:
     """The end of the last segment for every request, int64[N] tokens."""
     return np.full(len(kind), knobs.boundaries[-1])

@@ -65,6 +65,14 @@ def memory_size(knobs: Knobs) -> int:
     return int(knobs.first_cell[-1])
 
 
+def queue_depth(knobs: Knobs) -> int:
+    """Waiting requests, from the head of the queue, that an engine need show: where types come mixed, all that enter.
+
+    A type of which none is among them waits until those before it have entered.
+    """
+    return 2 * int(np.sum(knobs.thresholds)) + 1
+
+
 def longest_output(knobs: Knobs, kind: np.ndarray) -> np.ndarray:
     """The output that every type has by definition, int64[N] tokens for requests of these types."""
     return np.diff(knobs.first_cell)[kind] - 1

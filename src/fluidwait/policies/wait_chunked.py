@@ -105,6 +105,11 @@ def memory_size(knobs: Knobs) -> int:
     return 4 * len(knobs.caps)
 
 
+def queue_depth(knobs: Knobs) -> int:
+    """Waiting requests, from the head of the queue, that can change a plan: one more than may enter."""
+    return int(np.ceil(knobs.quota[0])) + 1
+
+
 @jit
 def plan(view, knobs, memory, out):
     segments = len(knobs.caps)

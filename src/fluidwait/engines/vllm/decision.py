@@ -12,7 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-import numpy as np
 from llvmlite.binding import ffi
 
 from fluidwait.engines.core import bind
@@ -35,7 +34,7 @@ from fluidwait.policies.contract import Plan, View, blocks_for, jit, jit_cached
 
 # rows of the work space, int64: of what the policy plans, and lists of slots
 TOKENS, ADMIT, CHUNK, ORDER, PREFILLED = 0, 1, 2, 3, 4
-ROWS = 5
+WORK_ROWS = 5
 
 
 def _no_dunder_functions() -> None:
@@ -145,7 +144,7 @@ def decide(
     times,
     counts,
     residents,  # uint64, work space
-    work,  # int64[ROWS, >= residents, >= waiting], work space
+    work,  # int64[WORK_ROWS, >= residents, >= waiting], work space
     last_stage,  # int64 per type, or empty
     free,  # KV blocks
     extra,  # KV blocks that admissions may count on besides
@@ -236,12 +235,3 @@ def compiled(policy: ModuleType):
         digest.update(Path(source).read_bytes())
     tag = f"{policy.__name__.rpartition('.')[2]}_{digest.hexdigest()[:16]}"
     return jit_cached(bind(decide, f"decide_{tag}", plan=policy.plan))
-
-
-def queue_depth(knobs) -> int:
-    """Waiting requests, from the head of the queue, that can change a decision: no policy looks deeper."""
-    if hasattr(knobs, "quota"):
-        return int(np.ceil(knobs.quota[0])) + 1
-    if hasattr(knobs, "boundaries"):
-        return int(knobs.thresholds[0]) + 1
-    return 2 * int(np.sum(knobs.thresholds)) + 1

@@ -21,9 +21,9 @@ from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.request_queue import create_request_queue
 from vllm.v1.request import RequestStatus
 
-from fluidwait.engines.vllm.decision import ADMIT, ORDER, PREFILLED, ROWS, TOKENS, Decision, compiled, queue_depth
+from fluidwait.engines.vllm.decision import ADMIT, ORDER, PREFILLED, TOKENS, WORK_ROWS, Decision, compiled
 from fluidwait.engines.vllm.metrics import COUNTERS, REASONS, StatusFile, status_path
-from fluidwait.engines.vllm.requests import FLYING, KIND, RequestTable, add, advance, read
+from fluidwait.engines.vllm.requests import FLYING, KIND, RequestTable, advance
 from fluidwait.engines.vllm.settings import SchedulerSettings
 from fluidwait.engines.vllm.thresholds import Limits, Plan, Thresholds
 from fluidwait.policies import Policy
@@ -317,9 +317,7 @@ class Gate:
     def _read_anew(self, now: float, output, residents, tokens, newcomers: list) -> None:
         """The same after a step in which vLLM did otherwise: preempted, put prefills off, ran out of budget."""
         table = self.table
-        entered = self._slots_of(newcomers).tolist()
-        for slot in entered:
-            table.entered(slot, now)
+        table.enter(self._slots_of(newcomers).tolist(), now)
         self._read_running()
         self._in_the_air(output, now)
         paused = residents[tokens == 0]
@@ -399,7 +397,7 @@ class Gate:
         kinds = np.arange(len(plan.law.prompt)) if longest_output else np.zeros(0, dtype=np.int64)
         self._last_stage = longest_output(knobs, kinds).astype(np.int64) if longest_output else kinds  # by type
         self._whole_prompts = not hasattr(knobs, "chunk")
-        self._depth = max(queue_depth(knobs), 1)
+        self._depth = max(module.queue_depth(knobs), 1)
         self._chunk = self._stock_chunk if self._stock_chunk > 0 else NO_LIMIT
         if not self._whole_prompts and self.engine.scheduler_config.enable_chunked_prefill:
             self._chunk = min(self._chunk, knobs.chunk)
@@ -408,7 +406,7 @@ class Gate:
 
     def _reserve(self, requests: int) -> None:
         """Work space for so many residents, and waiting requests within the policy's view."""
-        self._work = np.zeros((ROWS, requests), dtype=np.int64)
+        self._work = np.zeros((WORK_ROWS, requests), dtype=np.int64)
         self._residents = np.zeros(requests, dtype=np.uint64)
         self._running = np.concatenate([self._slots, np.zeros(requests - len(self._slots), dtype=np.uint64)])
         self._slots = self._running[: len(self._slots)]
@@ -447,8 +445,9 @@ class Gate:
             _NOBODY,
             _NOBODY,
         )
-        read(self.table.counts, _NO_PROGRESS, 1)
-        add(self.table.counts, FLYING, _NOBODY, 1)
+        self.table.read([], 1)
+        self.table.enter([], 0.0)
+        self.table.fly(_NOBODY, 1)
         self._memory[:] = 0
         self._plan = None  # the first step puts in force what there is
         self._counts["threshold_changes"] = 0

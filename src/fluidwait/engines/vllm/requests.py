@@ -87,12 +87,6 @@ class RequestTable:
         counts[GENERATED, slot] = counts[STAGE, slot] = request.num_output_tokens
         counts[CACHED, slot] = counts[HELD, slot] = 0
 
-    def entered(self, slot: int, now: float) -> None:
-        """It entered service at ``now``; up to then it was held, but for earlier service before an eviction."""
-        times = self.times
-        times[HELD_FOR, slot] = now - times[ARRIVAL, slot] - times[SERVICE, slot]
-        self.counts[GOAL, slot] = self.request[slot].num_tokens
-
     def progress(self, slots: list[int]) -> np.ndarray:
         """What the engine says of running requests, int64[slots, 5]: slot, tokens computed, output tokens, all tokens,
         1 if in prefill."""
@@ -108,6 +102,10 @@ class RequestTable:
     def read(self, slots: list[int], block_size: int) -> None:
         """Read the progress of running requests from the engine."""
         read(self.counts, self.progress(slots), block_size)
+
+    def enter(self, slots: list[int], now: float) -> None:
+        """They entered service at ``now`` (s); up to then they were held, but for earlier service."""
+        enter(self.counts, self.times, now, self.progress(slots))
 
     def fly(self, slots: np.ndarray, by: int) -> None:
         """Batches in flight that hold these requests: ``by`` more."""
@@ -126,6 +124,13 @@ def read(counts, progress, block_size):
     """Write ``progress``, rows as of :meth:`RequestTable.progress`."""
     for k in range(len(progress)):
         _write(counts, progress[k], block_size)
+
+
+@njit(cache=True)
+def enter(counts, times, now, progress):
+    """Those of ``progress``, as of :meth:`RequestTable.progress`, entered service at ``now`` (s)."""
+    for k in range(len(progress)):
+        _enter(counts, times, now, progress[k])
 
 
 @njit(cache=True)
@@ -160,13 +165,19 @@ def advance(counts, times, now, block_size, residents, tokens, progress, prefill
         kv_tokens += _write(counts, progress[k], block_size)
     for k in range(prefilled, len(progress)):
         r = progress[k, 0]
-        times[HELD_FOR, r] = now - times[ARRIVAL, r] - times[SERVICE, r]
-        counts[GOAL, r] = progress[k, 3]
+        _enter(counts, times, now, progress[k])
         kv_tokens += _write(counts, progress[k], block_size)
         counts[FLYING, r] += 1
         flying[n] = running[k - prefilled] = r
         n += 1
     return kv_tokens, held
+
+
+@njit(cache=True)
+def _enter(counts, times, now, progress):
+    r = progress[0]
+    times[HELD_FOR, r] = now - times[ARRIVAL, r] - times[SERVICE, r]  # an eviction does not take service away
+    counts[GOAL, r] = progress[3]
 
 
 @njit(cache=True)

@@ -224,7 +224,7 @@ def _name_of(schema: pa.Schema) -> str:
 
 
 def _constant(text: str, rows: int) -> pa.Array:
-    data = text.encode()
+    data = text.encode()  # by hand for the same reason as in _plain
     ends = np.array([0, len(data)], dtype=np.int32)
     once = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(ends), pa.py_buffer(data)])
     return pa.DictionaryArray.from_arrays(_plain(np.zeros(rows, np.int32), pa.int32()), once)

@@ -164,13 +164,10 @@ class Replayed(NamedTuple):
 def replay(bundle: Bundle) -> list[Replayed]:
     """Simulate the requests of every run, with the settings of its policy."""
     simulator, found = Simulator(bundle), []
-    runs, logs = list(bundle.runs()), list(iter_runs(bundle.path("log.parquet"), "iterations"))
+    both = list(zip(bundle.runs(), iter_runs(bundle.path("log.parquet"), "iterations"), strict=True))
     batches = pl.read_parquet(bundle.path("batches.parquet")).partition_by("run_id", as_dict=True)
-    speeds = [
-        float(log.columns["duration"].sum()) / simulator.predicted(batches[real.run_id,])
-        for real, log in zip(runs, logs, strict=True)
-    ]
-    for i, (real, log) in enumerate(zip(runs, logs, strict=True)):
+    speeds = [float(log.columns["duration"].sum()) / simulator.predicted(batches[real.run_id,]) for real, log in both]
+    for i, (real, log) in enumerate(both):
         point = real.parameters
         requests = Requests(*(real.columns[c] for c in ("arrival", "prompt_tokens", "output_tokens", "kind")))
         where = (requests, point["variant"], point["policy"], point["rate"])
@@ -319,9 +316,11 @@ def evidence(bundle: Bundle) -> dict[str, pl.DataFrame]:
         latency = runs(bundle).group_by("variant", "rate", "policy").agg(pl.col("mean_latency").mean())
         for variant in ("single", "lmsys"):
             named = bundle.target.variants[variant].policies if variant in bundle.target.variants else []
-            first = next((key for key in named if key != STOCK), STOCK)
-            part = latency.filter((pl.col("variant") == variant) & (pl.col("policy").is_in([STOCK, first])))
-            stock, ours = part.filter(pl.col("policy") == STOCK), part.filter(pl.col("policy") != STOCK)
+            others = [key for key in named if key != STOCK]
+            if not others:
+                continue
+            part = latency.filter(pl.col("variant") == variant)
+            stock, ours = (part.filter(pl.col("policy") == key) for key in (STOCK, others[0]))
             both = ours.join(stock, on="rate", suffix="_stock").sort("rate")
             if both.height:
                 tables[f"{variant}.csv"] = both.select("rate", wait="mean_latency", baseline="mean_latency_stock")

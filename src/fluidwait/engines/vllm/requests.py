@@ -159,7 +159,7 @@ def advance(counts, times, now, block_size, residents, tokens, progress, prefill
         if counts[CACHED, r] >= counts[GOAL, r]:
             counts[CACHED, r] += 1
             counts[GENERATED, r] += 1
-            counts[HELD, r] = (counts[CACHED, r] + block_size - 1) // block_size
+            counts[HELD, r] = _blocks(counts[CACHED, r], block_size)
             kv_tokens += counts[CACHED, r]
     for k in range(prefilled):
         kv_tokens += _write(counts, progress[k], block_size)
@@ -171,6 +171,12 @@ def advance(counts, times, now, block_size, residents, tokens, progress, prefill
         flying[n] = running[k - prefilled] = r
         n += 1
     return kv_tokens, held
+
+
+@njit(cache=True)
+def _blocks(tokens, block_size):
+    """As in the policy contract; written out, since Numba's cache on disk notices changes of this file only."""
+    return (tokens + block_size - 1) // block_size
 
 
 @njit(cache=True)
@@ -186,5 +192,5 @@ def _write(counts, progress, block_size):
     counts[CACHED, r] = computed
     counts[GENERATED, r] = generated
     counts[GOAL, r] = in_all if in_prefill else min(counts[GOAL, r], computed)
-    counts[HELD, r] = (max(counts[GOAL, r], computed) + block_size - 1) // block_size
+    counts[HELD, r] = _blocks(max(counts[GOAL, r], computed), block_size)
     return computed

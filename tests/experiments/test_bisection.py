@@ -253,8 +253,10 @@ def test_a_replication_without_a_boundary_leaves_it_empty(made, small, tmp_path)
 
 def test_without_a_search_only_the_grid_is_known(made, small, tmp_path):
     plain = small.model_copy(update={"boundary": None})
-    out = tmp_path / "stability.csv"
-    boundaries.stability(plain, {"sarathi": made / "metrics" / "sarathi.csv"}, out)
+    searched, out = tmp_path / "sarathi.csv", tmp_path / "stability.csv"
+    bisection.boundary(plain, "sarathi", "tiny", searched)
+    assert searched.read_text() == "replication,lambda_star\n"
+    boundaries.stability(plain, {"sarathi": made / "metrics" / "sarathi.csv"}, out, {"sarathi": searched})
     row = pl.read_csv(out).row(0, named=True)
     assert row["lambda_star"] is None
     assert row["grid_lambda_star"] is not None
@@ -277,9 +279,7 @@ def test_mistakes_are_one_line(change, message):
     assert "\n" not in str(error.value)
 
 
-def test_an_experiment_without_the_key_or_a_constant_rate_is_refused(small, tmp_path):
-    with pytest.raises(ConfigError, match=r"^experiment small: boundary: required key is missing"):
-        bisection.boundary(small.model_copy(update={"boundary": None}), "wait", "tiny", tmp_path / "x.csv")
+def test_without_a_constant_rate_a_search_is_refused(small, tmp_path):
     workload = tmp_path / "wave.yaml"
     workload.write_text(
         "name: wave\nlengths: {kind: fixed, prompt: 50, output: 20}\n"

@@ -1,23 +1,3 @@
-# Needs the winners of the tuning, if the policy is tuned. Bisects the policy's stability boundary in every replication.
-rule boundary:
-    input:
-        tuning=tuning_table,
-    output:
-        csv="results/{scale}/{experiment}/boundary/{policy}.csv",
-    log:
-        "results/{scale}/{experiment}/logs/boundary_{policy}.log",
-    benchmark:
-        "results/{scale}/benchmarks/boundary/{experiment}.{policy}.tsv"
-    conda:
-        "../../environment.yml"
-    params:
-        key=lambda wildcards: jobs.boundary_key(wildcards.experiment, wildcards.policy, wildcards.scale),
-        tuning=lambda wildcards, input: f"--tuning {input.tuning}" if input.tuning else "",
-    shell:
-        "fluidwait experiment boundary {wildcards.experiment} {wildcards.policy} --scale {wildcards.scale}"
-        " {params.tuning} --out {output.csv} > {log} 2>&1"
-
-
 # Needs the stability tables of all experiments with searched boundaries. Makes λ* and its share of the fluid bound.
 rule boundaries:
     input:

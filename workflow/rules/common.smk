@@ -96,17 +96,9 @@ def tuning_tables(wildcards):
     return [f"{folder}/{policy}.csv" for policy in jobs.tuned(wildcards.experiment)]
 
 
-def metrics_tables(wildcards):
-    """Metrics of all policies of an experiment, in the order of the experiment."""
-    folder = f"results/{wildcards.scale}/{wildcards.experiment}/metrics"
-    return [f"{folder}/{policy}.csv" for policy in jobs.policies(wildcards.experiment)]
-
-
-def boundary_tables(wildcards):
-    """Searched boundaries of all policies, in the order of the experiment; nothing where they are not searched."""
-    if not jobs.has_boundary(wildcards.experiment, wildcards.scale):
-        return []
-    folder = f"results/{wildcards.scale}/{wildcards.experiment}/boundary"
+def policy_tables(wildcards, kind):
+    """Metrics, or searched boundaries, of all policies of an experiment, in the order of the experiment."""
+    folder = f"results/{wildcards.scale}/{wildcards.experiment}/{kind}"
     return [f"{folder}/{policy}.csv" for policy in jobs.policies(wildcards.experiment)]
 
 

@@ -2,12 +2,14 @@
 ruleorder: tuned_sweep > sweep
 
 
-# Needs the configuration only. Makes the record of every run of a policy (all rates, all replications), and one row of
-# metrics per run after checking it: drained, causal, Little's law.
+# Needs the configuration only. Makes the record of every run of a policy (all rates, all replications), one row of
+# metrics per run after checking it (drained, causal, Little's law), and its stability boundary, bisected in every
+# replication: a header only where none is searched, since what a rule makes cannot depend on the experiment.
 rule sweep:
     output:
         records="results/{scale}/{experiment}/records/{policy}.parquet",
         metrics="results/{scale}/{experiment}/metrics/{policy}.csv",
+        boundary="results/{scale}/{experiment}/boundary/{policy}.csv",
     log:
         "results/{scale}/{experiment}/logs/sweep_{policy}.log",
     benchmark:
@@ -19,7 +21,7 @@ rule sweep:
         tuning="",
     shell:
         "fluidwait experiment sweep {wildcards.experiment} {wildcards.policy} --scale {wildcards.scale}"
-        " {params.tuning} --out {output.records} --metrics {output.metrics} > {log} 2>&1"
+        " {params.tuning} --out {output.records} --metrics {output.metrics} --boundary {output.boundary} > {log} 2>&1"
 
 
 # The same of a policy with a grid: first tries every combination at every rate, on the tuning seeds.
@@ -28,6 +30,7 @@ use rule sweep as tuned_sweep with:
         tuning="results/{scale}/{experiment}/tuning/{policy}.csv",
         records="results/{scale}/{experiment}/records/{policy}.parquet",
         metrics="results/{scale}/{experiment}/metrics/{policy}.csv",
+        boundary="results/{scale}/{experiment}/boundary/{policy}.csv",
     benchmark:
         "results/{scale}/benchmarks/tuned_sweep/{experiment}.{policy}.tsv"
     wildcard_constraints:

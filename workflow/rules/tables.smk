@@ -1,9 +1,9 @@
-# Needs the metrics of all policies and, where they are searched, their boundaries. Makes means with 95 % confidence
+# Needs the metrics and boundaries of all policies. Makes means with 95 % confidence
 # intervals, and λ*, measured and predicted.
 rule summary:
     input:
-        metrics=metrics_tables,
-        boundary=boundary_tables,
+        metrics=lambda wildcards: policy_tables(wildcards, "metrics"),
+        boundary=lambda wildcards: policy_tables(wildcards, "boundary"),
     output:
         csv="results/{scale}/{experiment}/summary.csv",
         stability="results/{scale}/{experiment}/stability.csv",

@@ -100,13 +100,14 @@ def lambda_star(
 def boundary(experiment: Experiment, key: str, scale: str, out: Path, tuning: Path | None = None) -> None:
     """λ* of the policy in every replication; writes one row for each, empty where no boundary was found.
 
-    A tuned policy runs at any rate with the winner of the nearest tuned one (the lower of two equally near).
+    A tuned policy runs at any rate with the winner of the nearest tuned one (the lower of two equally near). Of an
+    experiment that is not searched (:func:`is_searched`), the table has no row.
 
     Raises:
-        ConfigError: the experiment has no ``boundary``, or arrivals of changing rate.
+        ConfigError: arrivals of changing rate, see :func:`check`.
     """
     setting = resolve(experiment)
-    check(setting)
+    check(setting, scale)
     chosen = winners(tuning)
     write_artifact(
         out,
@@ -118,9 +119,16 @@ def boundary(experiment: Experiment, key: str, scale: str, out: Path, tuning: Pa
     )
 
 
+def is_searched(experiment: Experiment, scale: str) -> bool:
+    """Whether λ* of the experiment's policies is searched at this scale."""
+    return experiment.boundary is not None and experiment.boundary_requests_at(scale) > 0
+
+
 def search_identity(setting: Setting, key: str, scale: str) -> dict[str, Any]:
     """Everything besides inputs and code that decides λ* of a policy."""
     experiment = setting.experiment
+    if not is_searched(experiment, scale):
+        return {"searched": False}
     own = ("engine", "experiment", "hardware", "workload", "semantics", "time_model", "policy")
     everything = identity(setting, key, scale)
     low, high = experiment.bracket_at(scale)
@@ -144,17 +152,21 @@ def nearest_winner(chosen: dict[float, dict[str, Any]], rate: float) -> dict[str
     return chosen[min(chosen, key=lambda tuned: (abs(tuned - rate), tuned))] if chosen else None
 
 
-def check(setting: Setting) -> None:
-    """Whether λ* can be searched; errors as for :func:`boundary`."""
-    where, process = f"experiment {setting.experiment.id}: boundary", setting.workload.arrivals.process
-    if setting.experiment.boundary is None:
-        raise ConfigError(f"{where}: required key is missing; it says how λ* is searched")
-    if process in ("piecewise", "trace"):
+def check(setting: Setting, scale: str) -> None:
+    """Whether λ* can be searched, if it is to be.
+
+    Raises:
+        ConfigError: the arrivals have no constant rate.
+    """
+    process = setting.workload.arrivals.process
+    if is_searched(setting.experiment, scale) and process in ("piecewise", "trace"):
+        where = f"experiment {setting.experiment.id}: boundary"
         raise ConfigError(f"{where}: arrivals '{process}' have no constant rate, so no λ*; leave the key out")
 
 
 def _table(setting: Setting, key: str, scale: str, chosen: dict[float, dict[str, Any]]) -> pl.DataFrame:
-    replications = range(setting.experiment.scale(scale).replications)
+    searched = is_searched(setting.experiment, scale)
+    replications = range(setting.experiment.scale(scale).replications if searched else 0)
     stars = [_replication(setting, key, scale, chosen, replication) for replication in replications]
     schema = {"replication": int, "lambda_star": float}
     return pl.DataFrame({"replication": list(replications), "lambda_star": stars}, schema=schema)

@@ -58,8 +58,8 @@ def stability(
 
     Args:
         tables: metrics per run, by policy.
-        searched: λ* per replication (:mod:`fluidwait.experiments.bisection`), by policy; without it those columns stay
-            empty, and so they do for a policy with a replication in which no boundary was found.
+        searched: λ* per replication (:mod:`fluidwait.experiments.bisection`), by policy. Those columns stay empty where
+            nothing was searched, and for a policy with a replication in which no boundary was found.
     """
     setting, searched = resolve(experiment), searched or {}
 
@@ -84,6 +84,8 @@ def _searched(experiment: Experiment, table: Path | None) -> dict[str, Any]:
     if table is None:
         return {}
     stars = pl.read_csv(table, schema={"replication": pl.Int64, "lambda_star": pl.Float64})["lambda_star"]
+    if stars.is_empty():
+        return {}
     row = {"replications": len(stars), "resolution": experiment.boundary.resolution}
     if stars.has_nulls():
         return row

@@ -48,10 +48,11 @@ def sweep(
     scale: ScaleName,
     out: Out,
     metrics: Annotated[Path, typer.Option("--metrics", help="table of the metrics per run, to write")],
+    boundary: Annotated[Path, typer.Option("--boundary", help="table of the stability boundary, to write")],
     tuning: Annotated[Path | None, typer.Option("--tuning", help="table of the grid search, to write first")] = None,
 ) -> None:
-    """Simulate a policy at every rate and replication, a tuned one with the best of its grid; measure every run."""
-    from fluidwait.experiments import summary
+    """Simulate a policy at every rate, tuned first if it has a grid; measure every run; search its boundary."""
+    from fluidwait.experiments import bisection, summary
     from fluidwait.experiments import sweep as steps
 
     experiment = _load(name)
@@ -59,6 +60,7 @@ def sweep(
         steps.tune(experiment, policy, scale, tuning)
     steps.sweep(experiment, policy, scale, out, tuning)
     summary.metrics(experiment, out, metrics)
+    bisection.boundary(experiment, policy, scale, boundary, tuning)
 
 
 @app.command()
@@ -88,7 +90,7 @@ def summary(
     tables: Tables,
     out: Out,
     stability: Annotated[Path, typer.Option("--stability", help="table of the stability boundaries, to write")],
-    boundary: Annotated[list[Path] | None, typer.Option("--boundary", help="searched boundaries of a policy")] = None,
+    boundary: Annotated[list[Path], typer.Option("--boundary", help="searched boundaries of a policy")],
 ) -> None:
     """Means and confidence intervals over the replications; stability boundaries, measured and predicted."""
     from fluidwait.experiments.boundaries import stability as bound
@@ -96,15 +98,7 @@ def summary(
 
     experiment = _load(name)
     run(experiment, _by_policy(tables), out)
-    bound(experiment, _by_policy(tables), stability, _by_policy(boundary or []))
-
-
-@app.command()
-def boundary(name: Name, policy: PolicyKey, scale: ScaleName, out: Out, tuning: Tuning = None) -> None:
-    """Search the stability boundary of a policy, once per replication."""
-    from fluidwait.experiments.bisection import boundary as run
-
-    run(_load(name), policy, scale, out, tuning)
+    bound(experiment, _by_policy(tables), stability, _by_policy(boundary))
 
 
 @app.command()

@@ -68,7 +68,7 @@ def is_audited(name: str, scale: str) -> bool:
 
 def has_boundary(name: str, scale: str) -> bool:
     """Whether λ* of the experiment's policies is searched at this scale."""
-    return experiment(name).boundary is not None and experiment(name).boundary_requests_at(scale) > 0
+    return bisection.is_searched(experiment(name), scale)
 
 
 def figures(name: str) -> list[str]:
@@ -92,8 +92,7 @@ def check(names: list[str], scale: str) -> None:
     for name in names:
         setting = _setting(name)
         setting.experiment.scale(scale)
-        if has_boundary(name, scale):
-            bisection.check(setting)
+        bisection.check(setting, scale)
         for policy, entry in setting.experiment.policies.items():
             setting.policy(policy, entry.combinations()[0])
     for top in ("results", "figures"):
@@ -118,9 +117,11 @@ def policy_key(name: str, policy: str, scale: str) -> str:
 
 @cache
 def sweep_key(name: str, policy: str, scale: str) -> str:
-    """Key of a policy's tuning, sweep and metrics."""
-    code = imported_modules("fluidwait.experiments.summary")
-    return _key(code, [policy_key(name, policy, scale), experiment(name).window])
+    """Key of a policy's tuning, sweep, metrics and λ*."""
+    setting = _setting(name)
+    code = (*imported_modules("fluidwait.experiments.summary"), *bisection.code(setting, policy))
+    searched = bisection.search_identity(setting, policy, scale)
+    return _key(code, [policy_key(name, policy, scale), experiment(name).window, searched])
 
 
 @cache
@@ -138,13 +139,6 @@ def shared_key(name: str, scale: str, *modules: str) -> str:
     sizes = experiment(name).scale(scale).model_dump(mode="json", exclude={"audit_requests"})
     seed = experiment(name).seed_at(scale)
     return _key(imported_modules(*modules), [whole | {"scales": sizes, "seed": seed, "labels": labels}])
-
-
-@cache
-def boundary_key(name: str, policy: str, scale: str) -> str:
-    """Key of a policy's λ* by bisection."""
-    setting = _setting(name)
-    return _key(bisection.code(setting, policy), [bisection.search_identity(setting, policy, scale)])
 
 
 @cache

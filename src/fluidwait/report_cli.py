@@ -14,32 +14,30 @@ Out = Annotated[Path, typer.Option("--out", help="file to write")]
 
 
 @app.command()
-def data(
+def document(
+    source: Annotated[Path, typer.Argument(help="paper/report.typ")],
     files: Annotated[list[Path], typer.Argument(help="tables, and the PNG of every figure")],
     scale: ScaleName,
+    data: Annotated[Path, typer.Option("--data", help="JSON to write: every number that the report prints")],
     out: Out,
 ) -> None:
-    """Gather every number that the report prints, as JSON."""
-    from fluidwait.report import write_data
+    """Gather every number that the report prints, and typeset it."""
+    from fluidwait.report import write_data, write_pdf
 
-    write_data(scale, files, out)
-
-
-@app.command()
-def pdf(
-    source: Annotated[Path, typer.Argument(help="paper/report.typ or paper/appendix.typ")],
-    data: Annotated[Path, typer.Argument(help="what it reads")],
-    out: Out,
-) -> None:
-    """Typeset a document."""
-    from fluidwait.report import write_pdf
-
+    write_data(scale, files, data)
     write_pdf(source, data, out)
 
 
 @app.command()
-def times(scale: ScaleName, out: Out) -> None:
-    """Add up times and memory of all jobs by rule, as CSV."""
+def appendix(
+    source: Annotated[Path, typer.Argument(help="paper/appendix.typ")],
+    scale: ScaleName,
+    times: Annotated[Path, typer.Option("--times", help="CSV to write: times and memory of all jobs by rule")],
+    out: Out,
+) -> None:
+    """Add up times and memory of all jobs by rule, and typeset them."""
+    from fluidwait.report import write_pdf
     from fluidwait.rule_times import write
 
-    write(scale, out)
+    write(scale, times)
+    write_pdf(source, times, out)

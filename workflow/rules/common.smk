@@ -1,4 +1,5 @@
 # Helpers of the rules: what an experiment consists of, and the keys that decide when a job runs again.
+import os
 import sys
 
 from fluidwait import report as document
@@ -31,15 +32,9 @@ wildcard_constraints:
     experiment="|".join(EXPERIMENTS) or "(?!)",
     policy="[^/]+",
     scale="[^/]+",
-    figure="[a-z0-9]+",
     study="|".join(STUDIES) or "(?!)",
     study_figure="|".join(figure for study in STUDIES for figure in studies.figures(study)) or "(?!)",
     part="[^/]+",
-
-
-def figure_tables(wildcards):
-    """Tables that a figure reads."""
-    return jobs.figure_inputs(wildcards.experiment, wildcards.figure, wildcards.scale)
 
 
 def everything(wildcards):
@@ -83,13 +78,6 @@ def searched_experiments():
     return tuple(name for name in EXPERIMENTS if jobs.has_boundary(name, config["scale"]))
 
 
-def tuning_table(wildcards):
-    """The grid search that a tuned policy waits for; nothing for the others."""
-    if jobs.is_tuned(wildcards.experiment, wildcards.policy):
-        return ["results/{scale}/{experiment}/tuning/{policy}.csv"]
-    return []
-
-
 def tuning_tables(wildcards):
     """The grid searches of all tuned policies of an experiment."""
     folder = f"results/{wildcards.scale}/{wildcards.experiment}/tuning"
@@ -105,10 +93,6 @@ def policy_tables(wildcards, kind):
 def stability_tables(wildcards):
     """Stability of all experiments with searched boundaries."""
     return [f"results/{wildcards.scale}/{experiment}/stability.csv" for experiment in searched_experiments()]
-
-
-def policy_key(wildcards):
-    return jobs.policy_key(wildcards.experiment, wildcards.policy, wildcards.scale)
 
 
 def sweep_key(wildcards):

@@ -1,28 +1,12 @@
-# Needs the final tables, figures and claims of all configured experiments. Makes every number that the report prints.
-rule report_data:
-    input:
-        report_inputs,
-    output:
-        json="results/{scale}/report.json",
-    log:
-        "results/{scale}/logs/report_data.log",
-    benchmark:
-        "results/{scale}/benchmarks/report_data/all.tsv"
-    conda:
-        "../../environment.yml"
-    params:
-        key=document_key,
-    shell:
-        "fluidwait report data {input} --scale {wildcards.scale} --out {output.json} > {log} 2>&1"
-
-
-# Needs those numbers and the words. Makes the report, the same bytes every time.
+# Needs the final tables, figures and claims of all configured experiments, and the words. Makes every number that the
+# report prints, and the report, the same bytes every time.
 rule report:
     input:
         source="paper/report.typ",
         style="paper/style.typ",
-        json="results/{scale}/report.json",
+        files=report_inputs,
     output:
+        json="results/{scale}/report.json",
         pdf=report(
             "results/{scale}/report.pdf",
             caption="../report/report.rst",
@@ -38,30 +22,19 @@ rule report:
     params:
         key=document_key,
     shell:
-        "fluidwait report pdf {input.source} {input.json} --out {output.pdf} > {log} 2>&1"
+        "fluidwait report document {input.source} {input.files} --scale {wildcards.scale}"
+        " --data {output.json} --out {output.pdf} > {log} 2>&1"
 
 
-# Needs all results, whose jobs left benchmark files. Makes their sums by rule, which differ from run to run.
-rule rule_times:
-    input:
-        "results/{scale}/report.pdf",
-    output:
-        csv="results/{scale}/rule_times.csv",
-    log:
-        "results/{scale}/logs/rule_times.log",
-    conda:
-        "../../environment.yml"
-    shell:
-        "fluidwait report times --scale {wildcards.scale} --out {output.csv} > {log} 2>&1"
-
-
-# Needs those sums and the words around them. Makes the appendix, which differs from run to run as well.
+# Needs all results, whose jobs left benchmark files, and the words. Makes the sums of their times by rule and the
+# appendix, which differ from run to run.
 rule appendix:
     input:
+        "results/{scale}/report.pdf",
         source="paper/appendix.typ",
         style="paper/style.typ",
-        csv="results/{scale}/rule_times.csv",
     output:
+        csv="results/{scale}/rule_times.csv",
         pdf=report(
             "results/{scale}/appendix.pdf",
             caption="../report/appendix.rst",
@@ -75,4 +48,5 @@ rule appendix:
     params:
         key=document_key,
     shell:
-        "fluidwait report pdf {input.source} {input.csv} --out {output.pdf} > {log} 2>&1"
+        "fluidwait report appendix {input.source} --scale {wildcards.scale}"
+        " --times {output.csv} --out {output.pdf} > {log} 2>&1"

@@ -60,22 +60,32 @@ rule audit:
         " {params.tuning} --out {output.csv} > {log} 2>&1"
 
 
-# Needs the winners of the tuning, if the policy is tuned. Makes the memory of one replication against time, at the rates under `traces`.
-rule trace:
-    input:
-        tuning=tuning_table,
-    output:
-        csv="results/{scale}/{experiment}/trace/{policy}.csv",
-    log:
-        "results/{scale}/{experiment}/logs/trace_{policy}.log",
-    benchmark:
-        "results/{scale}/benchmarks/trace/{experiment}.{policy}.tsv"
-    conda:
-        "../../environment.yml"
-    params:
-        key=policy_key,
-        trace=lambda wildcards: jobs.shared_key(wildcards.experiment, wildcards.scale, "fluidwait.experiments.trace"),
-        tuning=lambda wildcards, input: f"--tuning {input.tuning}" if input.tuning else "",
-    shell:
-        "fluidwait experiment trace {wildcards.experiment} {wildcards.policy} --scale {wildcards.scale}"
-        " {params.tuning} --out {output.csv} > {log} 2>&1"
+# A rule for each experiment, as each has other policies whose memory is asked for.
+for name in filter(jobs.traced, EXPERIMENTS):
+
+    # Needs the winners of tuned policies. Makes the memory of one replication against time, at the rates under `traces`.
+    rule:
+        name:
+            f"trace_{name}"
+        input:
+            tuning=expand(
+                "results/{{scale}}/{name}/tuning/{policy}.csv",
+                name=name,
+                policy=[policy for policy in jobs.traced(name) if jobs.is_tuned(name, policy)],
+            ),
+        output:
+            csv=expand("results/{{scale}}/{name}/trace/{policy}.csv", name=name, policy=jobs.traced(name)),
+        log:
+            f"results/{{scale}}/{name}/logs/trace.log",
+        benchmark:
+            f"results/{{scale}}/benchmarks/trace/{name}.tsv"
+        conda:
+            "../../environment.yml"
+        params:
+            key=lambda wildcards, name=name: jobs.trace_key(name, wildcards.scale),
+            experiment=name,
+            tuning=lambda wildcards, input: [f"--tuning {table}" for table in input.tuning],
+            folder=lambda wildcards, output: os.path.dirname(output.csv[0]),
+        shell:
+            "fluidwait experiment trace {params.experiment} --scale {wildcards.scale}"
+            " {params.tuning} --out {params.folder} > {log} 2>&1"

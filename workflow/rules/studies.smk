@@ -1,6 +1,4 @@
 # Studies that are not sweeps over rates: E6, memory against segments, and E11, the theorems in simulation.
-# Their figures have names of their own, which the rule of the experiments would match as well.
-ruleorder: study_figure > figure
 
 
 # Needs the configuration only. Makes the memory terms of Nested WAIT and what they say under other choices.

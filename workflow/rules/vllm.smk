@@ -1,7 +1,5 @@
 # E9 and E10 on the real engine. With vLLM the CPU target is measured here; without, what was recorded is drawn.
 # The GPU target is measured only when asked for: snakemake gpu
-# Their figures have names of their own, which the rule of the experiments would match as well.
-ruleorder: real_figure > figure
 
 
 wildcard_constraints:

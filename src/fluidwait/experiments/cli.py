@@ -14,7 +14,7 @@ Names = Annotated[list[str], typer.Argument(metavar="EXPERIMENT...", help="names
 PolicyKey = Annotated[str, typer.Argument(metavar="POLICY", help="key under policies in the experiment")]
 ScaleName = Annotated[str, typer.Option("--scale", help="key under scales in the experiment")]
 Out = Annotated[Path, typer.Option("--out", help="file to write")]
-Tuning = Annotated[Path | None, typer.Option("--tuning", help="table of the grid search, for a tuned policy")]
+Tunings = Annotated[list[Path] | None, typer.Option("--tuning", help="table of the grid search of a policy")]
 Tables = Annotated[list[Path], typer.Argument(metavar="METRICS...", help="metrics tables, named after their policies")]
 
 
@@ -68,7 +68,7 @@ def audit(
     name: Name,
     scale: ScaleName,
     out: Out,
-    tuning: Annotated[list[Path] | None, typer.Option("--tuning", help="table of the grid search of a policy")] = None,
+    tuning: Tunings = None,
 ) -> None:
     """Repeat a sample of the runs of every policy in real Vidur."""
     from fluidwait.experiments.audit import audit as run
@@ -77,11 +77,18 @@ def audit(
 
 
 @app.command()
-def trace(name: Name, policy: PolicyKey, scale: ScaleName, out: Out, tuning: Tuning = None) -> None:
-    """Record the memory of a policy against time."""
+def trace(
+    name: Name,
+    scale: ScaleName,
+    out: Annotated[Path, typer.Option("--out", help="folder to write to, a table for each policy")],
+    tuning: Tunings = None,
+) -> None:
+    """Record the memory of all policies asked for against time."""
     from fluidwait.experiments.trace import trace as run
 
-    run(_load(name), policy, scale, out, tuning)
+    experiment, chosen = _load(name), _by_policy(tuning or [])
+    for policy in experiment.traced():
+        run(experiment, policy, scale, out / f"{policy}.csv", chosen.get(policy))
 
 
 @app.command()
@@ -145,14 +152,13 @@ def reference(name: Name, scale: ScaleName, out: Out) -> None:
 
 
 @app.command()
-def figure(
+def figures(
     name: Name,
-    figure: Annotated[str, typer.Argument(metavar="FIGURE", help="name of the figure")],
     scale: ScaleName,
     results: Annotated[Path, typer.Option("--results", help="folder of the experiment's tables")],
-    out: Annotated[list[Path], typer.Option("--out", help="files to write, one per format")],
+    out: Annotated[Path, typer.Option("--out", help="folder to write to")],
 ) -> None:
-    """Draw one figure in every format asked for."""
-    from fluidwait.experiments.draw import draw
+    """Draw all figures of an experiment, as PNG, PDF and SVG, with their captions as text."""
+    from fluidwait.experiments.draw import draw_all
 
-    draw(_load(name), figure, scale, results, out)
+    draw_all(_load(name), scale, results, out)

@@ -1,4 +1,4 @@
-"""Draw one figure of an experiment in several formats, with its caption beside it."""
+"""Draw the figures of an experiment in several formats, with their captions beside them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from fluidwait import figures
 from fluidwait.experiments.experiment import Experiment, load_experiment
 from fluidwait.figures import boundaries
 from fluidwait.provenance import imported_modules, save_figure, write_artifact
+
+SUFFIXES = ("png", "pdf", "svg", "txt")
 
 
 def described(experiment: Experiment, scale: str, kind: str) -> dict:
@@ -38,6 +40,12 @@ def draw(experiment: Experiment, kind: str, scale: str, results: Path, outs: lis
     (figure,) = figures.make(kind, results, about).values()
     (caption,) = figures.captions(kind, results, about).values()
     _write(figure, caption, outs, recorded)
+
+
+def draw_all(experiment: Experiment, scale: str, results: Path, folder: Path) -> None:
+    """Write every figure of the experiment into ``folder``, as PNG, PDF, SVG and text, named after both."""
+    for kind in experiment.figures:
+        draw(experiment, kind, scale, results, [folder / f"{experiment.id}_{kind}.{suffix}" for suffix in SUFFIXES])
 
 
 def boundary_sizes(experiment: Experiment, scale: str) -> dict[str, int]:

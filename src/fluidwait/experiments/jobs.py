@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fluidwait import figures as kinds
 from fluidwait.config import ConfigError
-from fluidwait.experiments import audit, bisection, boundaries, fluid_tables, parameters, summary
+from fluidwait.experiments import audit, bisection, boundaries, draw, fluid_tables, parameters, summary, trace
 from fluidwait.experiments.draw import boundary_sizes, described
 from fluidwait.experiments.experiment import Experiment, load_experiment
 from fluidwait.experiments.setting import resolve
@@ -71,15 +71,25 @@ def has_boundary(name: str, scale: str) -> bool:
     return bisection.is_searched(experiment(name), scale)
 
 
+def traced(name: str) -> list[str]:
+    """The policies whose memory is recorded against time."""
+    return experiment(name).traced()
+
+
 def figures(name: str) -> list[str]:
     """Kinds of the experiment's figures."""
     return list(experiment(name).figures)
 
 
-def figure_inputs(name: str, kind: str, scale: str) -> list[str]:
-    """Tables that a figure reads."""
-    about = described(experiment(name), scale, kind)
-    return [path.as_posix() for path in kinds.inputs(kind, f"results/{scale}/{name}", about)]
+def figure_inputs(name: str, scale: str) -> list[str]:
+    """Tables that the experiment's figures read."""
+    folder = f"results/{scale}/{name}"
+    paths = [
+        path.as_posix()
+        for kind in figures(name)
+        for path in kinds.inputs(kind, folder, described(experiment(name), scale, kind))
+    ]
+    return list(dict.fromkeys(paths))
 
 
 def check(names: list[str], scale: str) -> None:
@@ -109,7 +119,7 @@ def _check_writable(folder: Path) -> None:
 
 @cache
 def policy_key(name: str, policy: str, scale: str) -> str:
-    """Key of a policy's traces."""
+    """Key of a policy's runs."""
     setting = _setting(name)
     entry = setting.experiment.entry(policy).model_dump(mode="json", exclude={"label"})
     return _key(code_of(setting, policy), [identity(setting, policy, scale), entry])
@@ -122,6 +132,13 @@ def sweep_key(name: str, policy: str, scale: str) -> str:
     code = (*imported_modules("fluidwait.experiments.summary"), *bisection.code(setting, policy))
     searched = bisection.search_identity(setting, policy, scale)
     return _key(code, [policy_key(name, policy, scale), experiment(name).window, searched])
+
+
+@cache
+def trace_key(name: str, scale: str) -> str:
+    """Key of an experiment's traces."""
+    keys = [policy_key(name, policy, scale) for policy in traced(name)]
+    return _key(imported_modules(trace.__name__), [keys, experiment(name).traces.model_dump(mode="json")])
 
 
 @cache
@@ -142,6 +159,12 @@ def shared_key(name: str, scale: str, *modules: str) -> str:
 
 
 @cache
+def figures_key(name: str, scale: str) -> str:
+    """Key of the experiment's figures."""
+    return shared_key(name, scale, draw.__name__, *[f"fluidwait.figures.{kind}" for kind in figures(name)])
+
+
+@cache
 def bounds_key(names: tuple[str, ...]) -> str:
     """Key of the fluid bounds of several experiments."""
     bounds = {name: boundaries.bound_identity(_setting(name)) for name in names}
@@ -152,7 +175,7 @@ def bounds_key(names: tuple[str, ...]) -> str:
 def boundaries_figure_key(names: tuple[str, ...], scale: str) -> str:
     """Key of the figure of all searched boundaries."""
     sizes = [boundary_sizes(experiment(name), scale) for name in names]
-    return _key(imported_modules("fluidwait.experiments.draw", "fluidwait.figures.boundaries"), [sizes])
+    return _key(imported_modules(draw.__name__, "fluidwait.figures.boundaries"), [sizes])
 
 
 @cache

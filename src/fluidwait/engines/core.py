@@ -84,10 +84,10 @@ def new_state(requests, semantics: Semantics) -> State:
     if semantics.remote_prefill:
         integers[0] += np.asarray(requests.prompt, dtype=np.int64) - 1
     return State(
-        np.ascontiguousarray(requests.arrival, dtype=np.float64),
-        np.ascontiguousarray(requests.kind, dtype=np.int64),
-        np.ascontiguousarray(requests.prompt, dtype=np.int64),
-        np.ascontiguousarray(requests.output, dtype=np.int64),
+        np.array(requests.arrival, dtype=np.float64),  # copies: a read-only array would be compiled for once more
+        np.array(requests.kind, dtype=np.int64),
+        np.array(requests.prompt, dtype=np.int64),
+        np.array(requests.output, dtype=np.int64),
         np.array(requests.prompt, dtype=np.int64),
         integers[0],
         integers[1],

@@ -135,8 +135,9 @@ def compiled(module):
 
 def _run(knobs, memory, state, time_model, semantics, rows, check):
     n = len(state.arrival)
-    free, head, tail, residents, finished, iterations = semantics.blocks, 0, 0, 0, 0, 0
-    now, busy, kv_tokens, peak, evictions = 0.0, 0.0, 0, 0, 0
+    zero = np.int64(0)  # a literal 0 has a type of its own: what is called with it would be compiled twice
+    free, head, tail, residents, finished, iterations = semantics.blocks, zero, zero, zero, zero, zero
+    now, busy, kv_tokens, peak, evictions = 0.0, 0.0, zero, zero, zero
     while finished < n:
         while tail < n and state.arrival[tail] <= now:
             state.waiting[tail] = tail
@@ -179,9 +180,10 @@ def _run(knobs, memory, state, time_model, semantics, rows, check):
 @jit
 def _start(state, time_model, semantics, admitted, free, head, residents, kv_tokens):
     """Carry out the plan up to the end of the iteration: memory, residency, and the time that the batch takes."""
-    tokens, batch, batch_kv = 0, 0, 0
-    prefills, prefill_tokens, prefill_squares, prefill_context = 0, 0, 0, 0
-    decodes, decode_context = 0, 0
+    zero = np.int64(0)
+    tokens, batch, batch_kv = zero, zero, zero
+    prefills, prefill_tokens, prefill_squares, prefill_context = zero, zero, zero, zero
+    decodes, decode_context = zero, zero
     status = DONE
     for k in range(residents):
         q = state.tokens[k]

@@ -385,6 +385,23 @@ def test_simulate_prints_and_records_the_same_run(capsys):
     assert succeeds(capsys, "verify", "deep") == "1 artifacts checked, 0 findings\n"
 
 
+def test_what_is_compiled_once_is_not_compiled_again(tmp_path):
+    """Neither for another engine setting, rate or workload, nor for requests read back from a file."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def compiled(*arguments):
+        done = subprocess.run([sys.executable, "-m", "fluidwait.cli", *arguments], env=environment, text=True)
+        assert done.returncode == 0
+        return {path.name for path in tmp_path.rglob("*.nbc")}
+
+    first = compiled("compile", "sarathi")
+    assert len([name for name in first if "._run_sarathi_" in name]) == 1
+    assert compiled(*SIMULATE, "--workload", "lmsys-short", "--rate", "3", "--semantics", "paper") == first
+    tables = ("--metrics", "m.csv", "--boundary", "b.csv")
+    swept = ("experiment", "sweep", "e3_tight", "sarathi", "--scale", "quick", "--out", "r.parquet", *tables)
+    assert {name for name in compiled(*swept) if "_run_" in name} == {name for name in first if "_run_" in name}
+
+
 def test_simulate_is_one_and_the_same_in_vidur(capsys):
     if not find_spec("vidur"):
         pytest.skip("vidur is not installed")

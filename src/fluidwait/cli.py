@@ -293,6 +293,24 @@ def simulate(
     print("" if out is None else f"\nwrote {out}\n", end="")
 
 
+@app.command("compile")
+def compile_policies(
+    policies: Annotated[list[str] | None, typer.Argument(metavar="[POLICY...]", help="all, when none is named")] = None,
+) -> None:
+    """Compile the simulator for the policies in config/policies, once per machine; else their first runs do.
+
+    In one process, so that what the policies share is compiled once.
+    """
+    from fluidwait.paths import project_root
+
+    shipped = sorted(path.stem for path in (project_root() / "config" / "policies").glob("*.yaml"))
+    for name in policies or shipped:
+        few = {"rate": 1.0, "requests": 10, "seed": 1}
+        how = {"semantics": SemanticsName.serving, "time_model": TimeModelName.profile}
+        _run(_resolve(name, "p512d20", "a100-80g_llama-2-7b", **few, **how), Engine.simulator)
+        print(name)
+
+
 def _resolve(policy, workload, hardware, rate, requests, seed, semantics, time_model) -> _Job:
     from fluidwait.engines import core
     from fluidwait.hardware import load_hardware

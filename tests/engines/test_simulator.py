@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
 from engine_cases import NO_SETTINGS, only_once, prepared, requests, run
@@ -26,6 +27,17 @@ START, DURATION, TOKENS, BATCH_SIZE, KV_TOKENS, EVICTIONS = range(6)
 
 
 # --- traces computed by hand ------------------------------------------------------------------------------------------
+
+
+def test_a_state_is_of_one_type_whatever_the_arrays_of_the_requests():
+    """Columns of a Parquet file are read-only, which Numba would compile the simulator for once more."""
+    mine = requests([0.0, 1.0], prompt=[3, 2], output=[2, 1])
+    frozen = mine._replace(**{name: array.copy() for name, array in mine._asdict().items()})
+    for array in frozen:
+        array.flags.writeable = False
+    states = [core.new_state(each, core.paper(100)) for each in (mine, frozen)]
+    assert numba.typeof(states[0]) == numba.typeof(states[1])
+    assert all(array.flags.writeable for array in states[1])
 
 
 def test_trace_wait():

@@ -107,7 +107,7 @@ set_up() {
     if ! is_current package-stamp "$package_key"; then
         pip_install --no-build-isolation --editable .
         echo "run.sh: compiling the simulator for every policy (half a minute, only this once)" >&2
-        .venv/bin/fluidwait compile >/dev/null
+        .venv/bin/fluidwait compile >/dev/null || echo "run.sh: not compiled now; the first runs will do it" >&2
         echo "$package_key" >.venv/package-stamp
     fi
 }

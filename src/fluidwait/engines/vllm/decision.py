@@ -106,8 +106,12 @@ def _finish_prefills(counts, residents, tokens):
 def _blocks_needed(counts, residents, tokens, block_size):
     blocks = 0
     for k in range(len(residents)):
-        cached = counts[CACHED, residents[k]]
-        blocks += blocks_for(cached + tokens[k], block_size) - blocks_for(cached, block_size)
+        r = residents[k]
+        cached = counts[CACHED, r]
+        if tokens[k] == 1 and cached >= counts[GOAL, r]:  # a decode: no division, which takes longer than the rest
+            blocks += int(cached >= counts[HELD, r] * block_size)
+        else:
+            blocks += blocks_for(cached + tokens[k], block_size) - blocks_for(cached, block_size)
     return blocks
 
 

@@ -144,7 +144,8 @@ class Gate:
             if flight.output is output:
                 took = now - max(flight.planned, self._last_end)
                 self._batch_time += 0.1 * (took - self._batch_time)
-                self.thresholds.traffic.iterated(flight.tokens, flight.kv_tokens, took)
+                if self.thresholds.learns:
+                    self.thresholds.traffic.iterated(flight.tokens, flight.kv_tokens, took)
                 break
         self._last_end = now
 
@@ -371,15 +372,19 @@ class Gate:
         return self.table.add(request, time.monotonic(), self.engine.max_model_len) if slot is None else slot
 
     def _slots_of(self, requests: list) -> np.ndarray:
-        slots = np.empty(len(requests), dtype=np.uint64)
+        slots, known = np.empty(len(requests), dtype=np.uint64), self.table.slot_of
         for k, request in enumerate(requests):  # np.array of a list takes far longer, when few and not in a warm loop
-            slots[k] = self._slot(request)
+            slot = known.get(request.request_id)
+            slots[k] = self._slot(request) if slot is None else slot
         return slots
 
     def _forget_finished(self) -> None:
+        learns = self.thresholds.learns
         for name in self.engine.finished_req_ids:
             request = self.table.remove(name)
-            if request is not None and request.num_output_tokens and request.status != RequestStatus.FINISHED_ABORTED:
+            if not learns or request is None:
+                continue
+            if request.num_output_tokens and request.status != RequestStatus.FINISHED_ABORTED:
                 self.thresholds.traffic.finished(request.num_prompt_tokens, request.num_output_tokens)
 
     def _take_off(self, output, now: float, slots: np.ndarray, kv_tokens: int) -> None:

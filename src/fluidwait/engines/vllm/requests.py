@@ -38,7 +38,8 @@ HELD_FOR = 2  # held outside batches while resident or before
 class RequestTable:
     """``counts`` int64[ROWS, slots] and ``times`` float64[3, slots], rows as above; ``slot_of`` by request id."""
 
-    def __init__(self, room: int = 1024):
+    # Rows of 1,024 would all lie in the same few sets of the processor's cache and drive each other out.
+    def __init__(self, room: int = 1000):
         self.slot_of: dict[str, int] = {}
         self.request: list = []  # the engine's own, by slot
         self._free: deque[int] = deque()
@@ -157,9 +158,9 @@ def advance(counts, times, now, block_size, residents, tokens, progress, prefill
         flying[n] = r
         n += 1
         if counts[CACHED, r] >= counts[GOAL, r]:
+            counts[HELD, r] += int(counts[CACHED, r] >= counts[HELD, r] * block_size)
             counts[CACHED, r] += 1
             counts[GENERATED, r] += 1
-            counts[HELD, r] = _blocks(counts[CACHED, r], block_size)
             kv_tokens += counts[CACHED, r]
     for k in range(prefilled):
         kv_tokens += _write(counts, progress[k], block_size)

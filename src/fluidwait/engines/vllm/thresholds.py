@@ -62,7 +62,9 @@ class Thresholds:
         self._worker = ThreadPoolExecutor(1, "fluidwait-thresholds")
         self._pending: Future | None = None
         self._next_look = -math.inf
-        if self._known():
+        self.learns = not self._known()
+        """Whether the traffic has a say: finished requests and iterations need not be noted otherwise."""
+        if not self.learns:
             self.plan = self._compute(0.0)
         else:
             self._rehearse()
@@ -92,7 +94,7 @@ class Thresholds:
         return self.settings.rate is not None or getattr(self.policy.settings, "thresholds", None) != "fluid"
 
     def _look(self, now: float) -> None:
-        if self._known():
+        if not self.learns:
             return
         if self._pending is not None:
             if not self._pending.done():

@@ -129,6 +129,22 @@ def test_a_second_run_has_nothing_to_do(project):
     assert "Nothing to be done" in snakemake(project)
 
 
+def test_the_page_of_all_results_has_every_figure_and_its_words(project):
+    told = snakemake(project, "--report", "report.html")
+    assert "WARNING" not in told and "ERROR" not in told, told
+    page = (project / "report.html").read_text()
+    for name in (
+        "small_latency.png",
+        "small_gap.png",
+        "small_memory.png",
+        "boundaries.png",
+        "report.pdf",
+        "appendix.pdf",
+    ):
+        assert name in page
+    assert "stands beside it in a" in page and "results/tiny/report.json" in page
+
+
 def test_one_changed_setting_reruns_only_what_depends_on_it(project, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(project, copy, symlinks=True)

@@ -244,7 +244,7 @@ def test_an_output_that_cannot_be_written_is_one_line(name, capsys):
     assert everything() == before
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere: run the tests as another user")
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_a_read_only_folder_is_one_line(name, capsys):
     folder = Path("locked")
@@ -404,7 +404,7 @@ def test_what_is_compiled_once_is_not_compiled_again(tmp_path):
 
 def test_simulate_is_one_and_the_same_in_vidur(capsys):
     if not find_spec("vidur"):
-        pytest.skip("vidur is not installed")
+        pytest.skip("Vidur is not installed (pip install 'fluidwait[vidur]')")
     ours, vidur = (succeeds(capsys, *RUN, "--engine", name, "--out", f"{name}.parquet") for name in cli.Engine)
     assert cells(ours, "mean latency") == cells(vidur, "mean latency")
     assert cells(ours, "iterations") == cells(vidur, "iterations")

@@ -58,7 +58,7 @@ def follow(text: str, project: Path, run) -> int:
 def test_a_page_does_what_it_says(page, project, capsys):
     text = (CHECKOUT / "docs" / page).read_text()
     if "--engine vidur" in text and not find_spec("vidur"):
-        pytest.skip("vidur is not installed")
+        pytest.skip("Vidur is not installed (pip install 'fluidwait[vidur]')")
 
     def run(line: str, output: str) -> None:
         program, *arguments = shlex.split(line)
@@ -113,7 +113,7 @@ def test_the_configuration_readme_names_every_file_that_ships():
         assert (CHECKOUT / "config" / target).exists(), target
 
 
-@pytest.mark.skipif(not find_spec("vidur"), reason="vidur is not installed")
+@pytest.mark.skipif(not find_spec("vidur"), reason="Vidur is not installed (pip install 'fluidwait[vidur]')")
 def test_the_repair_that_the_engines_page_describes_is_needed():
     """Vidur's own restart, evicted half-way through a prefill of 10 tokens and after 3 output tokens."""
     from vidur.entities import Request

@@ -54,7 +54,7 @@ def test_the_a100_setting_of_the_paper(a100):
 @pytest.mark.parametrize("margin", [0.01, 0.1, 0.6])
 def test_capacity_equals_vidurs_memory_planner(a100, margin, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    reason = "vidur is not installed: pip install vidur"
+    reason = "Vidur is not installed (pip install 'fluidwait[vidur]')"
     config = pytest.importorskip("vidur.config", reason=reason)
     planner = pytest.importorskip("vidur.utils.memory_planner", reason=reason)
     replica = config.ReplicaConfig(

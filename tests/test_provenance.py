@@ -202,14 +202,14 @@ def test_parent_that_is_a_file_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere: run the tests as another user")
 def test_read_only_folder_is_one_line(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(ConfigError, match=r"x\.csv: cannot be written \(Permission denied\)"):
         write_text(tmp_path / "x.csv", "x")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full (Linux)")
 def test_full_disk_is_one_line(tmp_path):
     target = tmp_path / "x.csv"
     full = r"x\.csv: cannot be written \(No space left on device\)"

@@ -11,7 +11,9 @@ import yaml
 from fluidwait import policies, schemas
 from fluidwait.studies.registry import MODELS
 
-jsonschema = pytest.importorskip("jsonschema")
+jsonschema = pytest.importorskip(
+    "jsonschema", reason="jsonschema is not installed; it comes with Snakemake (pip install 'fluidwait[workflow]')"
+)
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 KINDS = {"workloads": "workload", "experiments": "experiment", "real": "real", "paper": "claims"}

@@ -15,7 +15,7 @@ import pytest
 from fluidwait.paths import project_root
 from fluidwait.provenance import verify
 
-pytest.importorskip("snakemake", reason="needs the workflow extra")
+pytest.importorskip("snakemake", reason="Snakemake is not installed (pip install 'fluidwait[workflow]')")
 
 EXPERIMENT = """
 id: small
@@ -247,7 +247,7 @@ def test_results_that_cannot_be_written_are_one_line(tmp_path):
     assert "results: cannot be written" in mistaken(project)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere: run the tests as another user")
 def test_a_read_only_results_folder_is_one_line(tmp_path):
     project = make_project(tmp_path / "mistaken")
     (project / "results").mkdir(mode=0o555)

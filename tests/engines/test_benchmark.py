@@ -10,7 +10,7 @@ import pytest
 
 from fluidwait.paths import project_root
 
-pytest.importorskip("vidur", reason="the second engine is not installed (pip install 'fluidwait[vidur]')")
+pytest.importorskip("vidur", reason="Vidur is not installed (pip install 'fluidwait[vidur]')")
 
 
 def test_quick_benchmark(tmp_path):

@@ -28,7 +28,7 @@ from fluidwait.engines.simulator import LOG_COLUMNS, simulate
 from fluidwait.engines.vidur import NATIVE, VERSION, native_policies, simulate_vidur
 from fluidwait.timing import linear
 
-pytest.importorskip("vidur", reason="the second engine is not installed (pip install 'fluidwait[vidur]')")
+pytest.importorskip("vidur", reason="Vidur is not installed (pip install 'fluidwait[vidur]')")
 
 CONFIGURATIONS = {
     "vllm_v0": 32,

@@ -91,7 +91,7 @@ def test_artifacts_verify(made):
 
 
 def test_audit_draws_from_all_horizons(long):
-    pytest.importorskip("vidur", reason="needs the vidur extra")
+    pytest.importorskip("vidur", reason="Vidur is not installed (pip install 'fluidwait[vidur]')")
     drawn = audit.sample(long.model_copy(update={"audit_share": 1.0}), "sarathi", "tiny")
     assert sorted(drawn) == [(rate, n, r) for rate in (12, 24) for n in (40, 80, 120) for r in (0, 1)]
     assert len(audit.sample(long, "sarathi", "tiny")) == 3

@@ -126,7 +126,7 @@ def test_the_same_bytes_again(made, small, tmp_path):
 
 
 def test_audit_repeats_at_least_its_share_of_every_policy_and_agrees(made, small, tmp_path):
-    pytest.importorskip("vidur", reason="needs the vidur extra")
+    pytest.importorskip("vidur", reason="Vidur is not installed (pip install 'fluidwait[vidur]')")
     out = tmp_path / "audit.csv"
     audit.audit(small, "tiny", out, {"tuned": made / "tuning" / "tuned.csv"})
     table = pl.read_csv(out)
@@ -139,7 +139,7 @@ def test_audit_repeats_at_least_its_share_of_every_policy_and_agrees(made, small
 
 
 def test_audit_fails_when_the_engines_differ(made, small, tmp_path, monkeypatch):
-    pytest.importorskip("vidur", reason="needs the vidur extra")
+    pytest.importorskip("vidur", reason="Vidur is not installed (pip install 'fluidwait[vidur]')")
     real = audit.simulate
     shifted = 2e-9  # s
     monkeypatch.setattr(

@@ -162,7 +162,7 @@ def project(tmp_path_factory) -> Path:
 
 
 def snakemake(project: Path, *more: str) -> subprocess.CompletedProcess:
-    pytest.importorskip("snakemake", reason="needs the workflow extra")
+    pytest.importorskip("snakemake", reason="Snakemake is not installed (pip install 'fluidwait[workflow]')")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         [sys.executable, "-m", "snakemake", "--cores", "2", *more],

@@ -4,7 +4,7 @@ ruleorder: tuned_sweep > sweep
 
 # Needs the configuration only. Makes the record of every run of a policy (all rates, all replications), one row of
 # metrics per run after checking it (drained, causal, Little's law), and its stability boundary, bisected in every
-# replication: a header only where none is searched, since what a rule makes cannot depend on the experiment.
+# replication; where none is searched, a header only, as one rule serves every experiment.
 rule sweep:
     output:
         records="results/{scale}/{experiment}/records/{policy}.parquet",

@@ -43,9 +43,9 @@ def draw(experiment: Experiment, kind: str, scale: str, results: Path, outs: lis
 
 
 def draw_all(experiment: Experiment, scale: str, results: Path, folder: Path) -> None:
-    """Write every figure of the experiment into ``folder``, as PNG, PDF, SVG and text, named after both."""
+    """Write every figure of the experiment into ``folder``, as PNG, PDF, SVG and text, named after ``results``."""
     for kind in experiment.figures:
-        draw(experiment, kind, scale, results, [folder / f"{experiment.id}_{kind}.{suffix}" for suffix in SUFFIXES])
+        draw(experiment, kind, scale, results, [folder / f"{results.name}_{kind}.{suffix}" for suffix in SUFFIXES])
 
 
 def boundary_sizes(experiment: Experiment, scale: str) -> dict[str, int]:

@@ -30,7 +30,7 @@ from fluidwait.engines.vllm.requests import (
     STAGE,
 )
 from fluidwait.policies import contract, nested_wait
-from fluidwait.policies.contract import Plan, View, blocks_for, jit, jit_cached
+from fluidwait.policies.contract import Plan, View, blocks_for, growth, is_decoding, jit, jit_cached
 
 # rows of the work space, int64: of what the policy plans, and lists of slots
 TOKENS, ADMIT, CHUNK, ORDER, PREFILLED = 0, 1, 2, 3, 4
@@ -103,15 +103,15 @@ def _finish_prefills(counts, residents, tokens):
 
 
 @jit
-def _blocks_needed(counts, residents, tokens, block_size):
+def _blocks_needed(view, tokens):
     blocks = 0
-    for k in range(len(residents)):
-        r = residents[k]
-        cached = counts[CACHED, r]
-        if tokens[k] == 1 and cached >= counts[GOAL, r]:  # a decode: no division, which takes longer than the rest
-            blocks += int(cached >= counts[HELD, r] * block_size)
+    for k in range(len(view.resident)):
+        r = view.resident[k]
+        cached = view.cached[r]
+        if tokens[k] == 1 and is_decoding(view, r):  # without a division, which takes longer than the rest
+            blocks += growth(view, r)
         else:
-            blocks += blocks_for(cached + tokens[k], block_size) - blocks_for(cached, block_size)
+            blocks += blocks_for(cached + tokens[k], view.block_size) - blocks_for(cached, view.block_size)
     return blocks
 
 
@@ -203,7 +203,7 @@ def decide(
         admitted, wake = plan(view, knobs, memory, out)  # noqa: F821
         if prefills > 0 and whole_prompts:  # where vLLM's limit cut a prompt, the rest follows at once
             _finish_prefills(counts, residents[:left], tokens)
-        if left <= 1 or _blocks_needed(counts, residents[:left], tokens, block_size) <= free:
+        if left <= 1 or _blocks_needed(view, tokens) <= free:
             break
         left -= 1
         free += counts[HELD, residents[left]]

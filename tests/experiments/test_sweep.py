@@ -227,6 +227,7 @@ def test_thresholds_table_curve_and_boundary_agree(small, tmp_path):
     assert curve["rate"][-1] < edge["rate"]
     assert curve["memory"][0] == pytest.approx(table["calibrated_memory"][0])
     assert max(curve["memory"]) <= edge["memory"] * (1 + 1e-9)
+    assert whole["fluid_bound"] == boundaries.fluid_bound(resolve(small))  # as in the table of all boundaries
 
 
 def test_a_seed_set_is_the_same_scale_on_other_requests(small):

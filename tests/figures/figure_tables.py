@@ -60,6 +60,7 @@ def write_thresholds(folder, d0=0.0106, d1=4e-7, work=28_000.0):
     capacity = 137_000.0
     crossing = 1.0 / (work * (d1 + d0 / capacity))
     summary = {"capacity": capacity, "boundary_rate": crossing, "calibrated_boundary": edge, "rates": rows}
+    summary |= {"fluid_bound": edge["rate"]}
     (folder / "thresholds.json").write_text(json.dumps(summary))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fluidwait.experiments.boundaries import fluid_bound
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import Setting, resolve
 from fluidwait.fluid import calibrated_equilibrium, threshold_table
@@ -20,10 +21,15 @@ POINTS = 300
 
 
 def thresholds(experiment: Experiment, scale: str, out: Path) -> None:
-    """Write the table as CSV to ``out`` and the full summary as JSON beside it."""
+    """Write the table as CSV to ``out`` and the full summary as JSON beside it.
+
+    The summary's ``capacity`` and ``calibrated_boundary`` are of the memory in tokens, as in the paper; its
+    ``fluid_bound`` (requests/s) is of the whole blocks that the engines have, as in ``boundaries.csv``.
+    """
     setting = resolve(experiment)
     rates = experiment.rates_at(scale)
     table, whole = threshold_table(setting.law, rates, setting.hardware, semantics=experiment.semantics)
+    whole["fluid_bound"] = fluid_bound(setting)
     whole["calibrated_curve"] = _curve(setting, rates[0], whole["calibrated_boundary"]["rate"])
     lists = [name for name, kind in table.schema.items() if isinstance(kind, pl.List)]
     flat = table.with_columns(pl.col(lists).cast(pl.List(pl.String)).list.join(" "))
@@ -46,6 +52,8 @@ def fluid_identity(setting: Setting, scale: str) -> dict[str, Any]:
         "workload": setting.workload.model_dump(mode="json"),
         "rates": setting.experiment.rates_at(scale),
         "semantics": setting.experiment.semantics,
+        "memory": setting.semantics._asdict(),
+        "time_model": setting.experiment.time_model,
     }
 
 

@@ -36,7 +36,7 @@ def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Fi
 
     Reads ``summary.csv`` (policy, rate, mean_latency, completion_rate and their _low and _high), ``stability.csv``
     (policy; lambda_star with _low and _high, grid_lambda_star and predicted, each of which may be empty) and
-    ``thresholds.json`` (calibrated_boundary.rate).
+    ``thresholds.json`` (fluid_bound).
 
     Raises:
         ConfigError: a file, a column or a policy is missing, or a value is not a number.
@@ -45,7 +45,7 @@ def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Fi
     curves = _curves(folder / "summary.csv", about)
     stability = read_table(folder / "stability.csv", (), ("policy",), STABILITY)
     stable = {key: of_policy(stability, key, folder / "stability.csv").row(0, named=True) for key in about.labels}
-    edge = read_json(folder / "thresholds.json", "calibrated_boundary.rate")["calibrated_boundary"]["rate"]
+    edge = read_json(folder / "thresholds.json", "fluid_bound")["fluid_bound"]
     with style.journal():
         return {f"{about.id}_latency": _draw(about, curves, stable, float(edge))}
 
@@ -59,7 +59,7 @@ def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str,
         "and logarithmic above it. (b) Effective completion rate in the measurement window, with the ideal line. (c) "
         f"Rates at which each policy is stable: the marker is λ*, {_words(folder)}; the black tick is the predicted "
         "boundary of the policy where there is one. "
-        "Dotted: boundary of the calibrated fluid model. Bands (where there is more than one replication): 95 % "
+        "Dotted: fluid bound, the calibrated fluid model with the engine's memory and no limit of a policy. Bands (where there is more than one replication): 95 % "
         f"Student-t confidence intervals; common random numbers across policies; {sample(summary, about)}."
     )
     return {f"{about.id}_latency": text}

@@ -59,7 +59,8 @@ def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str,
         "and logarithmic above it. (b) Effective completion rate in the measurement window, with the ideal line. (c) "
         f"Rates at which each policy is stable: the marker is λ*, {_words(folder)}; the black tick is the predicted "
         "boundary of the policy where there is one. "
-        "Dotted: fluid bound, the calibrated fluid model with the engine's memory and no limit of a policy. Bands (where there is more than one replication): 95 % "
+        "Dotted: fluid bound, the calibrated fluid model with the engine's memory and no limit of a policy. "
+        "Bands (where there is more than one replication): 95 % "
         f"Student-t confidence intervals; common random numbers across policies; {sample(summary, about)}."
     )
     return {f"{about.id}_latency": text}

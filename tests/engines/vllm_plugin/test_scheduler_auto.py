@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -157,6 +160,38 @@ def test_status_reaches_prometheus(engine_options, tmp_path):
     scheduler.shutdown()
     assert not path.exists()
     assert "fluidwait_waiting_held{" not in generate_latest(registry).decode()
+
+
+SHARED = """
+from prometheus_client import CollectorRegistry, generate_latest, multiprocess
+from fluidwait.engines.vllm.metrics import COUNTERS, REASONS, SharedMetrics
+
+status = {"time": 5.0, "thresholds": [4, 2], "held_steps": dict.fromkeys(REASONS, 3), "fluid_load": 0.5, "active": 1}
+metrics = SharedMetrics(1)
+metrics.publish(status | dict.fromkeys(COUNTERS, 7))
+metrics.publish(status | dict.fromkeys(COUNTERS, 9) | {"fluid_load": None, "active": 0, "thresholds": [6]})
+registry = CollectorRegistry()
+multiprocess.MultiProcessCollector(registry)
+print(generate_latest(registry).decode())
+"""
+
+
+def test_status_of_engines_with_several_api_servers(tmp_path):
+    """What the engine's process puts into their folder: counts as they are, and nothing that is no longer true."""
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", SHARED], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("#")]
+    for line in (
+        'fluidwait_steps_total{engine="1"} 9.0',
+        'fluidwait_held_steps_total{engine="1",reason="cap"} 3.0',
+        'fluidwait_active{engine="1"} 0.0',
+        'fluidwait_fluid_load{engine="1"} NaN',
+        'fluidwait_threshold{engine="1",segment="1"} 6.0',
+        'fluidwait_threshold{engine="1",segment="2"} NaN',
+        'fluidwait_status_time_seconds{engine="1"} 5.0',
+    ):
+        assert line in lines
 
 
 def test_log_line(engine_options):

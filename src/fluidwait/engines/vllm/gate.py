@@ -22,7 +22,7 @@ from vllm.v1.core.sched.request_queue import create_request_queue
 from vllm.v1.request import RequestStatus
 
 from fluidwait.engines.vllm.decision import ADMIT, ORDER, PREFILLED, TOKENS, WORK_ROWS, Decision, compiled
-from fluidwait.engines.vllm.metrics import COUNTERS, REASONS, StatusFile, status_path
+from fluidwait.engines.vllm.metrics import COUNTERS, REASONS, Status, status_path
 from fluidwait.engines.vllm.requests import FLYING, KIND, RequestTable, advance
 from fluidwait.engines.vllm.settings import SchedulerSettings
 from fluidwait.engines.vllm.thresholds import Limits, Plan, Thresholds
@@ -108,7 +108,8 @@ class Gate:
         self._counts = dict.fromkeys(COUNTERS, 0)
         self._held_steps = dict.fromkeys(REASONS, 0)
         self._last = {"waiting_held": 0, "resident_paused": 0, "resident": 0}
-        self._status = StatusFile(status_path(engine.vllm_config, engine.parallel_config.data_parallel_index))
+        index = engine.parallel_config.data_parallel_index
+        self._status = Status(status_path(engine.vllm_config, index), index)
         self._next_line = time.monotonic() + settings.log_interval
         self._warm_up()
 

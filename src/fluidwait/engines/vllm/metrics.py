@@ -3,20 +3,24 @@
 The scheduler runs in the engine's process, /metrics in the API server's. vLLM's own channel between them carries a
 fixed record, so the scheduler writes a small file once a second, named after the engine, and a statistics plug-in of
 vLLM (entry point ``vllm.stat_logger_plugins``) reads it in when it is scraped.
+
+Several API servers (``--api-server-count``, by default one per data-parallel rank) answer /metrics from a folder in
+which Prometheus's client keeps the numbers of every process. There the engine's process puts them itself.
 """
 
 from __future__ import annotations
 
 import getpass
 import json
+import math
 import os
 import tempfile
-import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from prometheus_client import REGISTRY
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client import REGISTRY, Counter, Gauge
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 PERIOD = 1.0  # s between two writes
@@ -48,13 +52,15 @@ def status_path(vllm_config, engine_index: int) -> Path:
     return folder / f"{vllm_config.instance_id}-{engine_index}.json"
 
 
-class StatusFile:
-    """Written whole or not at all, at most once per ``PERIOD``, by a thread of its own: the engine does not wait."""
+class Status:
+    """What an engine tells: a file, written whole or not at all, at most once per ``PERIOD``, by a thread of its own,
+    so that the engine does not wait; and the folder of several API servers, where there is one."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, engine_index: int):
         self.path = path
         self._next = 0.0
         self._writer = ThreadPoolExecutor(1, "fluidwait-status")
+        self._shared = SharedMetrics(engine_index) if "PROMETHEUS_MULTIPROC_DIR" in os.environ else None
         path.parent.mkdir(mode=0o700, exist_ok=True)
 
     def due(self, now: float) -> bool:
@@ -70,6 +76,8 @@ class StatusFile:
         part = self.path.with_suffix(f".{os.getpid()}")
         part.write_text(json.dumps(status))
         part.replace(self.path)
+        if self._shared:
+            self._shared.publish(status)
 
     def remove(self) -> None:
         self._writer.shutdown()
@@ -83,35 +91,70 @@ def read_status(path: Path) -> dict | None:
         return None
 
 
+def families(statuses: dict[int, dict]) -> Iterator[Metric]:
+    """The metrics of engines with these statuses."""
+    for own, kind in ((GAUGES, GaugeMetricFamily), (COUNTERS, CounterMetricFamily)):
+        for name, text in own.items():
+            family = kind(f"fluidwait_{name}", text, labels=["engine"])
+            for engine, status in statuses.items():
+                if status.get(name) is not None:
+                    family.add_metric([str(engine)], status[name])
+            yield family
+    held = CounterMetricFamily("fluidwait_held_steps", "steps that let nobody in", labels=["engine", "reason"])
+    limits = GaugeMetricFamily("fluidwait_threshold", "threshold in force", labels=["engine", "segment"])
+    written = GaugeMetricFamily("fluidwait_status_time_seconds", "when these were the numbers", labels=["engine"])
+    for engine, status in statuses.items():
+        for reason in REASONS:
+            held.add_metric([str(engine), reason], status["held_steps"][reason])
+        for segment, threshold in enumerate(status["thresholds"], start=1):
+            limits.add_metric([str(engine), str(segment)], threshold)
+        written.add_metric([str(engine)], status["time"])
+    yield from (held, limits, written)
+
+
 class Collector:
-    """Turns the status files of the engines into Prometheus metrics when it is asked."""
+    """Reads the status files of the engines when Prometheus asks."""
 
     def __init__(self):
         self.files: dict[int, Path] = {}
 
-    def collect(self):
+    def collect(self) -> Iterator[Metric]:
         statuses = {engine: read_status(path) for engine, path in self.files.items()}
-        statuses = {engine: status for engine, status in statuses.items() if status}
-        for families, kind in ((GAUGES, GaugeMetricFamily), (COUNTERS, CounterMetricFamily)):
-            for name, text in families.items():
-                yield self._family(kind(f"fluidwait_{name}", text, labels=["engine"]), statuses, name)
-        held = CounterMetricFamily("fluidwait_held_steps", "steps that let nobody in", labels=["engine", "reason"])
-        limits = GaugeMetricFamily("fluidwait_threshold", "threshold in force", labels=["engine", "segment"])
-        age = GaugeMetricFamily("fluidwait_status_age_seconds", "age of these numbers", labels=["engine"])
-        for engine, status in statuses.items():
-            for reason in REASONS:
-                held.add_metric([str(engine), reason], status["held_steps"][reason])
-            for segment, threshold in enumerate(status["thresholds"], start=1):
-                limits.add_metric([str(engine), str(segment)], threshold)
-            age.add_metric([str(engine)], max(time.time() - status["time"], 0.0))
-        yield from (held, limits, age)
+        return families({engine: status for engine, status in statuses.items() if status})
 
-    @staticmethod
-    def _family(family, statuses: dict[int, dict], name: str):
-        for engine, status in statuses.items():
-            if status.get(name) is not None:
-                family.add_metric([str(engine)], status[name])
-        return family
+
+class SharedMetrics:
+    """The metrics of one engine in the folder from which several API servers answer."""
+
+    def __init__(self, engine_index: int):
+        self._engine = engine_index
+        self._metrics: dict[str, Gauge | Counter] = {}
+        self._counts: dict[Counter, float] = {}  # what each has been brought to
+        self._gauges: set[Gauge] = set()
+
+    def publish(self, status: dict) -> None:
+        """Bring the folder up to date; a gauge that ``status`` no longer has becomes NaN."""
+        left = set(self._gauges)
+        for family in families({self._engine: status}):
+            for sample in family.samples:
+                metric = self._metric(family, list(sample.labels)).labels(**sample.labels)
+                if family.type == "counter":
+                    metric.inc(sample.value - self._counts.get(metric, 0.0))
+                    self._counts[metric] = sample.value
+                else:
+                    metric.set(sample.value)
+                    self._gauges.add(metric)
+                    left.discard(metric)
+        for metric in left:
+            metric.set(math.nan)
+
+    def _metric(self, family: Metric, labels: list[str]) -> Gauge | Counter:
+        if family.name not in self._metrics:
+            about = {"name": family.name, "documentation": family.documentation, "labelnames": labels, "registry": None}
+            self._metrics[family.name] = (
+                Counter(**about) if family.type == "counter" else Gauge(**about, multiprocess_mode="mostrecent")
+            )
+        return self._metrics[family.name]
 
 
 _COLLECTOR = Collector()

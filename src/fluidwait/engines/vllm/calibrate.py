@@ -105,7 +105,8 @@ async def measure_mixed(engine: Engine, requests: Requests, in_flight: int, voca
 
 
 async def measure_generations(engine: Engine, generation: Generation, vocabulary: int) -> pl.DataFrame:
-    """One row per generation: batch, repeat, extrapolated, seconds, iterations, kv_work (KV tokens x iterations)."""
+    """One row per generation: batch, repeat, extrapolated, begin (s, monotonic clock), seconds, iterations, kv_work (KV
+    tokens x iterations)."""
     sizes = [*generation.batch, *generation.extrapolated]
     await burst(engine, max(sizes), generation.prompt, generation.output, vocabulary)
     rows = []
@@ -118,6 +119,7 @@ async def measure_generations(engine: Engine, generation: Generation, vocabulary
                     "batch": batch,
                     "repeat": repeat,
                     "extrapolated": batch in generation.extrapolated,
+                    "begin": timed.rows[0, 0],
                     "seconds": timed.seconds,
                     "iterations": len(timed.rows),
                     "kv_work": float(sums["kv_tokens"].sum()),

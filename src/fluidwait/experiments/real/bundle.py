@@ -1,9 +1,10 @@
 """A bundle: what one machine measured, in a folder that explains itself.
 
     bundle.json          machine, engine version and options, configuration and its hash, data sets, what is complete
-    iterations.csv       calibration: iterations by composition, median seconds
+    iterations.csv       calibration: iterations by composition, median seconds at pace 1
     hardware.yaml        the time model fitted to them
-    generations.csv      whole generations of equal requests, by batch size (E9)
+    generations.csv      whole generations of equal requests, by batch size (E9), at pace 1
+    pace.parquet         the machine's pace: samples of the meter in the calibration and in every run
     requests.parquet     every request of every run (E10), in the schema of all engines
     sent.parquet         when the load generator really sent it
     log.parquet          every iteration of every run, in the schema of all engines
@@ -24,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 import polars as pl
 
 from fluidwait.config import ConfigError, Strict, nearest
+from fluidwait.experiments.real.pace import Pace
 from fluidwait.experiments.real.target import Target
 from fluidwait.hardware import Hardware, load_hardware
 from fluidwait.paths import project_root
@@ -31,18 +33,19 @@ from fluidwait.provenance import atomic_path, file_sha256, write_text
 from fluidwait.records import Run, iter_runs
 
 DESCRIPTION = "bundle.json"
-TABLES = ("iterations.csv", "hardware.yaml", "generations.csv")
+TABLES = ("iterations.csv", "hardware.yaml", "generations.csv", "pace.parquet")
 RUNS = ("requests.parquet", "sent.parquet", "log.parquet", "batches.parquet")
 
 
 class Description(Strict):
     """``bundle.json``."""
 
-    record: Literal["fluidwait-bundle-1"] = "fluidwait-bundle-1"
+    record: Literal["fluidwait-bundle-2"] = "fluidwait-bundle-2"
     machine: str  # short name, of the folder too
     device: dict[str, Any]
     engine: dict[str, Any]  # version, options as passed and as the engine settled on them
     target: Target
+    pace: float | None  # s of a sample of the meter at pace 1; None where none could run
     config_hash: str  # of the target and the engine
     data: dict[str, str]  # SHA-256 by data set
     code: dict[str, str]  # SHA-256 of the source files of scheduler and policies
@@ -78,6 +81,11 @@ class Bundle(NamedTuple):
     def runs(self) -> Iterator[Run]:
         """Requests run by run; parameters are variant, policy, share, rate, replication and more."""
         return iter_runs(self.path("requests.parquet"))
+
+    def paces(self) -> dict[str, Pace]:
+        """The machine's pace in each run, on the clock of its arrivals."""
+        samples = pl.read_parquet(self.path("pace.parquet")).partition_by("run_id", as_dict=True, include_key=False)
+        return {name: Pace(table.to_numpy(), self.about.pace) for (name,), table in samples.items()}
 
     def generations(self) -> pl.DataFrame:
         return pl.read_csv(self.path("generations.csv"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fluidwait.config import ConfigError, nearest
 from fluidwait.experiments.real import bundle as bundles
-from fluidwait.experiments.real import draw, tables
+from fluidwait.experiments.real import draw, pace, tables
 from fluidwait.experiments.real.target import load_target
 from fluidwait.figures.real import FIGURES
 from fluidwait.paths import project_root
@@ -75,7 +75,8 @@ def figures() -> list[str]:
 def record_key(name: str) -> str:
     """Key of a recording: a changed target, scheduler or policy measures again."""
     code = code_fingerprint([*imported_modules("fluidwait.engines.vllm.scheduler"), "fluidwait.policies.*"])
-    return config_hash({"target": load_target(name).model_dump(exclude={"budget"}), "code": code})[:16]
+    target = load_target(name).model_dump(exclude={"budget"})
+    return config_hash({"target": target, "code": code, "meter": pace.COMPUTATION})[:16]
 
 
 @cache

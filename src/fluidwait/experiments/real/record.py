@@ -25,6 +25,7 @@ from fluidwait.engines.vllm.loadgen_engine import Engine
 from fluidwait.experiments.real import bundle as bundles
 from fluidwait.experiments.real.bundle import Bundle, Description, Points
 from fluidwait.experiments.real.machine import describe_machine
+from fluidwait.experiments.real.pace import COMPUTATION, Meter, Pace, worker_core
 from fluidwait.experiments.real.tables import evidence
 from fluidwait.experiments.real.target import STOCK, Target, workload_of
 from fluidwait.fluid import calibrated_boundary
@@ -85,15 +86,17 @@ async def _record(target: Target, folder: Path, say: Say) -> Bundle:
 
 
 class _LazyEngine:
-    """Starts the engine when the first point needs it; a finished recording needs none."""
+    """Starts the engine, and the meter beside it, when the first point needs it; a finished recording needs none."""
 
     def __init__(self, session: _Session) -> None:
-        self._session, self._context, self._engine = session, None, None
+        self._session, self._context, self._engine, self._meter = session, None, None, None
 
     async def __aenter__(self) -> _LazyEngine:
         return self
 
     async def __aexit__(self, *error: Any) -> None:
+        if self._meter is not None:
+            self._meter.close()
         if self._context is not None:
             await self._context.__aexit__(*error)
 
@@ -105,7 +108,13 @@ class _LazyEngine:
             self._engine = await context.__aenter__()
             self._context = context
             self._session.settled = await self._engine.describe()
+            core = worker_core() if target.device == "cpu" else None
+            self._meter = None if core is None else Meter(core)
         return self._engine
+
+    def pace(self) -> np.ndarray:
+        """Samples of the meter since the last call; none where there is no meter."""
+        return np.zeros((0, 2)) if self._meter is None else self._meter.take()
 
 
 class _Session:
@@ -117,6 +126,8 @@ class _Session:
         self.device = describe_machine(target.device)
         self.points = Points(self.folder)
         self.settled: dict[str, Any] = {}
+        self.paces: dict[str, list] = {}  # samples of the meter by point of the calibration
+        self.reference: float | None = None  # s of a sample at pace 1; None without a meter
         self.began = time.monotonic()
         self.loads: list[float] = []
         self.planned = 0
@@ -126,29 +137,46 @@ class _Session:
     # --- calibration ---
 
     async def calibrate(self, lazy: _LazyEngine) -> None:
-        """Measure iterations and generations; write iterations.csv, hardware.yaml and generations.csv."""
+        """Measure iterations and generations; write iterations.csv, hardware.yaml and generations.csv, at pace 1."""
         target, vocabulary = self.target, self.target.engine.vocabulary
         mixed = target.mixed
         requests = generate(load_workload(mixed.workload), n=mixed.requests, rate=1.0, seed=target.seed + 1)
 
-        async def bursts() -> list:
+        async def bursts() -> dict[str, Any]:
             engine = await lazy.get()
-            return (await calibrate.measure_bursts(engine, target.bursts, vocabulary)).tolist()
+            lazy.pace()
+            rows = await calibrate.measure_bursts(engine, target.bursts, vocabulary)
+            return {"rows": rows.tolist(), "pace": lazy.pace().tolist()}
 
-        async def clients() -> list:
+        async def clients() -> dict[str, Any]:
             engine = await lazy.get()
+            lazy.pace()
             parts = [await calibrate.measure_mixed(engine, requests, n, vocabulary) for n in mixed.in_flight]
-            return np.concatenate(parts).tolist()
+            return {"rows": np.concatenate(parts).tolist(), "pace": lazy.pace().tolist()}
 
-        async def generations() -> list:
+        async def generations() -> dict[str, Any]:
             engine = await lazy.get()
-            return (await calibrate.measure_generations(engine, target.generation, vocabulary)).to_dicts()
+            lazy.pace()
+            table = await calibrate.measure_generations(engine, target.generation, vocabulary)
+            return {"rows": table.to_dicts(), "pace": lazy.pace().tolist()}
 
-        rows = await self._point("bursts", target.bursts, bursts)
-        rows = rows + await self._point("mixed", [mixed, target.seed], clients)
+        found = [
+            await self._point("bursts", target.bursts, bursts),
+            await self._point("mixed", [mixed, target.seed], clients),
+        ]
         whole = await self._point("generations", target.generation, generations)
-        write_csv(self.folder / "iterations.csv", calibrate.medians(np.array(rows)))
-        write_csv(self.folder / "generations.csv", pl.DataFrame(whole))
+        rows = np.concatenate([part["rows"] for part in found])
+        pace = Pace(np.concatenate([np.reshape(part["pace"], (-1, 2)) for part in found]))
+        self.reference = pace.reference if len(pace.time) else None
+        self.paces = dict(
+            zip(("bursts", "mixed", "generations"), (part["pace"] for part in (*found, whole)), strict=True)
+        )
+        rows[:, 1] /= pace.during(rows[:, 0], rows[:, 0] + rows[:, 1])
+        write_csv(self.folder / "iterations.csv", calibrate.medians(rows))
+        table = pl.DataFrame(whole["rows"])
+        begin, end = table["begin"].to_numpy(), (table["begin"] + table["seconds"]).to_numpy()
+        paces = pl.Series(Pace(whole["pace"], self.reference).during(begin, end))
+        write_csv(self.folder / "generations.csv", table.with_columns(pl.col("seconds") / paces).drop("begin"))
         calibrate_iterations(self.folder / "iterations.csv", target.header(), self.folder / "hardware.yaml")
 
     # --- runs ---
@@ -189,6 +217,7 @@ class _Session:
         one = Requests(*(column[:1] for column in requests))
         await loadgen.offer(one._replace(arrival=np.zeros(1)), engine.send, vocabulary=self.target.engine.vocabulary)
         await engine.log()
+        lazy.pace()
         answers = await loadgen.offer(
             requests,
             engine.send,
@@ -199,11 +228,13 @@ class _Session:
         log = await engine.log()
         evictions = loadgen_engine.evictions(log, len(requests.arrival))
         columns = loadgen.columns_of(requests, answers, evictions)
-        rows = log.rows.copy()
-        rows[:, 0] -= answers.start
+        rows, pace = log.rows.copy(), lazy.pace()
+        for moments in (rows, pace):
+            moments[:, 0] -= answers.start
         return {name: column.tolist() for name, column in columns.items()} | {
             "sent": answers.sent.tolist(),
             "log": rows.tolist(),
+            "pace": pace.tolist(),
             "drift": loadgen.drift(requests, answers)._asdict(),
             "load": os.getloadavg()[0],
         }
@@ -245,6 +276,7 @@ class _Session:
             {
                 "engine": [self.version, target.engine, target.model],
                 "device": self.device["name"],
+                "meter": COMPUTATION if target.device == "cpu" else None,
                 "point": identity,
             }
         )
@@ -261,7 +293,7 @@ class _Session:
             data = await measure()
             self.points.put(name, key, data)
             self.measured = True
-        self.loads.append(os.getloadavg()[0] if not isinstance(data, dict) else data["load"])
+        self.loads.append(data.get("load", os.getloadavg()[0]))
         return data
 
     # --- the bundle ---
@@ -274,6 +306,8 @@ class _Session:
         key = config_hash({"target": self.target, "engine": self.version, "device": self.device["name"]})
         if runs:
             self._write_runs(runs, key)
+        paces = self.paces | {plan.name: data["pace"] for plan, data in runs}
+        write_parquet(self.folder / "pace.parquet", [_named(name, _samples(pace)) for name, pace in paces.items()])
         files = bundles.TABLES + (bundles.RUNS if runs else ())
         target = self.target
         workloads = {target.mixed.workload, *(v.workload for v in target.variants.values())}
@@ -287,6 +321,7 @@ class _Session:
                 "settled": self.settled or (self.before.engine["settled"] if self.before else {}),
             },
             target=target,
+            pace=self.reference,
             config_hash=key,
             data={p.name: file_sha256(p) for name in sorted(workloads) for p in input_files(load_workload(name))},
             code=code_fingerprint([*imported_modules("fluidwait.engines.vllm.scheduler"), "fluidwait.policies.*"]),
@@ -327,7 +362,7 @@ class _Session:
                 sent.append(_named(plan.name, {"request_id": columns["request_id"], "sent": data["sent"]}))
                 batches.append(_named(plan.name, _batches(rows)))
         for name, tables in (("sent.parquet", sent), ("batches.parquet", batches)):
-            pl.concat(tables).write_parquet(self.folder / name, compression="zstd")
+            write_parquet(self.folder / name, tables)
 
 
 def _described(folder: Path) -> Description | None:
@@ -360,6 +395,14 @@ def _batches(rows: np.ndarray) -> dict[str, np.ndarray]:
 
 def _named(run_id: str, columns: dict[str, Any]) -> pl.DataFrame:
     return pl.DataFrame(columns).insert_column(0, pl.lit(run_id).alias("run_id"))
+
+
+def _samples(pace: list) -> dict[str, np.ndarray]:
+    return dict(zip(("time", "seconds"), np.reshape(pace, (-1, 2)).T, strict=True))
+
+
+def write_parquet(path: Path, tables: list[pl.DataFrame]) -> None:
+    pl.concat(tables).write_parquet(path, compression="zstd")
 
 
 def write_csv(path: Path, table: pl.DataFrame) -> None:

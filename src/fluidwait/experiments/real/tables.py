@@ -15,6 +15,7 @@ from fluidwait.engines.simulator import Run as Simulated
 from fluidwait.engines.simulator import simulate
 from fluidwait.experiments.metrics import mean_interval, run_metrics, summarise
 from fluidwait.experiments.real.bundle import Bundle
+from fluidwait.experiments.real.pace import Clock
 from fluidwait.experiments.real.target import STOCK, Target, workload_of
 from fluidwait.policies import Policy, load_policy
 from fluidwait.policies.contract import Context
@@ -28,6 +29,7 @@ POINT = ("variant", "policy", "share", "rate")
 """What replications have in common."""
 
 LINEAR, PROFILE = "linear", "profile"
+REDUCTIONS = ("reduction", "paced_reduction", "ttft_reduction")
 
 
 class Simulator:
@@ -155,41 +157,67 @@ class Replayed(NamedTuple):
     requests: Requests
     real: Run
     log: Run
-    simulated: Simulated
+    clock: Clock  # even while the machine's pace, as the meter saw it, is not
     speed: float  # measured seconds of the run's batches over those that the time model predicts for them
-    adjusted: Simulated  # simulated with iterations that take ``speed`` times as long
-    neighbours: Simulated  # simulated with the mean speed of the runs before and after instead
+    leftover: float  # the same on that clock
+    simulated: Simulated  # with the pace of the machine
+    unpaced: Simulated  # on a machine as fast as in the calibration
+    adjusted: Simulated  # with the pace, and iterations that take ``leftover`` times as long
 
 
 def replay(bundle: Bundle) -> list[Replayed]:
     """Simulate the requests of every run, with the settings of its policy."""
-    simulator, found = Simulator(bundle), []
-    both = list(zip(bundle.runs(), iter_runs(bundle.path("log.parquet"), "iterations"), strict=True))
+    simulator, paces, found = Simulator(bundle), bundle.paces(), []
     batches = pl.read_parquet(bundle.path("batches.parquet")).partition_by("run_id", as_dict=True)
-    speeds = [float(log.columns["duration"].sum()) / simulator.predicted(batches[real.run_id,]) for real, log in both]
-    for i, (real, log) in enumerate(both):
-        point = real.parameters
+    for real, log in zip(bundle.runs(), iter_runs(bundle.path("log.parquet"), "iterations"), strict=True):
+        point, clock = real.parameters, Clock(paces[real.run_id])
         requests = Requests(*(real.columns[c] for c in ("arrival", "prompt_tokens", "output_tokens", "kind")))
-        where = (requests, point["variant"], point["policy"], point["rate"])
-        around = speeds[max(i - 1, 0) : i] + speeds[i + 1 : i + 2] or [1.0]
-        versions = [simulator.run(*where, speed=speed) for speed in (1.0, speeds[i], float(np.mean(around)))]
-        found.append(Replayed(point, requests, real, log, versions[0], speeds[i], *versions[1:]))
+        where = (point["variant"], point["policy"], point["rate"])
+        begin, duration = log.columns["start"], log.columns["duration"]
+        predicted = simulator.predicted(batches[real.run_id,])
+        leftover = float((clock.even(begin + duration) - clock.even(begin)).sum()) / predicted
+        found.append(
+            Replayed(
+                point,
+                requests,
+                real,
+                log,
+                clock,
+                float(duration.sum()) / predicted,
+                leftover,
+                simulated=paced(simulator, clock, requests, where),
+                unpaced=simulator.run(requests, *where),
+                adjusted=paced(simulator, clock, requests, where, leftover),
+            )
+        )
     return found
+
+
+def paced(
+    simulator: Simulator, clock: Clock, requests: Requests, where: tuple[str, str, float], speed: float = 1.0
+) -> Simulated:
+    """Simulate on a machine whose pace changes: on a clock that is even there, with arrivals moved to it and back.
+
+    Only ``max_wait``, 20 ms of real time, is taken to be of that clock.
+    """
+    there = simulator.run(requests._replace(arrival=clock.even(requests.arrival)), *where, speed=speed)
+    return there._replace(completion=clock.moments(there.completion), first_token=clock.moments(there.first_token))
 
 
 def pairs(replayed: list[Replayed]) -> pl.DataFrame:
     """Every request twice: its latency (s) on the engine, and in the simulator given the same requests."""
     parts = []
-    for point, requests, real, _, simulated, _, adjusted, neighbours in replayed:
-        own = {name: [point[name]] * len(requests.arrival) for name in (*POINT, "replication")}
+    for run in replayed:
+        arrival = run.requests.arrival
+        own = {name: [run.point[name]] * len(arrival) for name in (*POINT, "replication")}
         times = {
-            "request_id": real.columns["request_id"],
-            "real": real.columns["completion"] - requests.arrival,
-            "simulated": simulated.completion - requests.arrival,
-            "adjusted": adjusted.completion - requests.arrival,
-            "neighbours": neighbours.completion - requests.arrival,
-            "real_ttft": real.columns["first_token"] - requests.arrival,
-            "simulated_ttft": simulated.first_token - requests.arrival,
+            "request_id": run.real.columns["request_id"],
+            "real": run.real.columns["completion"] - arrival,
+            "simulated": run.simulated.completion - arrival,
+            "unpaced": run.unpaced.completion - arrival,
+            "adjusted": run.adjusted.completion - arrival,
+            "real_ttft": run.real.columns["first_token"] - arrival,
+            "simulated_ttft": run.simulated.first_token - arrival,
         }
         parts.append(pl.DataFrame(own | times))
     return pl.concat(parts)
@@ -199,22 +227,22 @@ def reality(replayed: list[Replayed], both: pl.DataFrame) -> pl.DataFrame:
     """One row per variant, policy and rate: how far the simulated latencies are from the real ones.
 
     ``median_error`` and ``p90_error`` are quantiles of |simulated / real - 1| over all requests of the replications,
-    ``mean_error`` compares mean latencies. ``speed`` is how much longer the engine's batches took during the run than
-    the calibrated model says for the same batches, and ``adjusted_error`` the median error when the simulator knows
-    that: what is left is the schedule's, what it removes is the machine's, which was faster or slower than when it was
-    calibrated. ``neighbour_error`` is the same with the speed in the runs just before and after, in the order of the
-    recording, so with nothing that was measured in the run itself.
+    ``mean_error`` compares mean latencies. The simulator knows the pace of the machine from a meter, and nothing that
+    was measured of the engine during the run. ``unpaced_error`` is the median when it takes the machine to be as fast
+    as in the calibration. ``speed`` is how much longer the engine's batches took during the run than the calibrated
+    model says for the same batches, ``leftover`` what of it the pace does not explain, and ``adjusted_error`` the
+    median error when the simulator knows that as well: what is left is the schedule's.
     """
-    error, adjusted, neighbour = (
-        (pl.col(name) / pl.col("real") - 1).abs() for name in ("simulated", "adjusted", "neighbours")
+    error, unpaced, adjusted = (
+        (pl.col(name) / pl.col("real") - 1).abs() for name in ("simulated", "unpaced", "adjusted")
     )
     rows = both.group_by(POINT, maintain_order=True).agg(
         requests=pl.len(),
         replications=pl.col("replication").n_unique(),
         median_error=error.median(),
         p90_error=error.quantile(0.9),
+        unpaced_error=unpaced.median(),
         adjusted_error=adjusted.median(),
-        neighbour_error=neighbour.median(),
         real=pl.col("real").mean(),
         simulated=pl.col("simulated").mean(),
         real_ttft=pl.col("real_ttft").mean(),
@@ -225,36 +253,45 @@ def reality(replayed: list[Replayed], both: pl.DataFrame) -> pl.DataFrame:
 
 
 def _busy(replayed: list[Replayed]) -> pl.DataFrame:
-    """Seconds in iterations and their number, real and simulated, summed over the replications."""
-    rows = [
-        {name: point[name] for name in POINT}
-        | {
-            "real_busy": float(log.columns["duration"].sum()),
-            "simulated_busy": simulated.busy,
-            "real_iterations": len(log.columns["duration"]),
-            "simulated_iterations": simulated.iterations,
-            "real_evictions": int(real.columns["evictions"].sum()),
-            "simulated_evictions": int(simulated.evictions.sum()),
-            "speed": speed,
-            "drift_mean": point["drift_mean"],
-            "drift_largest": point["drift_largest"],
-        }
-        for point, _, real, log, simulated, speed, *_ in replayed
-    ]
+    """Seconds in iterations, at pace 1, and their number, real and simulated, summed over the replications."""
+    rows = []
+    for run in replayed:
+        begin, duration = run.log.columns["start"], run.log.columns["duration"]
+        busy = float((run.clock.even(begin + duration) - run.clock.even(begin)).sum())
+        rows.append(
+            {name: run.point[name] for name in POINT}
+            | {
+                "real_busy": busy,
+                "simulated_busy": run.simulated.busy,
+                "real_iterations": len(run.log.columns["duration"]),
+                "simulated_iterations": run.simulated.iterations,
+                "real_evictions": int(run.real.columns["evictions"].sum()),
+                "simulated_evictions": int(run.simulated.evictions.sum()),
+                "speed": run.speed,
+                "leftover": run.leftover,
+                "drift_mean": run.point["drift_mean"],
+                "drift_largest": run.point["drift_largest"],
+            }
+        )
     grouped = pl.DataFrame(rows).group_by(POINT, maintain_order=True)
     sums = [f"{engine}_{what}" for what in ("busy", "iterations", "evictions") for engine in ("real", "simulated")]
-    return grouped.agg(pl.col(sums).sum(), pl.col("speed", "drift_mean").mean(), pl.col("drift_largest").max())
+    means = ("speed", "leftover", "drift_mean")
+    return grouped.agg(pl.col(sums).sum(), pl.col(means).mean(), pl.col("drift_largest").max())
 
 
 # --- E10 -------------------------------------------------------------------------------------------------------------
 
 
 def runs(bundle: Bundle) -> pl.DataFrame:
-    """Metrics of every run."""
-    rows = []
+    """Metrics of every run; ``paced_latency`` is the mean latency (s) on a clock that goes with the machine's pace."""
+    rows, paces = [], bundle.paces()
     for run in bundle.runs():
         own = {name: run.parameters[name] for name in (*POINT, "replication")}
-        rows.append(own | run_metrics(run.columns, window=bundle.target.window)._asdict())
+        clock, window = Clock(paces[run.run_id]), bundle.target.window
+        even = {name: clock.even(run.columns[name]) for name in ("arrival", "first_token", "completion")}
+        paced_latency = run_metrics(run.columns | even, window=window).mean_latency
+        metrics = run_metrics(run.columns, window=window)._asdict()
+        rows.append(own | metrics | {"paced_latency": paced_latency})
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
@@ -269,13 +306,15 @@ def gain(bundle: Bundle, metrics: pl.DataFrame) -> pl.DataFrame:
     """How much lower the latency is than under vLLM's own scheduler on the same requests: paired, per variant and rate.
 
     ``reduction`` is 1 - mean latency / mean latency of the stock scheduler, its mean over replications with a 95 %
-    interval; negative when the policy is slower. The row without a share is over all rates of the variant.
+    interval; negative when the policy is slower. ``paced_reduction`` is the same with latencies at pace 1, so that it
+    matters less which of the two had the faster machine. The row without a share is over all rates of the variant.
     """
     stock = metrics.filter(pl.col("policy") == STOCK)
     on = ["variant", "share", "rate", "replication"]
     other = metrics.filter(pl.col("policy") != STOCK).join(stock, on=on, suffix="_stock", maintain_order="left")
     other = other.with_columns(
         reduction=1 - pl.col("mean_latency") / pl.col("mean_latency_stock"),
+        paced_reduction=1 - pl.col("paced_latency") / pl.col("paced_latency_stock"),
         ttft_reduction=1 - pl.col("mean_ttft") / pl.col("mean_ttft_stock"),
     )
     rows = []
@@ -283,14 +322,14 @@ def gain(bundle: Bundle, metrics: pl.DataFrame) -> pl.DataFrame:
         own = {"variant": variant, "policy": policy, "label": bundle.target.policies[policy].label}
         for (share, rate), point in part.group_by("share", "rate", maintain_order=True):
             rows.append(own | {"share": share, "rate": rate} | _intervals(point))
-        means = part.group_by("replication").agg(pl.col("reduction", "ttft_reduction").mean()).sort("replication")
+        means = part.group_by("replication").agg(pl.col(REDUCTIONS).mean()).sort("replication")
         rows.append(own | {"share": None, "rate": None} | _intervals(means))
     return pl.DataFrame(rows, infer_schema_length=None).sort("variant", "policy", "share", nulls_last=True)
 
 
 def _intervals(part: pl.DataFrame) -> dict[str, float]:
     row: dict[str, float] = {"replications": part.height}
-    for name in ("reduction", "ttft_reduction"):
+    for name in REDUCTIONS:
         interval = mean_interval(part[name])
         row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
     return row

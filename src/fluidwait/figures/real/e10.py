@@ -65,13 +65,19 @@ def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
         f"[{100 * r['reduction_low']:+.1f}, {100 * r['reduction_high']:+.1f}]"
         for r in overall.to_dicts()
     )
+    paced = "; ".join(
+        f"{100 * r['paced_reduction']:+.1f} % [{100 * r['paced_reduction_low']:+.1f}, "
+        f"{100 * r['paced_reduction_high']:+.1f}]"
+        for r in overall.to_dicts()
+    )
+    metered = f" With latencies at the machine's pace in the calibration, in this order: {paced}."
     return (
         f"E10. {origin(bundle, fresh)} {titles}. Above: mean end-to-end latency of the central "
         f"{100 * target.window:g} % of the requests by arrival order, at shares of the capacity that the calibrated "
         "fluid model predicts. Below: how much lower it is than under vLLM's own scheduler on the same requests at "
         "equal limits (tokens and requests per batch, KV blocks), paired by replication; policies took turns in "
         "alternating order; shifted sideways to be told apart. Bands and bars: 95 % Student-t intervals. Mean "
-        f"reduction over the rates: {found}."
+        f"reduction over the rates: {found}.{'' if bundle.about.pace is None else metered}"
     )
 
 

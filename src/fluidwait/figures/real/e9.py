@@ -69,15 +69,21 @@ def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
         f"{100 * held['mape']:.3g} % on {held['rows']} iterations held out of its fit."
     )
     if bundle.has_runs():
-        table = pl.read_csv(folder / "reality.csv")
+        table, metered = pl.read_csv(folder / "reality.csv"), bundle.about.pace is not None
+        known = "settings and the calibrated times"
+        if metered:
+            known = "settings, the calibrated times, and the machine's pace from a meter beside the engine"
         text += (
             " (b) End-to-end latency of every request on the engine and in the simulator, which got the same requests, "
-            f"settings and the calibrated times; {table['requests'].sum():,} requests in all. Median error by policy "
-            f"and rate: {_spread(table['median_error'])}; if the simulator is told how fast batches were computed in "
-            f"the runs just before and after, {_spread(table['neighbour_error'])}; in the run itself "
-            f"({table['speed'].min():.2f} to {table['speed'].max():.2f} times the calibrated seconds), "
-            f"{_spread(table['adjusted_error'])}."
+            f"{known}; {table['requests'].sum():,} requests in all. "
+            f"Median error by policy and rate: {_spread(table['median_error'])}"
         )
+        if metered:
+            text += (
+                f"; on a machine taken to be as fast as in the calibration, {_spread(table['unpaced_error'])} (it took "
+                f"{table['speed'].min():.2f} to {table['speed'].max():.2f} times as long)"
+            )
+        text += f"; if it is also told how long the run's batches took, {_spread(table['adjusted_error'])}."
     return text
 
 

@@ -336,6 +336,16 @@ def test_held_out_error_is_about_the_noise(tmp_path):
     assert 0.95 < held["r2"] < 1
 
 
+def test_measurements_that_scatter_do_not_make_the_fit_low(tmp_path):
+    """Iterations that take s = 20 % more or less: the model's sum is theirs, not lower by 2 s^2 = 8 %."""
+    ratios = []
+    for seed in range(6):
+        rows = iterations(400, lambda q: 6e-5 * q, seed=seed, noise=0.2)
+        fitted = calibrate_iterations(measured(tmp_path, rows), TEMPLATE, tmp_path / "hw.yaml")
+        ratios.append(predictions(fitted, rows).sum() / sum(r["seconds"] for r in rows))
+    assert np.mean(ratios) == pytest.approx(1.0, abs=0.02)
+
+
 def test_held_out_rows_are_not_fitted(tmp_path):
     """Twenty-five noisy rows and seven coefficients: rows that are fitted look much better than rows that are not."""
     held, fitted = [], []

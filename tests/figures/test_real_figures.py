@@ -18,6 +18,7 @@ def bundle(tmp_path, runs=True, **change) -> Bundle:
         "device": {"name": "Some CPU, 2 cores", "cores": 2},
         "engine": {"name": "vllm", "version": "0.32.0"},
         "target": target,
+        "pace": 2e-3,
         "config_hash": "0" * 64,
         "data": {},
         "code": {},
@@ -50,8 +51,8 @@ def tables(tmp_path):
     reality = {
         "requests": [6],
         "median_error": [0.05],
+        "unpaced_error": [0.08],
         "adjusted_error": [0.03],
-        "neighbour_error": [0.04],
         "speed": [1.1],
     }
     pl.DataFrame(reality).write_csv(tmp_path / "reality.csv")
@@ -64,7 +65,11 @@ def tables(tmp_path):
                 summary.append({"variant": variant, "policy": policy, "rate": rate, "mean_latency": latency} | bounds)
         for share, rate in ((0.5, 5.0), (1.0, 10.0), (None, None)):
             own = {"variant": variant, "policy": policies[1], "label": policies[1], "share": share, "rate": rate}
-            gain.append(own | {"reduction": 0.2, "reduction_low": 0.1, "reduction_high": 0.3})
+            gain.append(
+                own
+                | {"reduction": 0.2, "reduction_low": 0.1, "reduction_high": 0.3}
+                | {"paced_reduction": 0.15, "paced_reduction_low": 0.125, "paced_reduction_high": 0.175}
+            )
     pl.DataFrame(summary).write_csv(tmp_path / "summary.csv")
     pl.DataFrame(gain).write_csv(tmp_path / "gain.csv")
     return tmp_path
@@ -100,6 +105,16 @@ def test_e10_has_a_column_per_variant_that_was_run(tables):
     caption = e10.caption(tables, bundle(tables), fresh=False)
     assert "WAIT" not in caption.split("Mean reduction")[1].split(":")[0]
     assert "wait, single type: +20.0 % [+10.0, +30.0]" in caption
+    assert "in this order: +15.0 % [+12.5, +17.5]" in caption
+
+
+def test_captions_speak_of_the_meter_only_where_there_was_one(tables):
+    with_meter, without = bundle(tables), bundle(tables, pace=None)
+    caption = e9.caption(tables, with_meter, fresh=False)
+    assert "pace from a meter" in caption and "median 5 %; on a machine taken to be as fast" in caption
+    caption = e9.caption(tables, without, fresh=False)
+    assert "meter" not in caption and "as fast as" not in caption and "median 5 %; if it is also told" in caption
+    assert "pace" not in e10.caption(tables, without, fresh=False)
 
 
 def test_e10_of_a_bundle_without_runs_says_so(tables):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,8 @@ device: cpu
 model: {name: small, layers: 2, hidden: 64, query_heads: 2, kv_heads: 2, head_dim: 32, mlp_hidden: 128,
         bytes_per_weight: 4, bytes_per_kv: 4}
 engine: {dtype: float32, block_size: 32, kv_blocks: 64, max_model_len: 256, max_num_seqs: 16,
-         max_num_batched_tokens: 128, enforce_eager: true, vocabulary: 256, environment: {VLLM_CPU_KVCACHE_SPACE: "1"}}
+         max_num_batched_tokens: 128, enforce_eager: true, vocabulary: 256,
+         environment: {VLLM_CPU_KVCACHE_SPACE: "1", VLLM_CPU_OMP_THREADS_BIND: "CORE"}}
 budget: 600
 bursts: {batch: [1, 4, 8], prompt: [8, 64], output: 4, repeats: 1}
 mixed: {workload: lmsys-short, requests: 20, in_flight: [4]}
@@ -48,7 +50,7 @@ policies:
 @pytest.fixture(scope="module")
 def target_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("target") / "small.yaml"
-    path.write_text(TARGET)
+    path.write_text(TARGET.replace("CORE", str(min(os.sched_getaffinity(0)))))
     return path
 
 
@@ -101,6 +103,24 @@ def test_a_bundle_describes_itself(recorded):
     assert set(about.files) == {*bundles.TABLES, *bundles.RUNS, "time_model.csv", "single.csv"}
     assert set(about.data) == {"lmsys-chat-1m.csv"} and len(about.config_hash) == 64
     assert sum((folder / name).stat().st_size for name in about.files) < 200_000
+
+
+def test_the_pace_of_the_machine_lies_in_the_bundle(recorded):
+    folder, _ = recorded
+    bundle = read_bundle(folder)
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core: the worker is not bound to fewer than all, so there is no meter (run on two cores)")
+    paces = bundle.paces()
+    assert bundle.about.pace > 0 and set(paces) == {
+        "bursts",
+        "mixed",
+        "generations",
+        *(r.run_id for r in bundle.runs()),
+    }
+    for run in bundle.runs():
+        pace, end = paces[run.run_id], run.columns["completion"].max()
+        assert np.all(np.diff(pace.time) > 0) and pace.time[-1] > end - 1
+        assert 0.2 < pace.during(0.0, end) < 5
 
 
 def test_what_claims_are_judged_by_lies_in_the_bundle(recorded):

@@ -7,6 +7,7 @@ import pytest
 
 from fluidwait.experiments.real import tables
 from fluidwait.experiments.real.bundle import committed, read_bundle
+from fluidwait.experiments.real.pace import Clock, Pace
 from fluidwait.experiments.real.target import STOCK
 
 
@@ -25,23 +26,41 @@ def test_on_a_machine_k_times_as_slow_with_arrivals_k_times_as_far_apart_all_tak
     np.testing.assert_allclose(slower.completion, 4 * once.completion, rtol=1e-12)
 
 
-def test_neighbours_say_how_fast_the_machine_was_and_the_run_itself_does_not(bundle, monkeypatch):
-    """A run whose batches took twice as long: its own adjustment follows, what its neighbours say does not."""
-    changed, iter_runs = 5, tables.iter_runs
+def test_the_meter_says_how_fast_the_machine_was_and_the_run_itself_does_not(bundle, monkeypatch):
+    """A run in which the meter saw twice the pace is simulated so; one whose batches took twice as long is not."""
+    slower, longer, iter_runs, paces = 5, 8, tables.iter_runs, type(bundle).paces
 
-    def slower(*arguments):
+    def twice_the_pace(self):
+        found = paces(self)
+        name = list(self.runs())[slower].run_id
+        samples = np.column_stack([found[name].time, 2 * np.diff(found[name]._sums)])
+        return found | {name: Pace(samples, found[name].reference)}
+
+    def twice_as_long(*arguments):
         for i, run in enumerate(iter_runs(*arguments)):
-            duration = run.columns["duration"] * (2.0 if i == changed else 1.0)
+            duration = run.columns["duration"] * (2.0 if i == longer else 1.0)
             yield run._replace(columns=run.columns | {"duration": duration})
 
     before = tables.replay(bundle)
-    monkeypatch.setattr(tables, "iter_runs", slower)
+    monkeypatch.setattr(type(bundle), "paces", twice_the_pace)
+    monkeypatch.setattr(tables, "iter_runs", twice_as_long)
     after = tables.replay(bundle)
-    assert after[changed].speed == pytest.approx(2 * before[changed].speed)
-    assert after[changed].adjusted.completion[-1] > before[changed].adjusted.completion[-1]
+    latency = [run.simulated.completion - run.requests.arrival for run in (before[slower], after[slower])]
+    assert latency[1].mean() > 1.9 * latency[0].mean()
+    assert after[slower].leftover == pytest.approx(before[slower].leftover / 2)
+    assert after[longer].leftover == pytest.approx(2 * before[longer].leftover, rel=0.1)
+    assert after[longer].adjusted.completion[-1] > before[longer].adjusted.completion[-1]
     for i, (old, new) in enumerate(zip(before, after, strict=True)):
-        np.testing.assert_array_equal(new.simulated.completion, old.simulated.completion)
-        beside = abs(i - changed) == 1
-        assert np.array_equal(new.neighbours.completion, old.neighbours.completion) == (not beside)
-        if i != changed:
-            assert new.speed == old.speed
+        np.testing.assert_array_equal(new.unpaced.completion, old.unpaced.completion)
+        if i != slower:
+            np.testing.assert_array_equal(new.simulated.completion, old.simulated.completion)
+
+
+def test_a_steady_pace_is_a_slower_machine(bundle):
+    """A clock that goes at half the speed all the time, and iterations that take twice as long: the same run."""
+    simulator, run = tables.Simulator(bundle), next(bundle.runs())
+    requests = tables.Requests(*(run.columns[n] for n in ("arrival", "prompt_tokens", "output_tokens", "kind")))
+    where = (run.parameters["variant"], STOCK, run.parameters["rate"])
+    clock = Clock(Pace(np.column_stack([0.05 * np.arange(100), np.full(100, 2e-3)]), reference=1e-3))
+    steady = simulator.run(requests, *where, speed=2.0)
+    np.testing.assert_allclose(tables.paced(simulator, clock, requests, where).completion, steady.completion, rtol=1e-9)

@@ -160,18 +160,19 @@ def _measure(core: int) -> None:
 
     for layer in range(LAYERS):  # warm up
         compute(layer)
-    samples, turn = [], 0
+    samples, turn, due = [], 0, time.monotonic()
     while True:
-        asked, _, _ = select.select([sys.stdin], [], [], PERIOD)
+        asked, _, _ = select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))
         if asked:
             if not sys.stdin.readline():
                 return
             print(json.dumps(samples), flush=True)
             samples = []
-            continue
-        begin, spent = time.monotonic(), time.thread_time()
-        compute(turn := (turn + 1) % LAYERS)
-        samples.append((begin, time.thread_time() - spent))
+        if time.monotonic() >= due:
+            begin, spent = time.monotonic(), time.thread_time()
+            compute(turn := (turn + 1) % LAYERS)
+            samples.append((begin, time.thread_time() - spent))
+            due = time.monotonic() + PERIOD
 
 
 if __name__ == "__main__":

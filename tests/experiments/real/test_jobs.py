@@ -26,6 +26,7 @@ def put(folder, machine, recorded):
         recorded=recorded,
         load=[1.0, 1.0, 1.0],
         seconds=1.0,
+        pace=None,
         points=3,
         planned=3,
         files={},

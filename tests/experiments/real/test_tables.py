@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
+import polars as pl
 import pytest
 
 from fluidwait.experiments.real import tables
-from fluidwait.experiments.real.bundle import committed, read_bundle
+from fluidwait.experiments.real.bundle import Bundle, committed, read_bundle
 from fluidwait.experiments.real.pace import Clock, Pace
 from fluidwait.experiments.real.target import STOCK
 
@@ -64,3 +67,13 @@ def test_a_steady_pace_is_a_slower_machine(bundle):
     clock = Clock(Pace(np.column_stack([0.05 * np.arange(100), np.full(100, 2e-3)]), reference=1e-3))
     steady = simulator.run(requests, *where, speed=2.0)
     np.testing.assert_allclose(tables.paced(simulator, clock, requests, where).completion, steady.completion, rtol=1e-9)
+
+
+def test_without_a_meter_the_pace_is_always_one(bundle, tmp_path):
+    """As on a GPU: a bundle without samples is simulated as on a machine that is as fast as in the calibration."""
+    for name in (*bundle.about.files, "bundle.json"):
+        shutil.copy(bundle.path(name), tmp_path)
+    pl.read_parquet(bundle.path("pace.parquet")).clear().write_parquet(tmp_path / "pace.parquet")
+    for run in tables.replay(Bundle(tmp_path, bundle.about.model_copy(update={"pace": None})))[:3]:
+        np.testing.assert_allclose(run.simulated.completion, run.unpaced.completion, rtol=1e-12)
+        assert run.leftover == pytest.approx(run.speed)

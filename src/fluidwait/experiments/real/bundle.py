@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -83,9 +84,10 @@ class Bundle(NamedTuple):
         return iter_runs(self.path("requests.parquet"))
 
     def paces(self) -> dict[str, Pace]:
-        """The machine's pace in each run, on the clock of its arrivals."""
+        """The machine's pace in each run, on the clock of its arrivals; always 1 where there was no meter."""
         samples = pl.read_parquet(self.path("pace.parquet")).partition_by("run_id", as_dict=True, include_key=False)
-        return {name: Pace(table.to_numpy(), self.about.pace) for (name,), table in samples.items()}
+        found = {name: Pace(table.to_numpy(), self.about.pace) for (name,), table in samples.items()}
+        return defaultdict(lambda: Pace([]), found)
 
     def generations(self) -> pl.DataFrame:
         return pl.read_csv(self.path("generations.csv"))

@@ -165,14 +165,16 @@ class _Session:
             await self._point("mixed", [mixed, target.seed], clients),
         ]
         whole = await self._point("generations", target.generation, generations)
-        rows = np.concatenate([part["rows"] for part in found])
-        pace = Pace(np.concatenate([np.reshape(part["pace"], (-1, 2)) for part in found]))
-        self.reference = pace.reference if len(pace.time) else None
-        self.paces = dict(
-            zip(("bursts", "mixed", "generations"), (part["pace"] for part in (*found, whole)), strict=True)
-        )
-        rows[:, 1] /= pace.during(rows[:, 0], rows[:, 0] + rows[:, 1])
-        write_csv(self.folder / "iterations.csv", calibrate.medians(rows))
+        names = ("bursts", "mixed", "generations")
+        self.paces = {name: part["pace"] for name, part in zip(names, (*found, whole), strict=True)}
+        taken = np.concatenate([np.reshape(part["pace"], (-1, 2)) for part in found])
+        self.reference = Pace(taken).reference if len(taken) else None
+        parts = []
+        for part in found:  # each by itself: the clock may have started anew between them
+            rows = np.array(part["rows"])
+            rows[:, 1] /= Pace(part["pace"], self.reference).during(rows[:, 0], rows[:, 0] + rows[:, 1])
+            parts.append(rows)
+        write_csv(self.folder / "iterations.csv", calibrate.medians(np.concatenate(parts)))
         table = pl.DataFrame(whole["rows"])
         begin, end = table["begin"].to_numpy(), (table["begin"] + table["seconds"]).to_numpy()
         paces = pl.Series(Pace(whole["pace"], self.reference).during(begin, end))

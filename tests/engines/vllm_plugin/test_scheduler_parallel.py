@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)")
 import httpx  # noqa: E402
 from real_engine import Engine, greedy, prompts, texts  # noqa: E402
+from vllm import envs  # noqa: E402
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402
 
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
@@ -31,6 +32,7 @@ TINY = ModelShape(
 @pytest.fixture(autouse=True)
 def a_core_for_each_worker(monkeypatch):
     """vLLM 0.20 fails at start when threads are bound to no core, see conftest.py."""
+    envs.disable_envs_cache()  # an engine that ran in this process keeps the environment of its start
     if os.environ["VLLM_CPU_OMP_THREADS_BIND"] != "nobind":
         cores = sorted(os.sched_getaffinity(0))
         monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", f"{cores[0]}|{cores[-1]}")

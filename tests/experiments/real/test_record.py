@@ -58,6 +58,9 @@ def target_file(tmp_path_factory):
 def recorded(target_file, tmp_path_factory):
     """(folder, what was said when it was cut short, then when it went on, then when nothing was left to do)."""
     pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)")
+    from vllm import envs
+
+    envs.disable_envs_cache()  # an engine that ran in this process keeps the environment of its start
     folder, said = tmp_path_factory.mktemp("recording") / "small", []
     for change in ({"budget": 0.001}, {}, {}):
         lines: list[str] = []

@@ -60,12 +60,16 @@ def recorded(target_file, tmp_path_factory):
     pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)")
     from vllm import envs
 
-    envs.disable_envs_cache()  # an engine that ran in this process keeps the environment of its start
     folder, said = tmp_path_factory.mktemp("recording") / "small", []
-    for change in ({"budget": 0.001}, {}, {}):
-        lines: list[str] = []
-        record(load_target(target_file, change), folder, lines.append)
-        said.append((lines, read_bundle(folder).about))
+    # Tests in which an engine runs in this process leave the environment that it needs, and vLLM a copy of it.
+    envs.disable_envs_cache()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")  # with a worker that is bound to a core
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "")  # set by the target, and put back
+        for change in ({"budget": 0.001}, {}, {}):
+            lines: list[str] = []
+            record(load_target(target_file, change), folder, lines.append)
+            said.append((lines, read_bundle(folder).about))
     return folder, said
 
 

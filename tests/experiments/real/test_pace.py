@@ -92,11 +92,10 @@ def test_a_meter_that_is_gone_is_one_clear_line():
 def test_the_meter_stands_on_the_core_that_the_worker_is_bound_to():
     pytest.importorskip("psutil", reason="psutil is not installed, it comes with vLLM (./run.sh setup-vllm)")
     cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        pytest.skip("one core: no process is bound to fewer than all (run on two cores)")
     assert paces.worker_core() is None
     bound = f"import os, sys; os.sched_setaffinity(0, {{{cores[-1]}}}); print(flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", bound], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         child.stdout.readline()
-        assert paces.worker_core() == cores[-1]
+        # on a machine with one core nothing is bound to fewer than all, and there is no meter
+        assert paces.worker_core() == (cores[-1] if len(cores) > 1 else None)
         child.stdin.close()

@@ -122,6 +122,10 @@ class Clock:
         """What this clock shows at these moments (s, from 0 on)."""
         return np.interp(moments, self._time, self._even)
 
+    def lasted(self, begin: np.ndarray, duration: np.ndarray) -> float:
+        """Sum of these stretches of time (s) on this clock."""
+        return float((self.even(begin + duration) - self.even(begin)).sum())
+
     def moments(self, even: np.ndarray) -> np.ndarray:
         """When (s) it shows this: the inverse of :meth:`even`."""
         return np.interp(even, self._even, self._time)

@@ -112,6 +112,13 @@ class _LazyEngine:
             self._meter = None if core is None else Meter(core)
         return self._engine
 
+    async def metered(self, measure: Callable[[Engine], Awaitable[list]]) -> dict[str, list]:
+        """What is measured, ``rows``, and the ``pace`` of the machine meanwhile."""
+        engine = await self.get()
+        self.pace()
+        rows = await measure(engine)
+        return {"rows": rows, "pace": self.pace().tolist()}
+
     def pace(self) -> np.ndarray:
         """Samples of the meter since the last call; none where there is no meter."""
         return np.zeros((0, 2)) if self._meter is None else self._meter.take()
@@ -142,29 +149,21 @@ class _Session:
         mixed = target.mixed
         requests = generate(load_workload(mixed.workload), n=mixed.requests, rate=1.0, seed=target.seed + 1)
 
-        async def bursts() -> dict[str, Any]:
-            engine = await lazy.get()
-            lazy.pace()
-            rows = await calibrate.measure_bursts(engine, target.bursts, vocabulary)
-            return {"rows": rows.tolist(), "pace": lazy.pace().tolist()}
+        async def bursts(engine: Engine) -> list:
+            return (await calibrate.measure_bursts(engine, target.bursts, vocabulary)).tolist()
 
-        async def clients() -> dict[str, Any]:
-            engine = await lazy.get()
-            lazy.pace()
+        async def clients(engine: Engine) -> list:
             parts = [await calibrate.measure_mixed(engine, requests, n, vocabulary) for n in mixed.in_flight]
-            return {"rows": np.concatenate(parts).tolist(), "pace": lazy.pace().tolist()}
+            return np.concatenate(parts).tolist()
 
-        async def generations() -> dict[str, Any]:
-            engine = await lazy.get()
-            lazy.pace()
-            table = await calibrate.measure_generations(engine, target.generation, vocabulary)
-            return {"rows": table.to_dicts(), "pace": lazy.pace().tolist()}
+        async def generations(engine: Engine) -> list:
+            return (await calibrate.measure_generations(engine, target.generation, vocabulary)).to_dicts()
 
         found = [
-            await self._point("bursts", target.bursts, bursts),
-            await self._point("mixed", [mixed, target.seed], clients),
+            await self._point("bursts", target.bursts, lambda: lazy.metered(bursts)),
+            await self._point("mixed", [mixed, target.seed], lambda: lazy.metered(clients)),
         ]
-        whole = await self._point("generations", target.generation, generations)
+        whole = await self._point("generations", target.generation, lambda: lazy.metered(generations))
         names = ("bursts", "mixed", "generations")
         self.paces = {name: part["pace"] for name, part in zip(names, (*found, whole), strict=True)}
         taken = np.concatenate([np.reshape(part["pace"], (-1, 2)) for part in found])

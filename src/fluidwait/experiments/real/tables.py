@@ -157,9 +157,9 @@ class Replayed(NamedTuple):
     requests: Requests
     real: Run
     log: Run
-    clock: Clock  # even while the machine's pace, as the meter saw it, is not
-    speed: float  # measured seconds of the run's batches over those that the time model predicts for them
-    leftover: float  # the same on that clock
+    busy: float  # s that the batches of the run took, at pace 1
+    speed: float  # measured seconds of these batches over those that the time model predicts for them
+    leftover: float  # the same at pace 1
     simulated: Simulated  # with the pace of the machine
     unpaced: Simulated  # on a machine as fast as in the calibration
     adjusted: Simulated  # with the pace, and iterations that take ``leftover`` times as long
@@ -173,21 +173,20 @@ def replay(bundle: Bundle) -> list[Replayed]:
         point, clock = real.parameters, Clock(paces[real.run_id])
         requests = Requests(*(real.columns[c] for c in ("arrival", "prompt_tokens", "output_tokens", "kind")))
         where = (point["variant"], point["policy"], point["rate"])
-        begin, duration = log.columns["start"], log.columns["duration"]
-        predicted = simulator.predicted(batches[real.run_id,])
-        leftover = float((clock.even(begin + duration) - clock.even(begin)).sum()) / predicted
+        duration, predicted = log.columns["duration"], simulator.predicted(batches[real.run_id,])
+        busy = clock.lasted(log.columns["start"], duration)
         found.append(
             Replayed(
                 point,
                 requests,
                 real,
                 log,
-                clock,
-                float(duration.sum()) / predicted,
-                leftover,
+                busy,
+                speed=float(duration.sum()) / predicted,
+                leftover=busy / predicted,
                 simulated=paced(simulator, clock, requests, where),
                 unpaced=simulator.run(requests, *where),
-                adjusted=paced(simulator, clock, requests, where, leftover),
+                adjusted=paced(simulator, clock, requests, where, busy / predicted),
             )
         )
     return found
@@ -198,7 +197,7 @@ def paced(
 ) -> Simulated:
     """Simulate on a machine whose pace changes: on a clock that is even there, with arrivals moved to it and back.
 
-    Only ``max_wait``, 20 ms of real time, is taken to be of that clock.
+    The gate's ``max_wait``, which is real time, is taken to be of that clock.
     """
     there = simulator.run(requests._replace(arrival=clock.even(requests.arrival)), *where, speed=speed)
     return there._replace(completion=clock.moments(there.completion), first_token=clock.moments(there.first_token))
@@ -254,25 +253,22 @@ def reality(replayed: list[Replayed], both: pl.DataFrame) -> pl.DataFrame:
 
 def _busy(replayed: list[Replayed]) -> pl.DataFrame:
     """Seconds in iterations, at pace 1, and their number, real and simulated, summed over the replications."""
-    rows = []
-    for run in replayed:
-        begin, duration = run.log.columns["start"], run.log.columns["duration"]
-        busy = float((run.clock.even(begin + duration) - run.clock.even(begin)).sum())
-        rows.append(
-            {name: run.point[name] for name in POINT}
-            | {
-                "real_busy": busy,
-                "simulated_busy": run.simulated.busy,
-                "real_iterations": len(run.log.columns["duration"]),
-                "simulated_iterations": run.simulated.iterations,
-                "real_evictions": int(run.real.columns["evictions"].sum()),
-                "simulated_evictions": int(run.simulated.evictions.sum()),
-                "speed": run.speed,
-                "leftover": run.leftover,
-                "drift_mean": run.point["drift_mean"],
-                "drift_largest": run.point["drift_largest"],
-            }
-        )
+    rows = [
+        {name: run.point[name] for name in POINT}
+        | {
+            "real_busy": run.busy,
+            "simulated_busy": run.simulated.busy,
+            "real_iterations": len(run.log.columns["duration"]),
+            "simulated_iterations": run.simulated.iterations,
+            "real_evictions": int(run.real.columns["evictions"].sum()),
+            "simulated_evictions": int(run.simulated.evictions.sum()),
+            "speed": run.speed,
+            "leftover": run.leftover,
+            "drift_mean": run.point["drift_mean"],
+            "drift_largest": run.point["drift_largest"],
+        }
+        for run in replayed
+    ]
     grouped = pl.DataFrame(rows).group_by(POINT, maintain_order=True)
     sums = [f"{engine}_{what}" for what in ("busy", "iterations", "evictions") for engine in ("real", "simulated")]
     means = ("speed", "leftover", "drift_mean")

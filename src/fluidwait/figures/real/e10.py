@@ -61,15 +61,10 @@ def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
     )
     overall = pl.read_csv(folder / "gain.csv").filter(pl.col("share").is_null())
     found = "; ".join(
-        f"{r['label']}, {NAMES.get(r['variant'], r['variant'])}: {100 * r['reduction']:+.1f} % "
-        f"[{100 * r['reduction_low']:+.1f}, {100 * r['reduction_high']:+.1f}]"
+        f"{r['label']}, {NAMES.get(r['variant'], r['variant'])}: {_interval(r, 'reduction')}"
         for r in overall.to_dicts()
     )
-    paced = "; ".join(
-        f"{100 * r['paced_reduction']:+.1f} % [{100 * r['paced_reduction_low']:+.1f}, "
-        f"{100 * r['paced_reduction_high']:+.1f}]"
-        for r in overall.to_dicts()
-    )
+    paced = "; ".join(_interval(r, "paced_reduction") for r in overall.to_dicts())
     metered = f" With latencies at the machine's pace in the calibration, in this order: {paced}."
     return (
         f"E10. {origin(bundle, fresh)} {titles}. Above: mean end-to-end latency of the central "
@@ -79,6 +74,11 @@ def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
         "alternating order; shifted sideways to be told apart. Bands and bars: 95 % Student-t intervals. Mean "
         f"reduction over the rates: {found}.{'' if bundle.about.pace is None else metered}"
     )
+
+
+def _interval(row: dict, name: str) -> str:
+    mean, low, high = (100 * row[column] for column in (name, f"{name}_low", f"{name}_high"))
+    return f"{mean:+.1f} % [{low:+.1f}, {high:+.1f}]"
 
 
 def _nothing(bundle: Bundle, fresh: bool) -> Figure:

@@ -15,12 +15,13 @@ import pytest
 
 from fluidwait.config import ConfigError
 from fluidwait.engines.vllm import loadgen_engine
+from fluidwait.engines.vllm.calibrate import COLUMNS
 from fluidwait.experiments.metrics import check_run
 from fluidwait.experiments.real import bundle as bundles
 from fluidwait.experiments.real.bundle import Points, read_bundle
 from fluidwait.experiments.real.draw import draw
 from fluidwait.experiments.real.record import record
-from fluidwait.experiments.real.tables import write_tables
+from fluidwait.experiments.real.tables import fit, generations, replay, runs, steps, write_tables
 from fluidwait.experiments.real.target import load_target
 from fluidwait.provenance import verify
 
@@ -36,13 +37,16 @@ engine: {dtype: float32, block_size: 32, kv_blocks: 64, max_model_len: 256, max_
 budget: 600
 bursts: {batch: [1, 4, 8], prompt: [8, 64], output: 4, repeats: 1}
 mixed: {workload: lmsys-short, requests: 20, in_flight: [4]}
+sweeps: [{workload: p64d20, in_flight: 4, token_budgets: [32], seconds: 0.2}]
+validation: {workload: lmsys-short, requests: 20, in_flight: [2]}
 generation: {prompt: 16, output: 4, batch: [1, 2, 4], extrapolated: [8], repeats: 1}
 variants:
   single: {title: single, workload: p64d20, requests: 12, replications: 2, shares: [0.3], policies: [stock, wait]}
   memory: {title: memory, workload: p64d20, requests: 12, replications: 1, shares: [0.3], kv_blocks: 9,
-           policies: [stock, wait]}
+           policies: [stock, wait, auto]}
 policies:
   stock: {label: vLLM}
+  auto: {label: auto mode, use: auto, settings: {refresh: 0.5}}
   wait: {label: WAIT, use: wait_chunked, settings: {max_wait: 0.05}}
 """
 
@@ -73,12 +77,17 @@ def recorded(target_file, tmp_path_factory):
     return folder, said
 
 
+def point_rows(folder, name):
+    """Iterations of a finished point, in the order of COLUMNS."""
+    return json.loads((folder / ".points" / f"{name}.json").read_text())["data"]["rows"]
+
+
 def test_a_recording_cut_short_keeps_its_points_and_goes_on(recorded):
     folder, ((first, cut), (second, whole), _) = recorded
-    assert "out of time after 0 of 6 runs" in first[-1] and (cut.points, cut.planned) == (3, 9)
-    assert not cut.complete and whole.complete and whole.points == 9
+    assert "out of time after 0 of 7 runs" in first[-1] and (cut.points, cut.planned) == (5, 12)
+    assert not cut.complete and whole.complete and whole.points == 12
     assert "measuring bursts" in first and "measuring bursts" not in second
-    assert len([line for line in second if line.startswith("measuring")]) == 6
+    assert len([line for line in second if line.startswith("measuring")]) == 7
     assert (folder / "requests.parquet").is_file()
 
 
@@ -97,6 +106,7 @@ def test_policies_take_turns_in_alternating_order(recorded):
         ["single", "wait"],
         ["memory", "stock"],
         ["memory", "wait"],
+        ["memory", "auto"],
         ["single", "wait"],
         ["single", "stock"],
     ]
@@ -107,9 +117,45 @@ def test_a_bundle_describes_itself(recorded):
     about = read_bundle(folder).about
     assert about.engine["version"] == loadgen_engine.engine_version()
     assert about.engine["settled"]["max_num_seqs"] == 16 and about.device["cores"] > 0
-    assert set(about.files) == {*bundles.TABLES, *bundles.RUNS, "time_model.csv", "single.csv"}
+    assert set(about.files) == {
+        *bundles.TABLES,
+        *bundles.RUNS,
+        bundles.VALIDATION,
+        "time_model.csv",
+        "single.csv",
+    }
     assert set(about.data) == {"lmsys-chat-1m.csv"} and len(about.config_hash) == 64
     assert sum((folder / name).stat().st_size for name in about.files) < 200_000
+
+
+def test_a_sweep_keeps_batches_within_its_token_budget(recorded):
+    folder, _ = recorded
+    place = COLUMNS.index("tokens")
+    swept, burst = ([row[place] for row in point_rows(folder, name)] for name in ("sweeps", "bursts"))
+    assert max(swept) == 32 and max(burst) == 128  # of prompts of 64 tokens; the engine's own limit is back
+    tokens = pl.read_csv(folder / "iterations.csv")["tokens"]
+    assert set(swept) | set(burst) <= set(tokens)
+
+
+def test_the_other_load_judges_the_fit_without_taking_part(recorded):
+    folder, _ = recorded
+    assert pl.read_csv(folder / "iterations.csv")["count"].sum() == sum(
+        len(point_rows(folder, name)) for name in ("bursts", "mixed", "sweeps")
+    )
+    other = pl.read_csv(folder / "validation.csv")["count"].sum()
+    assert other == len(point_rows(folder, "validation")) > 0
+    row = fit(read_bundle(folder), generations(read_bundle(folder))).filter(pl.col("sample") == "other load")
+    assert row["rows"].to_list() == [other] and 0 < row["mape"][0] < 1
+
+
+def test_the_auto_mode_is_measured_and_not_simulated(recorded):
+    folder, _ = recorded
+    bundle = read_bundle(folder)
+    metrics, cost = runs(bundle), steps(bundle)
+    assert metrics.filter(pl.col("policy") == "auto").height == 1
+    assert "auto" not in {run.point["policy"] for run in replay(bundle)}
+    row = cost.filter(variant="memory", policy="auto").to_dicts()[0]
+    assert row["iterations"] > 20 and 0 < row["planning_median"] < row["iteration"] and 0 < row["share"] < 1
 
 
 def test_the_pace_of_the_machine_lies_in_the_bundle(recorded):

@@ -38,9 +38,10 @@ def test_the_targets_that_ship_are_sound(name):
     assert limits.max_requests == target.engine.max_num_seqs
 
 
-def test_the_gpu_target_is_the_papers_model_on_the_memory_of_an_a100():
+def test_the_gpu_target_is_the_papers_model_on_a_gpu_of_80_gb():
     target = load_target("gpu")
-    assert target.engine.kv_blocks * target.engine.block_size == 8448 * 16
+    used = target.model.weight_bytes + target.engine.kv_blocks * target.engine.block_size * 524_288
+    assert 0.8 * 80e9 < used < 0.9 * 80e9
     assert target.model.kv_bytes_per_token == 524_288
     assert (target.generation.prompt, target.generation.output) == (256, 20)
     assert target.generation.batch == [1, 2, 4, 8, 16, 32, 64, 128] and target.generation.extrapolated == [256]
@@ -76,6 +77,18 @@ MISTAKES = {
     "an unknown workload": (
         {"mixed__workload": "lmsys-shrot"},
         "workload 'lmsys-shrot': no such file",
+    ),
+    "an unknown setting of the auto mode": (
+        {"policies__wait_caps": {"label": "auto", "use": "auto", "settings": {"refersh": 1}}},
+        "policies.wait_caps: settings: refersh: unknown key (did you mean 'refresh'?)",
+    ),
+    "an unknown workload of a sweep": (
+        {"sweeps": [{"workload": "p64d02", "in_flight": 2, "token_budgets": [8]}]},
+        "workload 'p64d02': no such file",
+    ),
+    "a sweep past the engine's token budget": (
+        {"sweeps": [{"workload": "p64d20", "in_flight": 2, "token_budgets": [8, 512]}]},
+        "sweeps[0].token_budgets: 512 is more than the engine's max_num_batched_tokens (nearest valid value: 256)",
     ),
     "an unknown setting": (
         {"policies__wait__settings": {"max_wiat": 1}},

@@ -1,15 +1,17 @@
 """Measure how long the iterations of a running engine take, for :func:`fluidwait.calibration.calibrate_iterations`.
 
-Two kinds of load. *Bursts*: equal requests that start together, over a grid of batch sizes and prompt lengths; long
+Three kinds of load. *Bursts*: equal requests that start together, over a grid of batch sizes and prompt lengths; long
 prompts are cut into chunks by the engine's token budget, so one burst has iterations of prefills, of chunks beside
 decodes, and of decodes with growing caches. *Mixed*: requests of a length law from a number of clients that each wait
-for their answer. Iterations of the same composition count once, with their median time: a shared machine adds time to
-some iterations, never takes any away.
+for their answer. *Sweeps*: the same under one token budget after the other, so that chunks of every size stand beside
+decodes. Iterations of the same composition count once, with their median time: a shared machine adds time to some
+iterations, never takes any away.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -36,6 +38,15 @@ class Bursts(Strict):
     prompt: Sizes = Field(description="tokens of each prompt")
     output: PositiveInt = Field(description="tokens that each request generates")
     repeats: PositiveInt = Field(3, description="times that everything is measured")
+
+
+class Sweep(Strict):
+    """Clients that each wait for their answer, under one token budget after the other."""
+
+    workload: str = Field(description="file in config/workloads, by name")
+    in_flight: PositiveInt = Field(description="number of clients")
+    token_budgets: Sizes = Field(description="tokens in a batch at most, in turn; none above the engine's own")
+    seconds: Annotated[float, Field(gt=0)] = Field(2.0, description="time at each budget after which none is sent")
 
 
 class Generation(Strict):
@@ -71,15 +82,18 @@ async def burst(engine: Engine, batch: int, prompt: int, output: int, vocabulary
     return Timed(float(rows[:, 1].sum()), rows)
 
 
-async def measure_bursts(engine: Engine, bursts: Bursts, vocabulary: int) -> np.ndarray:
-    """Iterations of all bursts, float64[n, len(COLUMNS)]; the largest batches come once more at first, to warm up."""
+async def measure_bursts(engine: Engine, bursts: Bursts, vocabulary: int, room: int) -> np.ndarray:
+    """Iterations of all bursts, float64[n, len(COLUMNS)]; the largest batches come once more at first, to warm up.
+
+    Bursts that do not fit ``room`` KV tokens at once are left out: preemptions would blur what a batch holds.
+    """
+    grid = [(b, p) for b in bursts.batch for p in bursts.prompt if b * (p + bursts.output) <= room]
     for prompt in bursts.prompt:
-        await burst(engine, max(bursts.batch), prompt, bursts.output, vocabulary)
+        await burst(engine, max(b for b, p in grid if p == prompt), prompt, bursts.output, vocabulary)
     found = []
     for _ in range(bursts.repeats):
-        for batch in bursts.batch:
-            for prompt in bursts.prompt:
-                found.append((await burst(engine, batch, prompt, bursts.output, vocabulary)).rows)
+        for batch, prompt in grid:
+            found.append((await burst(engine, batch, prompt, bursts.output, vocabulary)).rows)
     return np.concatenate(found)
 
 
@@ -89,12 +103,38 @@ async def measure_mixed(engine: Engine, requests: Requests, in_flight: int, voca
     Raises:
         LoadError: a request came back short.
     """
+    return await _serve(engine, requests, in_flight, vocabulary, seconds=np.inf)
+
+
+async def measure_sweep(engine: Engine, requests: Requests, sweep: Sweep, vocabulary: int) -> np.ndarray:
+    """Iterations under each token budget of the sweep, float64[n, len(COLUMNS)].
+
+    Each budget begins with the first of ``requests`` and sends none after ``sweep.seconds``.
+
+    Raises:
+        LoadError: a request came back short.
+    """
+    found = []
+    try:
+        for budget in sweep.token_budgets:
+            await engine.limit(budget)
+            found.append(await _serve(engine, requests, sweep.in_flight, vocabulary, sweep.seconds))
+    finally:
+        await engine.limit(0)
+    return np.concatenate(found)
+
+
+async def _serve(engine: Engine, requests: Requests, in_flight: int, vocabulary: int, seconds: float) -> np.ndarray:
+    """Iterations while clients send the requests one after another, for some seconds or until there are none left."""
     prompts = token_ids(requests.prompt, vocabulary, seed=1)
     waiting = iter(range(len(prompts)))
     await engine.log()
+    end = time.monotonic() + seconds
 
     async def client() -> None:
         for i in waiting:
+            if time.monotonic() > end:
+                return
             wanted = int(requests.output[i])
             received = sum([count async for count in engine.send(i, prompts[i], wanted)])
             if received != wanted:

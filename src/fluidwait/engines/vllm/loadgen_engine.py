@@ -138,6 +138,10 @@ class Engine:
         """Admit nothing from now on, or admit again."""
         await self._call("hold", closed)
 
+    async def limit(self, tokens: int) -> None:
+        """At most so many tokens in a batch from now on; the engine's own limit when 0."""
+        await self._call("limit", tokens)
+
     async def waiting(self) -> int:
         """Requests in the engine's queue."""
         return int(await self._call("waiting"))

@@ -132,6 +132,7 @@ def exchange(core: EngineCore, name: str, settings: str, blocks: int) -> None:
     chosen = stock if name == STOCK else pkgutil.resolve_name(name)
     core.scheduler = chosen(*args, **kwargs | {"vllm_config": config, "kv_cache_config": kv})
     core.fluidwait_recorder = Recorder(core.scheduler)
+    core.fluidwait_tokens = core.scheduler.max_num_scheduled_tokens
     old.shutdown()
 
 
@@ -146,6 +147,12 @@ def take_log(core: EngineCore) -> str:
 def hold(core: EngineCore, closed: bool) -> None:
     """Let requests queue up without admitting any, so that they can start together; or let them in."""
     core.scheduler.set_pause_state(PauseState.PAUSED_NEW if closed else PauseState.UNPAUSED)
+
+
+def limit(core: EngineCore, tokens: int) -> None:
+    """At most so many tokens in a batch, as if started with that ``max_num_batched_tokens``; its own when 0."""
+    own = core.fluidwait_tokens
+    core.scheduler.max_num_scheduled_tokens = min(tokens, own) if tokens else own
 
 
 def waiting(core: EngineCore) -> int:
@@ -172,5 +179,6 @@ def describe(core: EngineCore) -> str:
 EngineCore.fluidwait_exchange = exchange
 EngineCore.fluidwait_take_log = take_log
 EngineCore.fluidwait_hold = hold
+EngineCore.fluidwait_limit = limit
 EngineCore.fluidwait_waiting = waiting
 EngineCore.fluidwait_describe = describe

@@ -3,6 +3,7 @@
     bundle.json          machine, engine version and options, configuration and its hash, data sets, what is complete
     iterations.csv       calibration: iterations by composition, median seconds at pace 1
     hardware.yaml        the time model fitted to them
+    validation.csv       iterations of a load that took no part in the fit, where the target has one
     generations.csv      whole generations of equal requests, by batch size (E9), at pace 1
     pace.parquet         the machine's pace: samples of the meter in the calibration and in every run
     requests.parquet     every request of every run (E10), in the schema of all engines
@@ -35,6 +36,7 @@ from fluidwait.records import Run, iter_runs
 
 DESCRIPTION = "bundle.json"
 TABLES = ("iterations.csv", "hardware.yaml", "generations.csv", "pace.parquet")
+VALIDATION = "validation.csv"
 RUNS = ("requests.parquet", "sent.parquet", "log.parquet", "batches.parquet")
 
 

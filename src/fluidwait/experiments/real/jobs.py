@@ -15,7 +15,7 @@ from fluidwait.paths import project_root
 from fluidwait.provenance import code_fingerprint, config_hash, imported_modules, package_versions
 
 TARGETS = ("cpu", "gpu")
-TABLES = {"e9": ("generations", "fit", "pairs", "reality"), "e10": ("runs", "summary", "gain")}
+TABLES = {"e9": ("generations", "fit", "pairs", "reality"), "e10": ("runs", "summary", "gain", "steps")}
 """Tables of each experiment, below ``results/<scale>/<experiment>/<machine>``, without suffix."""
 
 RECORDINGS = "recordings"

@@ -27,7 +27,7 @@ from fluidwait.experiments.real.bundle import Bundle, Description, Points
 from fluidwait.experiments.real.machine import describe_machine
 from fluidwait.experiments.real.pace import COMPUTATION, Meter, Pace, worker_core
 from fluidwait.experiments.real.tables import evidence
-from fluidwait.experiments.real.target import STOCK, Target, workload_of
+from fluidwait.experiments.real.target import AUTO, STOCK, Mixed, Target, workload_of
 from fluidwait.fluid import calibrated_boundary
 from fluidwait.hardware import Hardware, load_hardware
 from fluidwait.provenance import code_fingerprint, config_hash, file_sha256, imported_modules, write_text
@@ -37,6 +37,9 @@ from fluidwait.workload import Requests, generate, input_files, load_workload
 SCHEDULER = "fluidwait.engines.vllm.scheduler:WaitScheduler"
 PATIENCE = 90.0
 """Seconds after the last arrival of a run at which unanswered requests are lost."""
+
+SWEPT = 2000
+"""Requests at hand for each token budget of a sweep; its time ends before."""
 
 PACK_EVERY = 120.0
 """Seconds between two bundles of what there is: a recording that is killed leaves the last one."""
@@ -137,48 +140,78 @@ class _Session:
         self.reference: float | None = None  # s of a sample at pace 1; None without a meter
         self.began = time.monotonic()
         self.loads: list[float] = []
-        self.planned = 0
+        self.planned = self.calibrations = 0
         self.measured = False  # whether this session added a point
         self.before = _described(folder)  # the bundle of earlier sessions
 
     # --- calibration ---
 
     async def calibrate(self, lazy: _LazyEngine) -> None:
-        """Measure iterations and generations; write iterations.csv, hardware.yaml and generations.csv, at pace 1."""
+        """Measure iterations and generations, and write the tables and the hardware file made of them, at pace 1."""
         target, vocabulary = self.target, self.target.engine.vocabulary
-        mixed = target.mixed
-        requests = generate(load_workload(mixed.workload), n=mixed.requests, rate=1.0, seed=target.seed + 1)
+        engine_tokens = target.engine.kv_blocks * target.engine.block_size
 
         async def bursts(engine: Engine) -> list:
-            return (await calibrate.measure_bursts(engine, target.bursts, vocabulary)).tolist()
+            return (await calibrate.measure_bursts(engine, target.bursts, vocabulary, engine_tokens)).tolist()
 
-        async def clients(engine: Engine) -> list:
-            parts = [await calibrate.measure_mixed(engine, requests, n, vocabulary) for n in mixed.in_flight]
+        def clients(mixed: Mixed) -> Callable[[Engine], Awaitable[list]]:
+            async def measure(engine: Engine) -> list:
+                requests = self._closed(mixed.workload, mixed.requests)
+                parts = [await calibrate.measure_mixed(engine, requests, n, vocabulary) for n in mixed.in_flight]
+                return np.concatenate(parts).tolist()
+
+            return measure
+
+        async def sweeps(engine: Engine) -> list:
+            parts = [
+                await calibrate.measure_sweep(engine, self._closed(s.workload, SWEPT), s, vocabulary)
+                for s in target.sweeps
+            ]
             return np.concatenate(parts).tolist()
 
         async def generations(engine: Engine) -> list:
             return (await calibrate.measure_generations(engine, target.generation, vocabulary)).to_dicts()
 
-        found = [
-            await self._point("bursts", target.bursts, lambda: lazy.metered(bursts)),
-            await self._point("mixed", [mixed, target.seed], lambda: lazy.metered(clients)),
-        ]
-        whole = await self._point("generations", target.generation, lambda: lazy.metered(generations))
-        names = ("bursts", "mixed", "generations")
-        self.paces = {name: part["pace"] for name, part in zip(names, (*found, whole), strict=True)}
-        taken = np.concatenate([np.reshape(part["pace"], (-1, 2)) for part in found])
+        loads: dict[str, tuple[Any, Callable[[Engine], Awaitable[list]]]] = {
+            "bursts": (target.bursts, bursts),
+            "mixed": ([target.mixed, target.seed], clients(target.mixed)),
+        }
+        if target.sweeps:
+            loads["sweeps"] = [target.sweeps, target.seed], sweeps
+        fitted = list(loads)
+        if target.validation is not None:
+            loads["validation"] = [target.validation, target.seed], clients(target.validation)
+        loads["generations"] = target.generation, generations
+        self.calibrations = len(loads)
+        found = {
+            name: await self._point(name, identity, lambda measure=measure: lazy.metered(measure))
+            for name, (identity, measure) in loads.items()
+        }
+        self.paces = {name: part["pace"] for name, part in found.items()}
+        taken = np.concatenate([np.reshape(found[name]["pace"], (-1, 2)) for name in fitted])
         self.reference = Pace(taken).reference if len(taken) else None
-        parts = []
-        for part in found:  # each by itself: the clock may have started anew between them
-            rows = np.array(part["rows"])
-            rows[:, 1] /= Pace(part["pace"], self.reference).during(rows[:, 0], rows[:, 0] + rows[:, 1])
-            parts.append(rows)
-        write_csv(self.folder / "iterations.csv", calibrate.medians(np.concatenate(parts)))
+        write_csv(self.folder / "iterations.csv", self._composed([found[name] for name in fitted]))
+        if target.validation is not None:
+            write_csv(self.folder / bundles.VALIDATION, self._composed([found["validation"]]))
+        whole = found["generations"]
         table = pl.DataFrame(whole["rows"])
         begin, end = table["begin"].to_numpy(), (table["begin"] + table["seconds"]).to_numpy()
         paces = pl.Series(Pace(whole["pace"], self.reference).during(begin, end))
         write_csv(self.folder / "generations.csv", table.with_columns(pl.col("seconds") / paces).drop("begin"))
         calibrate_iterations(self.folder / "iterations.csv", target.header(), self.folder / "hardware.yaml")
+
+    def _closed(self, workload: str, n: int) -> Requests:
+        """Requests for clients that wait for their answers; the arrivals do not matter."""
+        return generate(load_workload(workload), n=n, rate=1.0, seed=self.target.seed + 1)
+
+    def _composed(self, parts: list[dict[str, list]]) -> pl.DataFrame:
+        """Median seconds at pace 1 by composition; each part by itself, for its clock may have started anew."""
+        rows = []
+        for part in parts:
+            own = np.array(part["rows"])
+            own[:, 1] /= Pace(part["pace"], self.reference).during(own[:, 0], own[:, 0] + own[:, 1])
+            rows.append(own)
+        return calibrate.medians(np.concatenate(rows))
 
     # --- runs ---
 
@@ -186,20 +219,21 @@ class _Session:
         """Every run, in the order of recording."""
         variants, plans = self.target.variants, []
         rates = {name: boundary(self.target, name, hardware) for name in variants}
-        for replication in range(max(v.replications for v in variants.values())):
-            for name, variant in variants.items():
-                if replication >= variant.replications:
-                    continue
-                for place, share in enumerate(variant.shares):
-                    order = variant.policies if (replication + place) % 2 == 0 else variant.policies[::-1]
-                    rate = float(f"{share * rates[name]:.4g}")
-                    plans += [Plan(name, policy, share, rate, replication) for policy in order]
+        turns = [(name, replication) for name, v in variants.items() for replication in range(v.replications)]
+        if self.target.order == "replications":
+            turns.sort(key=lambda turn: turn[1])
+        for name, replication in turns:
+            variant = variants[name]
+            for place, share in enumerate(variant.shares):
+                order = variant.policies if (replication + place) % 2 == 0 else variant.policies[::-1]
+                rate = float(f"{share * rates[name]:.4g}")
+                plans += [Plan(name, policy, share, rate, replication) for policy in order]
         return plans
 
     async def run_all(self, lazy: _LazyEngine) -> None:
         hardware = load_hardware(self.folder / "hardware.yaml")
         plans = self.plans(hardware)
-        self.planned, packed = len(plans) + 3, time.monotonic()
+        self.planned, packed = len(plans) + self.calibrations, time.monotonic()
         for number, plan in enumerate(plans):
             if not self._has(plan) and time.monotonic() - self.began > self.target.budget:
                 self.say(f"out of time after {number} of {len(plans)} runs; run again to go on")
@@ -247,25 +281,26 @@ class _Session:
 
     def _scheduler(self, plan: Plan) -> tuple[str, dict[str, Any]]:
         """Class and additional_config of the engine's scheduler."""
-        if self.target.policies[plan.policy].use == STOCK:
+        curve = self.target.policies[plan.policy]
+        if curve.use == STOCK:
             return loadgen_engine.STOCK, {}
-        policy = self.target.policy(plan.policy)
-        return SCHEDULER, {
-            "fluidwait": {
-                "policy": policy.name,
-                "settings": policy.settings.model_dump(mode="json"),
+        told = self.target.plugin(plan.policy)
+        if curve.use != AUTO:  # which finds all that out by itself
+            told |= {
                 "hardware": str((self.folder / "hardware.yaml").resolve()),
                 "workload": self.target.variants[plan.variant].workload,
                 "rate": plan.rate,
             }
-        }
+        return SCHEDULER, {"fluidwait": told}
 
     def _identity(self, plan: Plan) -> list[Any]:
         """What decides a run besides the engine."""
         workload, _ = workload_of(self.target, plan.variant)
         name, settings = self._scheduler(plan)
         if settings:
-            settings = settings["fluidwait"] | {"hardware": file_sha256(self.folder / "hardware.yaml")}
+            settings = dict(settings["fluidwait"])
+            if "hardware" in settings:
+                settings["hardware"] = file_sha256(self.folder / "hardware.yaml")
         variant = self.target.variants[plan.variant].model_dump(include={"requests", "kv_blocks"})
         return [plan._asdict(), variant, workload, name, settings, self.target.seed]
 
@@ -309,9 +344,12 @@ class _Session:
             self._write_runs(runs, key)
         paces = self.paces | {plan.name: data["pace"] for plan, data in runs}
         write_parquet(self.folder / "pace.parquet", [_named(name, _samples(pace)) for name, pace in paces.items()])
-        files = bundles.TABLES + (bundles.RUNS if runs else ())
         target = self.target
-        workloads = {target.mixed.workload, *(v.workload for v in target.variants.values())}
+        files = bundles.TABLES + (bundles.RUNS if runs else ())
+        files += () if target.validation is None else (bundles.VALIDATION,)
+        workloads = {target.mixed.workload, *(s.workload for s in target.sweeps)}
+        workloads |= {v.workload for v in target.variants.values()}
+        workloads |= set() if target.validation is None else {target.validation.workload}
         about = Description(
             machine=self.device["short"],
             device={k: v for k, v in self.device.items() if k != "short"},
@@ -329,7 +367,7 @@ class _Session:
             recorded=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
             load=[round(float(f(self.loads)), 2) for f in (np.min, np.mean, np.max)],
             seconds=round(time.monotonic() - self.began + (self.before.seconds if self.before else 0.0), 1),
-            points=3 + len(runs),
+            points=self.calibrations + len(runs),
             planned=self.planned,
             files={name: file_sha256(self.folder / name) for name in files},
         )

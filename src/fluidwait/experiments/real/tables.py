@@ -14,9 +14,9 @@ from fluidwait.engines.core import serving
 from fluidwait.engines.simulator import Run as Simulated
 from fluidwait.engines.simulator import simulate
 from fluidwait.experiments.metrics import mean_interval, run_metrics, summarise
-from fluidwait.experiments.real.bundle import Bundle
+from fluidwait.experiments.real.bundle import VALIDATION, Bundle
 from fluidwait.experiments.real.pace import Clock
-from fluidwait.experiments.real.target import STOCK, Target, workload_of
+from fluidwait.experiments.real.target import AUTO, STOCK, Target, workload_of
 from fluidwait.policies import Policy, load_policy
 from fluidwait.policies.contract import Context
 from fluidwait.provenance import imported_modules, write_artifact
@@ -27,6 +27,9 @@ from fluidwait.workload import Requests, input_files
 CODE = (*imported_modules(__name__), "fluidwait.policies.*")
 POINT = ("variant", "policy", "share", "rate")
 """What replications have in common."""
+
+PLACES = [SUMS.index(name) for name in ("tokens", "kv_tokens", *SUMS[1:-1])]
+"""Where the arguments of ``iteration_time`` stand in ``SUMS``."""
 
 LINEAR, PROFILE = "linear", "profile"
 REDUCTIONS = ("reduction", "paced_reduction", "ttft_reduction")
@@ -53,10 +56,11 @@ class Simulator:
 
     def predicted(self, batches: pl.DataFrame) -> float:
         """Seconds that these batches take by the time model."""
-        sums = batches.select(SUMS).iter_rows()
-        names = ("tokens", "kv_tokens", *SUMS[1:-1])  # the order of iteration_time
-        place = [SUMS.index(name) for name in names]
-        return sum(iteration_time(self.time_model, *(row[i] for i in place)) for row in sums)
+        return sum(self.seconds(row) for row in batches.select(SUMS).iter_rows())
+
+    def seconds(self, sums: tuple[int, ...]) -> float:
+        """Seconds that a batch takes by the time model; its ``SUMS``."""
+        return iteration_time(self.time_model, *(sums[i] for i in PLACES))
 
     def generation(self, batch: int) -> float:
         """Seconds that a batch of equal requests takes, all at once on an idle engine."""
@@ -125,7 +129,10 @@ def fit_line(rows: pl.DataFrame) -> Line:
 
 
 def fit(bundle: Bundle, whole: pl.DataFrame) -> pl.DataFrame:
-    """Errors of the models: of iterations from the calibration, of generations from :func:`generations`."""
+    """Errors of the models: of iterations from the calibration, of generations from :func:`generations`.
+
+    Iterations of the ``other load`` took no part in the fit, nor did any like them.
+    """
     rows = []
     for model, part, source in (
         (PROFILE, "held_out", "held out"),
@@ -134,6 +141,8 @@ def fit(bundle: Bundle, whole: pl.DataFrame) -> pl.DataFrame:
     ):
         scores = bundle.hardware().fit[part]
         rows.append({"what": "iteration", "model": model, "sample": source, **scores})
+    if bundle.target.validation is not None:
+        rows.append({"what": "iteration", "model": PROFILE, "sample": "other load", **_validated(bundle)})
     for model in (LINEAR, PROFILE):
         for beyond, sample in ((False, "fitted"), (True, "extrapolated")):
             part = whole.filter(pl.col("extrapolated") == beyond)
@@ -141,6 +150,14 @@ def fit(bundle: Bundle, whole: pl.DataFrame) -> pl.DataFrame:
             rows.append({"what": "generation", "model": model, "sample": sample, **_scores(measured, predicted)})
     schema = {"what": str, "model": str, "sample": str, "rows": int, "mape": float, "max_relative_error": float}
     return pl.DataFrame(rows, schema=schema | {"r2": float})
+
+
+def _validated(bundle: Bundle) -> dict[str, float]:
+    """Errors of the calibrated model on the load that was measured to judge it; every iteration counts."""
+    table = pl.read_csv(bundle.path(VALIDATION))
+    predicted = np.array([Simulator(bundle).seconds(row) for row in table.select(SUMS).iter_rows()])
+    every = table["count"].to_numpy()
+    return _scores(np.repeat(table["seconds"].to_numpy(), every), np.repeat(predicted, every))
 
 
 def _scores(measured: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
@@ -166,11 +183,13 @@ class Replayed(NamedTuple):
 
 
 def replay(bundle: Bundle) -> list[Replayed]:
-    """Simulate the requests of every run, with the settings of its policy."""
+    """Simulate the requests of every run under a policy that the simulator has, with its settings."""
     simulator, paces, found = Simulator(bundle), bundle.paces(), []
     batches = pl.read_parquet(bundle.path("batches.parquet")).partition_by("run_id", as_dict=True)
     for real, log in zip(bundle.runs(), iter_runs(bundle.path("log.parquet"), "iterations"), strict=True):
         point, clock = real.parameters, Clock(paces[real.run_id])
+        if not bundle.target.policies[point["policy"]].simulated:
+            continue
         requests = Requests(*(real.columns[c] for c in ("arrival", "prompt_tokens", "output_tokens", "kind")))
         where = (point["variant"], point["policy"], point["rate"])
         duration, predicted = log.columns["duration"], simulator.predicted(batches[real.run_id,])
@@ -331,6 +350,31 @@ def _intervals(part: pl.DataFrame) -> dict[str, float]:
     return row
 
 
+def steps(bundle: Bundle) -> pl.DataFrame:
+    """What a step of each scheduler costs, by variant and policy, all its runs together.
+
+    ``planning`` is the time (s) that the engine's scheduler takes to plan a batch, ours and vLLM's part of it together,
+    median and mean; ``share`` is its mean over the mean time of an iteration, ``extra`` how much longer it is than
+    under vLLM's own scheduler, in s. Batches differ between policies, and planning takes longer for larger ones.
+    """
+    where = pl.read_parquet(bundle.path("log.parquet"), columns=["run_id", "duration"])
+    batches = pl.read_parquet(bundle.path("batches.parquet"), columns=["run_id", "planning", "decodes", "prefills"])
+    both = pl.concat([where, batches.drop("run_id")], how="horizontal")
+    name = pl.col("run_id").str.split(",")
+    both = both.with_columns(variant=name.list.get(0), policy=name.list.get(1))
+    rows = both.group_by("variant", "policy", maintain_order=True).agg(
+        iterations=pl.len(),
+        requests=(pl.col("decodes") + pl.col("prefills")).mean(),
+        iteration=pl.col("duration").mean(),
+        planning_median=pl.col("planning").median(),
+        planning_mean=pl.col("planning").mean(),
+        share=pl.col("planning").mean() / pl.col("duration").mean(),
+    )
+    stock = rows.filter(pl.col("policy") == STOCK).select("variant", stock="planning_median")
+    rows = rows.join(stock, on="variant", how="left", maintain_order="left")
+    return rows.with_columns(extra=pl.col("planning_median") - pl.col("stock")).drop("stock")
+
+
 # --- what claims are judged by ---
 
 
@@ -340,7 +384,7 @@ def evidence(bundle: Bundle) -> dict[str, pl.DataFrame]:
     ``time_model.csv``: ``mape`` and ``r_squared`` of the linear model on the generations that it was fitted to, and
     ``error_256``, its error at a batch of 256, both errors in %. ``single.csv`` and ``lmsys.csv``: by ``rate``, mean
     latency (s, mean over the replications) of our policy, ``wait``, and of vLLM's scheduler, ``baseline``. Ours is the
-    first that the variant names beside vLLM's.
+    paper's policy: the first of the variant ``paper_single`` (or ``single``) that is neither vLLM's nor the auto mode.
     """
     whole = generations(bundle)
     scores = _scores(*(whole.filter(~pl.col("extrapolated"))[c].to_numpy() for c in ("measured", LINEAR)))
@@ -349,39 +393,49 @@ def evidence(bundle: Bundle) -> dict[str, pl.DataFrame]:
     tables = {"time_model.csv": pl.DataFrame([row | {"error_256": 100 * beyond[0] if len(beyond) else None}])}
     if bundle.has_runs():
         latency = runs(bundle).group_by("variant", "rate", "policy").agg(pl.col("mean_latency").mean())
-        for variant in ("single", "lmsys"):
-            named = bundle.target.variants[variant].policies if variant in bundle.target.variants else []
-            others = [key for key in named if key != STOCK]
-            if not others:
-                continue
+        for name in ("single", "lmsys"):
+            variant, ours = _paper_policy(bundle.target, name)
             part = latency.filter(pl.col("variant") == variant)
-            stock, ours = (part.filter(pl.col("policy") == key) for key in (STOCK, others[0]))
+            ours, stock = (part.filter(pl.col("policy") == key) for key in (ours, STOCK))
             both = ours.join(stock, on="rate", suffix="_stock").sort("rate")
             if both.height:
-                tables[f"{variant}.csv"] = both.select("rate", wait="mean_latency", baseline="mean_latency_stock")
+                tables[f"{name}.csv"] = both.select("rate", wait="mean_latency", baseline="mean_latency_stock")
     return tables
+
+
+def _paper_policy(target: Target, name: str) -> tuple[str, str]:
+    """Variant and policy by which the claims about a workload are judged: the paper's, not the auto mode."""
+    for variant in (f"paper_{name}", name):
+        named = target.variants[variant].policies if variant in target.variants else []
+        for key in named:
+            if target.policies[key].use not in (STOCK, AUTO):
+                return variant, key
+    return name, ""
 
 
 # --- artifacts -------------------------------------------------------------------------------------------------------
 
 
 def write_tables(bundle: Bundle, e9: Path, e10: Path) -> list[Path]:
-    """Every table of a bundle: generations, fit, pairs and reality below ``e9``; runs, summary and gain below ``e10``.
+    """Every table of a bundle: generations, fit, pairs and reality below ``e9``; runs, summary, gain and steps below
+    ``e10``.
 
     A bundle that was cut short before its first run has the first two; the others are empty then.
     """
     whole, empty = generations(bundle), pl.DataFrame()
-    replayed = replay(bundle) if bundle.has_runs() else []
+    has_runs = bundle.has_runs()
+    replayed = replay(bundle) if has_runs else []
     both = pairs(replayed) if replayed else empty
-    metrics = runs(bundle) if replayed else empty
+    metrics = runs(bundle) if has_runs else empty
     tables = {
         e9 / "generations.csv": whole,
         e9 / "fit.csv": fit(bundle, whole),
         e9 / "pairs.csv": both,
         e9 / "reality.csv": reality(replayed, both) if replayed else empty,
         e10 / "runs.csv": metrics,
-        e10 / "summary.csv": summary(bundle, metrics) if replayed else empty,
-        e10 / "gain.csv": gain(bundle, metrics) if replayed else empty,
+        e10 / "summary.csv": summary(bundle, metrics) if has_runs else empty,
+        e10 / "gain.csv": gain(bundle, metrics) if has_runs else empty,
+        e10 / "steps.csv": steps(bundle) if has_runs else empty,
     }
     for path, table in tables.items():
         write_table(bundle, path, table.write_csv)

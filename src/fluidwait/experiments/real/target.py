@@ -11,14 +11,15 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from fluidwait.config import ConfigError, Strict, load_yaml, nearest, parse
 from fluidwait.engines import core
 from fluidwait.engines.core import Semantics
-from fluidwait.engines.vllm.calibrate import Bursts, Generation
+from fluidwait.engines.vllm.calibrate import Bursts, Generation, Sweep
 from fluidwait.engines.vllm.loadgen_engine import EngineSettings
+from fluidwait.engines.vllm.settings import SchedulerSettings
 from fluidwait.hardware import GIB, Hardware, ModelShape
 from fluidwait.paths import project_root
 from fluidwait.policies import Policy, load_policy
 from fluidwait.workload import LengthLaw, Workload, length_law, load_workload
 
-STOCK = "stock"
+STOCK, AUTO = "stock", "auto"
 WATERMARK = 0.01
 """Of the scheduler plug-in, see :mod:`fluidwait.engines.vllm.scheduler`, which can only be imported beside vLLM."""
 
@@ -35,8 +36,15 @@ class Curve(Strict):
     """One policy: vLLM's own scheduler, or one of ours inside vLLM."""
 
     label: str = Field(description="name in figures and tables")
-    use: str = Field(STOCK, description="'stock', or a file in config/policies")
-    settings: dict[str, Any] = Field(default_factory=dict, description="settings that differ from that file")
+    use: str = Field(STOCK, description="'stock', 'auto' (the plug-in as it comes), or a file in config/policies")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="settings that differ from that file; of 'auto', those of the plug-in"
+    )
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the simulator runs it too; what the auto mode does depends on what it has seen."""
+        return self.use != AUTO
 
 
 class Variant(Strict):
@@ -72,7 +80,12 @@ class Target(Strict):
     budget: PositiveFloat = Field(600, description="seconds after which no further point is started")
     bursts: Bursts
     mixed: Mixed
+    sweeps: list[Sweep] = Field(default_factory=list, description="loads under one token budget after the other")
+    validation: Mixed | None = Field(None, description="a load whose iterations only judge the time model")
     generation: Generation
+    order: Literal["replications", "variants"] = Field(
+        "replications", description="of the runs: every variant once, then again; or one variant after the other"
+    )
     variants: dict[str, Variant]
     policies: dict[str, Curve]
 
@@ -102,14 +115,30 @@ class Target(Strict):
         return core.serving(self.blocks(variant) + 1, self.engine.block_size)._replace(watermark=watermark)
 
     def policy(self, key: str) -> Policy:
-        """The policy as the simulator runs it; vLLM's own scheduler is ``vllm_v1`` under the engine's limits."""
+        """The policy as the simulator runs it; vLLM's own scheduler is ``vllm_v1`` under the engine's limits.
+
+        Raises:
+            ConfigError: a setting is wrong, or the policy is the auto mode, which the simulator does not have.
+        """
         curve, source = self.policies[key], f"target {self.id}: policies.{key}"
         if curve.use == STOCK:
             engine = self.engine
             limits = {"token_budget": engine.max_num_batched_tokens, "max_requests": engine.max_num_seqs}
             return load_policy({"policy": "vllm_v1"} | limits | curve.settings, source)
+        if curve.use == AUTO:
+            raise ConfigError(f"{source}: the auto mode is not simulated")
         base = load_yaml(project_root() / "config" / "policies" / f"{curve.use}.yaml")
         return load_policy(base | curve.settings, source)
+
+    def plugin(self, key: str) -> dict[str, Any]:
+        """What the scheduler plug-in is told of a policy that is not vLLM's own."""
+        curve = self.policies[key]
+        if curve.use == AUTO:
+            given = {"policy": AUTO, **curve.settings}
+            parse(SchedulerSettings, given, f"target {self.id}: policies.{key}: settings")
+            return given
+        policy = self.policy(key)
+        return {"policy": policy.name, "settings": policy.settings.model_dump(mode="json")}
 
     def header(self) -> dict[str, Any]:
         """The hardware file without times: a memory that holds exactly the engine's KV blocks."""
@@ -190,13 +219,22 @@ def _workload(name: str) -> tuple[Workload, LengthLaw]:
 def _check(target: Target, path: Path) -> None:
     """Refuse what the engine would refuse in the middle of a run."""
     Hardware.model_validate(target.header())
-    for key in target.policies:
-        target.policy(key)
-    laws = {"mixed.workload": (length_law(load_workload(target.mixed.workload)), target.engine.kv_blocks)}
+    for key, curve in target.policies.items():
+        target.policy(key) if curve.use == STOCK else target.plugin(key)
+    loads = {"mixed": target.mixed.workload} | {f"sweeps[{i}]": s.workload for i, s in enumerate(target.sweeps)}
+    if target.validation is not None:
+        loads["validation"] = target.validation.workload
+    laws = {f"{k}.workload": (length_law(load_workload(w)), target.engine.kv_blocks) for k, w in loads.items()}
     for name in target.variants:
         laws[f"variants.{name}.workload"] = workload_of(target, name)[1], target.blocks(name)
     for key, (law, blocks) in laws.items():
         _check_length(f"{path}: {key}", int((law.prompt + law.output).max()), blocks, target.engine)
+    for i, sweep in enumerate(target.sweeps):
+        if max(sweep.token_budgets) > target.engine.max_num_batched_tokens:
+            raise ConfigError(
+                f"{path}: sweeps[{i}].token_budgets: {max(sweep.token_budgets)} is more than the engine's "
+                f"max_num_batched_tokens (nearest valid value: {target.engine.max_num_batched_tokens})"
+            )
     burst, whole = target.bursts, target.generation
     _check_length(f"{path}: bursts", max(burst.prompt) + burst.output, target.engine.kv_blocks, target.engine)
     _check_length(f"{path}: generation", whole.prompt + whole.output, target.engine.kv_blocks, target.engine)

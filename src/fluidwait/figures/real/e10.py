@@ -19,7 +19,16 @@ WITH_RUNS = ()
 
 LATENCY, GAIN, LEFT, BOTTOM, GAP = 1.7, 1.1, 0.55, 0.52, 0.5  # inches
 DODGE = 0.025  # of the range of rates, between the bars of two policies
-NAMES = {"single": "single type", "memory": "little memory", "lmsys": "lmsys lengths"}
+ROW, MOST = 0.62, 4  # inches between two rows of panels; columns of a single row
+NAMES = {
+    "single": "single type",
+    "memory": "little memory",
+    "lmsys": "lmsys lengths",
+    "long_decode": "long outputs, little memory",
+    "prompt_heavy": "long prompts",
+    "paper_single": "single type, WAIT",
+    "paper_lmsys": "lmsys lengths, Nested WAIT",
+}
 
 
 def make(folder: Path, bundle: Bundle, fresh: bool) -> Figure:
@@ -31,20 +40,24 @@ def make(folder: Path, bundle: Bundle, fresh: bool) -> Figure:
     gain = read_table(
         folder / "gain.csv", ("reduction",), ("variant", "policy"), ("rate", "reduction_low", "reduction_high")
     )
-    chosen, variants = looks(bundle), [v for v in bundle.target.variants if v in set(summary["variant"])]
+    chosen, variants = looks(bundle), _variants(bundle, summary)
     labels = {key: curve.label for key, curve in bundle.target.policies.items() if key in set(summary["policy"])}
-    width = (style.TWO_COLUMNS - LEFT - 0.08 - GAP * (len(variants) - 1)) / len(variants)
+    columns = len(variants) if len(variants) <= MOST else 3
+    rows = -(-len(variants) // columns)
+    width = (style.TWO_COLUMNS - LEFT - 0.08 - GAP * (columns - 1)) / columns
+    panel = GAIN + 0.22 + LATENCY
     with style.journal():
-        height = BOTTOM + GAIN + 0.22 + LATENCY + 0.26
+        height = BOTTOM + rows * panel + (rows - 1) * ROW + 0.26
         figure = style.new_figure(style.TWO_COLUMNS, height, style.handles(labels, chosen))
         for place, name in enumerate(variants):
-            left = LEFT + place * (width + GAP)
-            upper = style.add_axes(figure, left, BOTTOM + GAIN + 0.22, width, LATENCY)
-            lower = style.add_axes(figure, left, BOTTOM, width, GAIN, sharex=upper)
+            left = LEFT + place % columns * (width + GAP)
+            bottom = BOTTOM + (rows - 1 - place // columns) * (panel + ROW)
+            upper = style.add_axes(figure, left, bottom + GAIN + 0.22, width, LATENCY)
+            lower = style.add_axes(figure, left, bottom, width, GAIN, sharex=upper)
             _latency(upper, summary.filter(pl.col("variant") == name), chosen)
             _gain(lower, gain.filter((pl.col("variant") == name) & pl.col("rate").is_not_nan()), chosen)
             style.panel_title(upper, "abcdef"[place], NAMES.get(name, name))
-            if place == 0:
+            if place % columns == 0:
                 upper.set_ylabel("mean latency (s)")
                 lower.set_ylabel("reduction (%)")
         figure.text(0.995, 0.008, stamp(bundle, fresh), ha="right", va="bottom", fontsize=5.5, color=style.FAINT)
@@ -57,7 +70,7 @@ def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
         return f"E10. {origin(bundle, fresh)} The recording was cut short before its first run."
     titles = "; ".join(
         f"({'abcdef'[i]}) {v.title}, N = {v.requests}, {v.replications} replications"
-        for i, v in enumerate(target.variants.values())
+        for i, v in enumerate(target.variants[name] for name in _variants(bundle, pl.read_csv(folder / "summary.csv")))
     )
     overall = pl.read_csv(folder / "gain.csv").filter(pl.col("share").is_null())
     found = "; ".join(
@@ -74,6 +87,12 @@ def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
         "alternating order; shifted sideways to be told apart. Bands and bars: 95 % Student-t intervals. Mean "
         f"reduction over the rates: {found}.{'' if bundle.about.pace is None else metered}"
     )
+
+
+def _variants(bundle: Bundle, summary: pl.DataFrame) -> list[str]:
+    """Those with runs, in the order of the panels."""
+    recorded = set(summary["variant"])
+    return [name for name in bundle.target.variants if name in recorded]
 
 
 def _interval(row: dict, name: str) -> str:

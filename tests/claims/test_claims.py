@@ -112,6 +112,20 @@ def test_a_recording_of_the_device_is_used_and_one_of_another_is_not(project):
     assert verdict("a100-sxm-80g") == "reproduced"
 
 
+def test_another_devices_numbers_stand_beside_a_claim_that_they_do_not_decide(project):
+    (claim,) = (claim for claim in CLAIMS if claim.id == "C11")
+    (project / "data" / "gpu" / "h200").mkdir(parents=True)
+    table = project / "data" / "gpu" / "h200" / "time_model.csv"
+    table.write_text("mape,r_squared,error_256\n2.5,0.98,5.0\n")
+    judged = judge(claim, Evidence("paper"))
+    said = words.explanation(judged)
+    assert judged.verdict == "not testable here" and "No recording a100*" in said
+    assert "another device, h200: mean absolute error of the linear model 2.5 %" in said and "0.98" in said
+    assert "data/gpu/h200/time_model.csv" in files([claim], "paper")
+    table.unlink()
+    assert "h200" not in words.explanation(judge(claim, Evidence("paper")))
+
+
 # --- evidence that is not what it says -----------------------------------------------------------------------------
 
 

@@ -19,11 +19,15 @@ class EvidenceError(FluidwaitError):
     """An artifact that is not what its sidecar says, or is out of date: nothing can be judged by it."""
 
 
-def tables(claim: Claim, check: Check, scale: str) -> dict[str, str] | None:
-    """Files of a check, relative to the project, by their name in SQL; None when no recording can provide them."""
+def tables(claim: Claim, check: Check, scale: str, device: str | None = None) -> dict[str, str] | None:
+    """Files of a check, relative to the project, by their name in SQL; None when no recording can provide them.
+
+    Args:
+        device: folder of a recording to take instead of the one that the claim is about.
+    """
     folder = f"results/{scale}/{check.experiment or claim.experiment}"
     if claim.recording:
-        folder = recording(claim.recording)
+        folder = device or recording(claim.recording)
         if folder is None:
             return None
     if check.table is None:
@@ -36,6 +40,17 @@ def recording(pattern: str) -> str | None:
     root = project_root()
     found = sorted(path for path in (root / RECORDINGS).glob(pattern) if path.is_dir())
     return found[0].relative_to(root).as_posix() if found else None
+
+
+def other_recordings(claim: Claim, check: Check) -> list[str]:
+    """Recordings of other devices that have what the check of a claim about a device needs, relative to the project."""
+    root, own = project_root(), recording(claim.recording)
+    found = sorted(path.relative_to(root).as_posix() for path in (root / RECORDINGS).glob("*") if path.is_dir())
+    return [
+        folder
+        for folder in found
+        if folder != own and all((root / file).is_file() for file in tables(claim, check, "", folder).values())
+    ]
 
 
 def experiments(claim: Claim, checks: Iterable[Check]) -> set[str]:

@@ -7,12 +7,15 @@ Verdicts follow from the checks alone. *reproduced*: all hold; *partly*: some do
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import polars as pl
 
 from fluidwait.claims.claim import Check, Claim, Expect
-from fluidwait.claims.evidence import Evidence, tables
+from fluidwait.claims.evidence import Evidence, other_recordings, tables
 from fluidwait.config import ConfigError
 from fluidwait.experiments.metrics import mean_interval
 
@@ -59,6 +62,8 @@ class Judgement(NamedTuple):
     verdict: str
     outcomes: list[Outcome]
     trials: list[Trial]
+    beside: Mapping[str, list[Outcome]] = MappingProxyType({})
+    """By device that the claim is not about: what its recording says. It decides nothing."""
 
 
 def judge(claim: Claim, evidence: Evidence) -> Judgement:
@@ -74,7 +79,15 @@ def judge(claim: Claim, evidence: Evidence) -> Judgement:
         for remedy in claim.remedies:
             changed = [again for check in claim.checks if (again := remedy.applied(check, claim.experiment))]
             trials.append(Trial(remedy.setting, [measure(claim, check, evidence) for check in changed]))
-    return Judgement(claim, found, outcomes, trials)
+    return Judgement(claim, found, outcomes, trials, _beside(claim, evidence) if found == NOT_TESTABLE else {})
+
+
+def _beside(claim: Claim, evidence: Evidence) -> dict[str, list[Outcome]]:
+    found: dict[str, list[Outcome]] = {}
+    for check in claim.checks if claim.recording else ():
+        for folder in other_recordings(claim, check):
+            found.setdefault(Path(folder).name, []).append(measure(claim, check, evidence, folder))
+    return found
 
 
 def verdict(outcomes: list[Outcome]) -> str:
@@ -85,9 +98,9 @@ def verdict(outcomes: list[Outcome]) -> str:
     return REPRODUCED if all(judged) else PARTLY if any(judged) else NOT_REPRODUCED
 
 
-def measure(claim: Claim, check: Check, evidence: Evidence) -> Outcome:
-    """Compute a check's value at each of its points and judge it."""
-    files = tables(claim, check, evidence.scale)
+def measure(claim: Claim, check: Check, evidence: Evidence, device: str | None = None) -> Outcome:
+    """Compute a check's value at each of its points and judge it, for another device's recording if one is named."""
+    files = tables(claim, check, evidence.scale, device)
     if files is None:
         return Outcome(check, {})
     frames = {name: evidence.frame(path) for name, path in files.items()}

@@ -84,6 +84,7 @@ def write(judgements: list[Judgement], scale: str, folder: Path) -> dict[str, Pa
 
 def _evidence(judgements: list[Judgement]) -> list[Path]:
     outcomes = [o for j in judgements for o in (*j.outcomes, *(o for trial in j.trials for o in trial.outcomes))]
+    outcomes += [o for j in judgements for beside in j.beside.values() for o in beside]
     return [project_root() / path for path in sorted({path for outcome in outcomes for path in outcome.artifacts})]
 
 

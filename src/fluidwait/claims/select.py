@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fluidwait.claims.claim import Check, Claim, load_claims
-from fluidwait.claims.evidence import experiments, tables
+from fluidwait.claims.evidence import experiments, other_recordings, tables
 from fluidwait.config import ConfigError, nearest
 from fluidwait.provenance import code_fingerprint, config_hash, imported_modules, package_versions
 
@@ -38,6 +38,8 @@ def files(claims: Iterable[Claim], scale: str) -> list[str]:
     for claim in claims:
         for check in _all_checks(claim):
             found |= set((tables(claim, check, scale) or {}).values())
+            for folder in other_recordings(claim, check) if claim.recording else ():
+                found |= set(tables(claim, check, scale, folder).values())
     return sorted(found)
 
 

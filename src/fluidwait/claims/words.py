@@ -89,7 +89,7 @@ def explanation(judgement: Judgement) -> str:
     """One sentence: how many checks hold, and the first that decides."""
     outcomes = _judged(judgement.outcomes)
     if not outcomes:
-        return _untested(judgement.claim)
+        return " ".join([_untested(judgement.claim), *_beside(judgement)])
     failing = [outcome for outcome in outcomes if not outcome.holds]
     what = "the first that does not" if failing else "the first of them"
     missing = len(judgement.outcomes) - len(outcomes)
@@ -101,6 +101,20 @@ def _untested(claim: Claim) -> str:
     if claim.recording:
         return f"No recording {claim.recording} in data/gpu, and nothing else can stand for that device."
     return "Its points are not run at this scale."
+
+
+def _beside(judgement: Judgement) -> list[str]:
+    """What other devices say, one sentence each."""
+    return [
+        f"On another device, {device}: {'; '.join(_value(outcome) for outcome in outcomes if outcome.point)}."
+        for device, outcomes in judgement.beside.items()
+    ]
+
+
+def _value(outcome: Outcome) -> str:
+    """Quantity and value, without a judgement."""
+    unit = outcome.check.unit
+    return f"{outcome.check.quantity} {number(outcome.point.measured)}{' ' if unit else ''}{unit}"
 
 
 def _count(outcomes: list[Outcome]) -> str:

@@ -360,7 +360,7 @@ def steps(bundle: Bundle) -> pl.DataFrame:
     where = pl.read_parquet(bundle.path("log.parquet"), columns=["run_id", "duration"])
     batches = pl.read_parquet(bundle.path("batches.parquet"), columns=["run_id", "planning", "decodes", "prefills"])
     both = pl.concat([where, batches.drop("run_id")], how="horizontal")
-    name = pl.col("run_id").str.split(",")
+    name = pl.col("run_id").cast(pl.String).str.split(",")
     both = both.with_columns(variant=name.list.get(0), policy=name.list.get(1))
     rows = both.group_by("variant", "policy", maintain_order=True).agg(
         iterations=pl.len(),

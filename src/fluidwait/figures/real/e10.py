@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import polars as pl
@@ -97,7 +98,7 @@ def _variants(bundle: Bundle, summary: pl.DataFrame) -> list[str]:
 
 def _interval(row: dict, name: str) -> str:
     mean, low, high = (100 * row[column] for column in (name, f"{name}_low", f"{name}_high"))
-    return f"{mean:+.1f} % [{low:+.1f}, {high:+.1f}]"
+    return f"{mean:+.1f} %" + (f" [{low:+.1f}, {high:+.1f}]" if math.isfinite(low) else "")
 
 
 def _nothing(bundle: Bundle, fresh: bool) -> Figure:

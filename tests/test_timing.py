@@ -50,6 +50,7 @@ def test_every_coefficient_enters_once():
         "prefill_token": 13,
         "prefill_square": 97,
         "prefill_context": 29,
+        "prefill_launch": 1,
         "decode_launch": 1,
         "decode_request": 4,
         "decode_context": 31,
@@ -57,6 +58,12 @@ def test_every_coefficient_enters_once():
     assert sorted(expected) == sorted(names)
     for name, factor in expected.items():
         assert iteration_time(TimeModel(**(zero | {name: 0.5})), *sums) == 0.5 * factor, name
+
+
+def test_the_prefill_launch_is_paid_once_and_only_when_something_prefills():
+    slow = STAIRS._replace(prefill_launch=0.5)
+    for prefills, more in (([], 0.0), ([(1, 0)], 0.5), ([(1, 0), (2, 5)], 0.5)):
+        assert time_of(slow, prefills, [10]) - time_of(STAIRS, prefills, [10]) == pytest.approx(more, abs=1e-12)
 
 
 def test_the_decode_launch_is_paid_only_when_something_decodes():

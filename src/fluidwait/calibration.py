@@ -131,9 +131,9 @@ def calibrate_iterations(
 ) -> Hardware:
     """Fit ``timing.profile`` from measured iterations and write ``template`` with it to ``out`` (atomically).
 
-    The model is base + compute(tokens) + prefill (request, square, context) + decode (request, context), fitted to
-    relative errors. compute is a straight line or a non-decreasing piecewise-linear table; the number of knots is the
-    one with the least cross-validated error. prefill_token and per_kv stay 0: tokens = prefill tokens + decodes and
+    The model is base + compute(tokens) + prefill (launch, request, square, context) + decode (request, context), fitted
+    to relative errors. compute is a straight line or a non-decreasing piecewise-linear table; the number of knots is
+    the one with the least cross-validated error. prefill_token and per_kv stay 0: tokens = prefill tokens + decodes and
     kv tokens = prefill tokens + cached + decode context, so the data cannot tell them from the other terms.
     A fifth of the rows, held out of that choice and of its fit, gives the reported MAPE and R^2; the
     coefficients written are then refitted to all rows. The paper's linear model is fitted beside it; it is written as
@@ -143,18 +143,21 @@ def calibrate_iterations(
         iterations_csv: columns tokens, prefills, prefill_tokens, prefill_squares, prefill_context, decodes,
             decode_context, kv_tokens (sums over the batch, as in ``iteration_time``) and seconds. Instead of the sums
             there may be one column ``prefill_chunks`` with ``chunk@cached`` entries separated by ``;``
-            (``256@0;128@256``), empty for none, besides decodes, decode_context and seconds.
+            (``256@0;128@256``), empty for none, besides decodes, decode_context and seconds. A column ``group``, a
+            number per line, is for an engine that plans a batch while one runs: where one iteration ends and the next
+            begins is blurred there, so the seconds of each group are fitted as a whole.
         template: as in :func:`calibrate_profile`.
 
     Raises:
-        ConfigError: a file, line or column that cannot be used, or fewer than 20 rows.
+        ConfigError: a file, line or column that cannot be used, or fewer than 20 rows (or groups).
     """
     header, _ = _template(template)
     path = Path(iterations_csv)
     table = _iterations(path)
-    y = table["seconds"]
+    y = _seconds(table)
     if y.size < 20:
-        raise ConfigError(f"{path}: {y.size} measured iterations; at least 20 are needed to fit and to hold some out")
+        what = "measured iterations" if table["group"].size == y.size else "groups of measured iterations"
+        raise ConfigError(f"{path}: {y.size} {what}; at least 20 are needed to fit and to hold some out")
     order = np.random.default_rng(0).permutation(y.size)
     held, train = order[: y.size // FOLDS], order[y.size // FOLDS :]
     knots = _choose_knots(table, train)
@@ -174,9 +177,10 @@ def calibrate_iterations(
 
 def _fit_linear(table: dict[str, np.ndarray]) -> tuple[float, float, dict[str, Any]]:
     """The paper's model d0 + d1 KV (s, s/token) fitted to relative errors on all rows, and its scores there."""
-    y, kv = table["seconds"], table["kv_tokens"]
-    d0, d1 = _nnls(np.column_stack([np.ones_like(y), kv]), y, 1 / y)
-    scores = {"rows": int(y.size), **_scores(y, d0 + d1 * kv)}
+    y, kv = _seconds(table), table["kv_tokens"]
+    columns = _by_group(table, np.column_stack([np.ones_like(kv), kv]))
+    d0, d1 = _nnls(columns, y, 1 / y)
+    scores = {"rows": int(y.size), **_scores(y, columns @ np.array([d0, d1]))}
     return float(d0), float(d1), scores
 
 
@@ -271,10 +275,14 @@ def _fit_attention(
 
 
 def _iterations(path: Path) -> dict[str, np.ndarray]:
-    """Sums over the batch and seconds, f8[rows] each."""
-    chunks = "prefill_chunks" in _columns(path)
+    """Sums over the batch and seconds, f8[rows] each, and ``group``, i8[rows]: numbers from 0 up in order of the lines.
+
+    Without such a column every line is a group of its own.
+    """
+    columns = _columns(path)
+    chunks = "prefill_chunks" in columns
     needed = ("prefill_chunks", "decodes", "decode_context", "seconds") if chunks else (*SUMS, "seconds")
-    rows = []
+    rows, groups = [], {}
     for line, row in _read(path, needed):
         sums = _sums_of_chunks(path, line, row) if chunks else [_whole(path, line, c, row, least=0) for c in SUMS]
         named = dict(zip(SUMS, sums, strict=True))
@@ -283,9 +291,23 @@ def _iterations(path: Path) -> dict[str, np.ndarray]:
                 f"{path}: line {line}: column 'tokens': {named['tokens']} is not prefill_tokens + decodes = "
                 f"{named['prefill_tokens'] + named['decodes']}"
             )
-        rows.append([*sums, _number(path, line, "seconds", row, positive=True)])
-    table = np.array(rows, float).reshape(-1, len(SUMS) + 1)
-    return dict(zip((*SUMS, "seconds"), table.T, strict=True))
+        group = _whole(path, line, "group", row, least=0) if "group" in columns else len(rows)
+        rows.append([*sums, _number(path, line, "seconds", row, positive=True), groups.setdefault(group, len(groups))])
+    table = np.array(rows, float).reshape(-1, len(SUMS) + 2)
+    named = dict(zip((*SUMS, "seconds", "group"), table.T, strict=True))
+    return named | {"group": named["group"].astype(np.int64)}
+
+
+def _by_group(table: dict[str, np.ndarray], columns: np.ndarray) -> np.ndarray:
+    """Columns f8[rows, k] summed over the iterations of each group, f8[groups, k]."""
+    total = np.zeros((int(table["group"].max(initial=-1)) + 1, columns.shape[1]))
+    np.add.at(total, table["group"], columns)
+    return total
+
+
+def _seconds(table: dict[str, np.ndarray]) -> np.ndarray:
+    """Seconds of each group, f8[groups]."""
+    return _by_group(table, table["seconds"][:, None])[:, 0]
 
 
 def _sums_of_chunks(path: Path, line: int, row: dict[str, str]) -> list[int]:
@@ -307,8 +329,10 @@ def _sums_of_chunks(path: Path, line: int, row: dict[str, str]) -> list[int]:
 
 
 def _design(table: dict[str, np.ndarray], rows: np.ndarray, knots: np.ndarray) -> np.ndarray:
-    """Columns: base, compute (one per knot, or tokens), prefills, squares, context, decodes, decode context."""
-    q = table["tokens"][rows]
+    """Columns of the groups ``rows``: base, compute (one per knot, or tokens), launch of prefills, their number,
+    squares and context, decodes, decode context.
+    """
+    q = table["tokens"]
     if knots.size:
         left = np.concatenate([[0.0], knots[:-1]])
         compute = np.clip((q[:, None] - left) / (knots - left), 0.0, None)
@@ -316,11 +340,12 @@ def _design(table: dict[str, np.ndarray], rows: np.ndarray, knots: np.ndarray) -
     else:
         compute = q[:, None]
     terms = ("prefills", "prefill_squares", "prefill_context", "decodes", "decode_context")
-    return np.column_stack([np.ones_like(q), compute, *(table[t][rows] for t in terms)])
+    columns = [np.ones_like(q), compute, table["prefills"] > 0, *(table[t] for t in terms)]
+    return _by_group(table, np.column_stack(columns))[rows]
 
 
 def _fit_rows(table: dict[str, np.ndarray], rows: np.ndarray, knots: np.ndarray) -> np.ndarray:
-    return _relative(_design(table, rows, knots), table["seconds"][rows])
+    return _relative(_design(table, rows, knots), _seconds(table)[rows])
 
 
 def _predict(table: dict[str, np.ndarray], rows: np.ndarray, knots: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
@@ -329,7 +354,7 @@ def _predict(table: dict[str, np.ndarray], rows: np.ndarray, knots: np.ndarray, 
 
 def _choose_knots(table: dict[str, np.ndarray], train: np.ndarray) -> np.ndarray:
     """Token counts where compute may bend: the number of them with the least cross-validated relative error."""
-    levels = np.unique(table["tokens"][train])
+    levels = np.unique(table["tokens"][np.isin(table["group"], train)])
     levels = levels[levels > 0]
 
     def error(knots: np.ndarray) -> float:
@@ -338,7 +363,7 @@ def _choose_knots(table: dict[str, np.ndarray], train: np.ndarray) -> np.ndarray
         for i, part in enumerate(parts):
             rest = np.concatenate([p for j, p in enumerate(parts) if j != i])
             predicted = _predict(table, part, knots, _fit_rows(table, rest, knots))
-            misses.append(np.abs(predicted / table["seconds"][part] - 1))
+            misses.append(np.abs(predicted / _seconds(table)[part] - 1))
         return float(np.concatenate(misses).mean())
 
     counts = [n for n in KNOT_COUNTS if n <= min(levels.size, train.size // 4)]  # four rows to a knot
@@ -359,7 +384,8 @@ def _profile_of(knots: np.ndarray, coefficients: np.ndarray) -> dict[str, Any]:
     """The fitted coefficients as the fields of ProfileTiming."""
     pieces = max(1, knots.size)
     compute, rest = coefficients[1 : 1 + pieces], coefficients[1 + pieces :]
-    names = ("prefill_request", "prefill_square", "prefill_context", "decode_request", "decode_context")
+    names = ("prefill_launch", "prefill_request", "prefill_square", "prefill_context")
+    names += ("decode_request", "decode_context")
     profile = {"between": "linear", "base": float(coefficients[0]), **dict(zip(names, rest, strict=True))}
     if not knots.size:
         return profile | {"compute_slope": float(compute[0])}

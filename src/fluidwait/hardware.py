@@ -68,6 +68,7 @@ class ProfileTiming(Strict):
     base: float = Field(0.0, ge=0, allow_inf_nan=False)
     per_kv: float = Field(0.0, ge=0, allow_inf_nan=False)
     compute_slope: float = Field(ge=0, allow_inf_nan=False, description="s per token beyond the table")
+    prefill_launch: float = Field(0.0, ge=0, allow_inf_nan=False)
     prefill_request: float = Field(0.0, ge=0, allow_inf_nan=False)
     prefill_token: float = Field(0.0, ge=0, allow_inf_nan=False)
     prefill_square: float = Field(0.0, ge=0, allow_inf_nan=False)

@@ -26,6 +26,7 @@ class TimeModel(NamedTuple):
     decode_launch    s if the batch decodes at all
     decode_request   s per decode
     decode_context   s per KV token the decodes read
+    prefill_launch   s if the batch prefills at all
     """
 
     base: float
@@ -39,6 +40,7 @@ class TimeModel(NamedTuple):
     decode_launch: float
     decode_request: float
     decode_context: float
+    prefill_launch: float = 0.0
 
 
 @njit(cache=True)
@@ -58,8 +60,10 @@ def iteration_time(
     """
     last = tm.compute.shape[0] - 1
     compute = tm.compute[tokens] if tokens <= last else tm.compute[last] + tm.compute_slope * (tokens - last)
+    begin = tm.prefill_launch if prefills > 0 else 0.0
     prefill = (
-        tm.prefill_request * prefills
+        begin
+        + tm.prefill_request * prefills
         + tm.prefill_token * prefill_tokens
         + tm.prefill_square * prefill_squares
         + tm.prefill_context * prefill_context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -62,9 +63,11 @@ def tables(tmp_path):
             for policy in policies:
                 latency = rate / 10 * (1.0 if policy == "stock" else 0.8)
                 bounds = {"mean_latency_low": 0.9 * latency, "mean_latency_high": 1.1 * latency}
-                summary.append({"variant": variant, "policy": policy, "rate": rate, "mean_latency": latency} | bounds)
+                own = {"variant": variant, "policy": policy, "rate": rate, "replications": 4}
+                summary.append(own | {"mean_latency": latency} | bounds)
         for share, rate in ((0.5, 5.0), (1.0, 10.0), (None, None)):
             own = {"variant": variant, "policy": policies[1], "label": policies[1], "share": share, "rate": rate}
+            own["replications"] = 4
             gain.append(
                 own
                 | {"reduction": 0.2, "reduction_low": 0.1, "reduction_high": 0.3}
@@ -106,6 +109,19 @@ def test_e10_has_a_column_per_variant_that_was_run(tables):
     assert "WAIT" not in caption.split("Mean reduction")[1].split(":")[0]
     assert "wait, single type: +20.0 % [+10.0, +30.0]" in caption
     assert "in this order: +15.0 % [+12.5, +17.5]" in caption
+
+
+def test_two_replications_have_no_interval(tables):
+    for name in ("summary.csv", "gain.csv"):
+        table = pl.read_csv(tables / name)
+        table.with_columns(replications=pl.lit(2)).write_csv(tables / name)
+    upper, lower, *_ = e10.make(tables, bundle(tables), fresh=False).axes
+    assert not upper.collections and lines(upper)["wait"][:, 1] == pytest.approx([0.4, 0.8])
+    assert not any(
+        np.isfinite(part.get_segments()).any() for part in lower.collections if hasattr(part, "get_segments")
+    )
+    caption = e10.caption(tables, bundle(tables), fresh=False)
+    assert "wait, single type: +20.0 %;" in caption
 
 
 def test_captions_speak_of_the_meter_only_where_there_was_one(tables):

@@ -5,7 +5,8 @@ prompts are cut into chunks by the engine's token budget, so one burst has itera
 decodes, and of decodes with growing caches. *Mixed*: requests of a length law from a number of clients that each wait
 for their answer. *Sweeps*: the same under one token budget after the other, so that chunks of every size stand beside
 decodes. Iterations of the same composition count once, with their median time: a shared machine adds time to some
-iterations, never takes any away.
+iterations, never takes any away. Under asynchronous scheduling, which blurs where one iteration ends and the next
+begins, :func:`grouped` keeps them all, a few consecutive ones at a time.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ from fluidwait.workload import Requests
 COLUMNS = ("begin", "seconds", "planning", *SUMS, "resident_kv")
 """Of the engine's log: when an iteration began (s), how long it took, the scheduler's share of that (s); sums over the
 batch, as in ``iteration_time``; KV tokens of all residents."""
+
+TOGETHER = 8
+"""Iterations of a group at most."""
+
+CONTIGUOUS = 1e-6
+"""s between two iterations at most, for them to follow each other without a pause."""
 
 Sizes = Annotated[list[PositiveInt], Field(min_length=1)]
 
@@ -179,6 +186,33 @@ def medians(rows: np.ndarray) -> pl.DataFrame:
     table = pl.DataFrame(dict(zip(COLUMNS, rows.T, strict=True))).with_columns(pl.col(SUMS).cast(pl.Int64))
     grouped = table.group_by(SUMS, maintain_order=True).agg(pl.col("seconds").median(), count=pl.len())
     return grouped.sort(SUMS)
+
+
+def grouped(parts: list[np.ndarray]) -> pl.DataFrame:
+    """Columns :data:`fluidwait.calibration.SUMS`, ``seconds`` and ``group``, one row per iteration.
+
+    With asynchronous scheduling the engine prepares a batch before it takes in the results of the one before, so the
+    time of that preparation counts for the wrong one of two neighbours. It stays within a group: some
+    :data:`TOGETHER` iterations that followed each other without a pause.
+
+    Args:
+        parts: iterations as of the engine's log, float64[n, len(COLUMNS)] each.
+
+    Raises:
+        ConfigError: no iterations were measured.
+    """
+    tables, groups = [], 0
+    for rows in filter(len, parts):
+        begin, end = rows[:, 0], rows[:, 0] + rows[:, 1]
+        pauses = np.flatnonzero(np.abs(begin[1:] - end[:-1]) > CONTIGUOUS) + 1
+        for run in np.split(np.arange(len(rows)), pauses):
+            for together in np.array_split(run, -(-len(run) // TOGETHER)):
+                table = pl.DataFrame(dict(zip(COLUMNS, rows[together].T, strict=True)))
+                tables.append(table.select(pl.col(SUMS).cast(pl.Int64), "seconds", group=pl.lit(groups)))
+                groups += 1
+    if not tables:
+        raise ConfigError("calibration: no iterations were measured")
+    return pl.concat(tables)
 
 
 async def _until_sent(engine: Engine, count: int) -> None:

@@ -49,6 +49,7 @@ class Description(Strict):
     engine: dict[str, Any]  # version, options as passed and as the engine settled on them
     target: Target
     pace: float | None  # s of a sample of the meter at pace 1; None where none could run
+    bounds: dict[str, float] = {}  # requests/s by variant: the capacity predicted when its rates were chosen
     config_hash: str  # of the target and the engine
     data: dict[str, str]  # SHA-256 by data set
     code: dict[str, str]  # SHA-256 of the source files of scheduler and policies

@@ -115,12 +115,13 @@ class _LazyEngine:
             self._meter = None if core is None else Meter(core)
         return self._engine
 
-    async def metered(self, measure: Callable[[Engine], Awaitable[list]]) -> dict[str, list]:
-        """What is measured, ``rows``, and the ``pace`` of the machine meanwhile."""
+    async def metered(self, measure: Callable[[Engine], Awaitable[list]]) -> dict[str, Any]:
+        """What is measured, ``rows``, the ``pace`` of the machine meanwhile, and whether the engine plans ahead."""
         engine = await self.get()
         self.pace()
         rows = await measure(engine)
-        return {"rows": rows, "pace": self.pace().tolist()}
+        settled = self._session.settled
+        return {"rows": rows, "pace": self.pace().tolist(), "asynchronous": bool(settled["async_scheduling"])}
 
     def pace(self) -> np.ndarray:
         """Samples of the meter since the last call; none where there is no meter."""
@@ -204,21 +205,30 @@ class _Session:
         """Requests for clients that wait for their answers; the arrivals do not matter."""
         return generate(load_workload(workload), n=n, rate=1.0, seed=self.target.seed + 1)
 
-    def _composed(self, parts: list[dict[str, list]]) -> pl.DataFrame:
-        """Median seconds at pace 1 by composition; each part by itself, for its clock may have started anew."""
+    def _composed(self, parts: list[dict[str, Any]]) -> pl.DataFrame:
+        """Iterations at pace 1 as they are fitted; each part by itself, for its clock may have started anew."""
         rows = []
         for part in parts:
             own = np.array(part["rows"])
             own[:, 1] /= Pace(part["pace"], self.reference).during(own[:, 0], own[:, 0] + own[:, 1])
             rows.append(own)
-        return calibrate.medians(np.concatenate(rows))
+        ahead = any(part.get("asynchronous") for part in parts)
+        return calibrate.grouped(rows) if ahead else calibrate.medians(np.concatenate(rows))
 
     # --- runs ---
 
+    def bounds(self, hardware: Hardware) -> dict[str, float]:
+        """Predicted capacity of each variant (requests/s), of which the rates are shares.
+
+        Where an earlier session has recorded runs, it stays what that session predicted, so that they remain points of
+        the same grid though the iterations were fitted anew.
+        """
+        known = self.before.bounds if self.before and self.before.target.variants == self.target.variants else {}
+        return {name: known.get(name) or boundary(self.target, name, hardware) for name in self.target.variants}
+
     def plans(self, hardware: Hardware) -> list[Plan]:
         """Every run, in the order of recording."""
-        variants, plans = self.target.variants, []
-        rates = {name: boundary(self.target, name, hardware) for name in variants}
+        variants, plans, rates = self.target.variants, [], self.bounds(hardware)
         turns = [(name, replication) for name, v in variants.items() for replication in range(v.replications)]
         if self.target.order == "replications":
             turns.sort(key=lambda turn: turn[1])
@@ -361,6 +371,7 @@ class _Session:
             },
             target=target,
             pace=self.reference,
+            bounds=self.bounds(hardware),
             config_hash=key,
             data={p.name: file_sha256(p) for name in sorted(workloads) for p in input_files(load_workload(name))},
             code=code_fingerprint([*imported_modules("fluidwait.engines.vllm.scheduler"), "fluidwait.policies.*"]),

@@ -153,11 +153,16 @@ def fit(bundle: Bundle, whole: pl.DataFrame) -> pl.DataFrame:
 
 
 def _validated(bundle: Bundle) -> dict[str, float]:
-    """Errors of the calibrated model on the load that was measured to judge it; every iteration counts."""
-    table = pl.read_csv(bundle.path(VALIDATION))
-    predicted = np.array([Simulator(bundle).seconds(row) for row in table.select(SUMS).iter_rows()])
+    """Errors of the calibrated model on the load that was measured to judge it.
+
+    Of every iteration, or of every group where iterations are told apart only in groups.
+    """
+    table, simulator = pl.read_csv(bundle.path(VALIDATION)), Simulator(bundle)
+    table = table.with_columns(pl.Series("predicted", [simulator.seconds(row) for row in table.select(SUMS).rows()]))
+    if "group" in table.columns:
+        table = table.group_by("group", maintain_order=True).agg(pl.col("seconds", "predicted").sum(), count=1)
     every = table["count"].to_numpy()
-    return _scores(np.repeat(table["seconds"].to_numpy(), every), np.repeat(predicted, every))
+    return _scores(*(np.repeat(table[name].to_numpy(), every) for name in ("seconds", "predicted")))
 
 
 def _scores(measured: np.ndarray, predicted: np.ndarray) -> dict[str, float]:

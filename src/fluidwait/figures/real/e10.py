@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import polars as pl
@@ -20,6 +19,7 @@ WITH_RUNS = ()
 
 LATENCY, GAIN, LEFT, BOTTOM, GAP = 1.7, 1.1, 0.55, 0.52, 0.5  # inches
 DODGE = 0.025  # of the range of rates, between the bars of two policies
+LEAST = 3  # replications for an interval
 ROW, MOST = 0.62, 4  # inches between two rows of panels; columns of a single row
 NAMES = {
     "single": "single type",
@@ -37,9 +37,18 @@ def make(folder: Path, bundle: Bundle, fresh: bool) -> Figure:
     if not bundle.has_runs():
         return _nothing(bundle, fresh)
     bounds = ("mean_latency_low", "mean_latency_high")
-    summary = read_table(folder / "summary.csv", ("rate", "mean_latency"), ("variant", "policy"), bounds)
-    gain = read_table(
-        folder / "gain.csv", ("reduction",), ("variant", "policy"), ("rate", "reduction_low", "reduction_high")
+    summary = read_table(
+        folder / "summary.csv", ("rate", "mean_latency", "replications"), ("variant", "policy"), bounds
+    )
+    summary = _told(summary, "mean_latency")
+    gain = _told(
+        read_table(
+            folder / "gain.csv",
+            ("reduction", "replications"),
+            ("variant", "policy"),
+            ("rate", "reduction_low", "reduction_high"),
+        ),
+        "reduction",
     )
     chosen, variants = looks(bundle), _variants(bundle, summary)
     labels = {key: curve.label for key, curve in bundle.target.policies.items() if key in set(summary["policy"])}
@@ -70,7 +79,7 @@ def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
     if not bundle.has_runs():
         return f"E10. {origin(bundle, fresh)} The recording was cut short before its first run."
     titles = "; ".join(
-        f"({'abcdef'[i]}) {v.title}, N = {v.requests}, {v.replications} replications"
+        f"({'abcdef'[i]}) {v.title}, N = {v.requests}, {v.replications} replication{'s' * (v.replications > 1)}"
         for i, v in enumerate(target.variants[name] for name in _variants(bundle, pl.read_csv(folder / "summary.csv")))
     )
     overall = pl.read_csv(folder / "gain.csv").filter(pl.col("share").is_null())
@@ -85,7 +94,8 @@ def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
         f"{100 * target.window:g} % of the requests by arrival order, at shares of the capacity that the calibrated "
         "fluid model predicts. Below: how much lower it is than under vLLM's own scheduler on the same requests at "
         "equal limits (tokens and requests per batch, KV blocks), paired by replication; policies took turns in "
-        "alternating order; shifted sideways to be told apart. Bands and bars: 95 % Student-t intervals. Mean "
+        "alternating order; shifted sideways to be told apart. Bands and bars: 95 % Student-t intervals, from "
+        f"{LEAST} replications on. Mean "
         f"reduction over the rates: {found}.{'' if bundle.about.pace is None else metered}"
     )
 
@@ -96,9 +106,15 @@ def _variants(bundle: Bundle, summary: pl.DataFrame) -> list[str]:
     return [name for name in bundle.target.variants if name in recorded]
 
 
+def _told(table: pl.DataFrame, name: str) -> pl.DataFrame:
+    """The table without intervals of fewer than :data:`LEAST` replications, which say nothing."""
+    bounds = pl.col(f"{name}_low", f"{name}_high")
+    return table.with_columns(pl.when(pl.col("replications") >= LEAST).then(bounds).otherwise(float("nan")))
+
+
 def _interval(row: dict, name: str) -> str:
     mean, low, high = (100 * row[column] for column in (name, f"{name}_low", f"{name}_high"))
-    return f"{mean:+.1f} %" + (f" [{low:+.1f}, {high:+.1f}]" if math.isfinite(low) else "")
+    return f"{mean:+.1f} %" + (f" [{low:+.1f}, {high:+.1f}]" if row["replications"] >= LEAST else "")
 
 
 def _nothing(bundle: Bundle, fresh: bool) -> Figure:
@@ -113,7 +129,7 @@ def _latency(axes: Axes, table: pl.DataFrame, chosen: dict) -> None:
     curves = {key: table.filter(pl.col("policy") == key).sort("rate") for key in chosen}
     curves = {key: curve for key, curve in curves.items() if not curve.is_empty()}
     style.plot_curves(axes, curves, chosen, "mean_latency")
-    axes.set_ylim(bottom=0.0)
+    axes.set_ylim(0.0, 1.05 * axes.get_ylim()[1])
     axes.tick_params(axis="x", labelbottom=False)
 
 

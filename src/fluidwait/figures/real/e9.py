@@ -42,12 +42,13 @@ def make(folder: Path, bundle: Bundle, fresh: bool) -> Figure:
     chosen = looks(bundle)
     with style.journal():
         if bundle.has_runs():
+            pairs = read_table(folder / "pairs.csv", ("real", "simulated"), ("policy",))
+            chosen = {key: look for key, look in chosen.items() if key in set(pairs["policy"])}
             options = {key: look.options() | {"linestyle": "none"} for key, look in chosen.items()}
             entries += [Line2D([], [], label=bundle.target.policies[k].label, **o) for k, o in options.items()]
         figure = style.new_figure(style.TWO_COLUMNS, HEIGHT + BOTTOM + 0.24, entries)
         _generations(style.add_axes(figure, LEFT, BOTTOM, WIDTH, HEIGHT), generations)
         if bundle.has_runs():
-            pairs = read_table(folder / "pairs.csv", ("real", "simulated"), ("policy",))
             _pairs(style.add_axes(figure, LEFT + WIDTH + 0.72, BOTTOM, WIDTH, HEIGHT), pairs, chosen)
         figure.text(0.995, 0.008, stamp(bundle, fresh), ha="right", va="bottom", fontsize=5.5, color=style.FAINT)
         return figure

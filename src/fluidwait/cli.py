@@ -226,12 +226,14 @@ def make_table(
     output_column: Annotated[str, typer.Option(help="column of the output lengths, tokens")] = "output",
     max_prompt: Annotated[int | None, typer.Option(help="longest prompt kept")] = None,
     max_output: Annotated[int | None, typer.Option(help="longest output kept")] = None,
+    empty: Annotated[str, typer.Option(help="an empty prompt or output: refuse, drop, or one (token)")] = "refuse",
 ) -> None:
     """Turn a data set of requests into a small table of lengths for a workload."""
     from fluidwait import workload_table
 
     columns = {"prompt_column": prompt_column, "output_column": output_column}
-    summary = workload_table.make_table(csv, out, max_prompt=max_prompt, max_output=max_output, **columns)
+    limits = {"max_prompt": max_prompt, "max_output": max_output}
+    summary = workload_table.make_table(csv, out, empty=empty, **limits, **columns)
     _print_table(("requests", "count"), [(name, str(count)) for name, count in summary._asdict().items()])
     print(f"\nwrote {out}")
 

@@ -163,7 +163,7 @@ def test_an_empty_length_is_one_token_only_when_asked_for(tmp_path, data_set):
     settings = {"prompt_column": "in", "output_column": "out", "max_prompt": 500, "max_output": 1000}
     with pytest.raises(
         ConfigError,
-        match=r"mine\.csv: 2 of 7 requests have an empty prompt or output, the first 0 \+ 3 tokens in row 3; say",
+        match=r"mine\.csv: 2 of 7 requests have an empty prompt or output, the first 0 \+ 3 in row 3 \(say",
     ):
         make_table(data_set, out, **settings)
     assert not out.exists()

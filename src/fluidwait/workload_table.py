@@ -84,7 +84,7 @@ def make_table(
         first = int(np.argmax(bare))
         raise ConfigError(
             f"{csv_in}: {np.count_nonzero(bare)} of {bare.size} requests have an empty prompt or output, the first "
-            f"{prompt[first]} + {output[first]} tokens in row {first + 1}; say what they are: empty: drop, or one (token)"
+            f"{prompt[first]} + {output[first]} in row {first + 1} (say what becomes of them: empty: drop or one)"
         )
     kept = short & ~bare if empty == "drop" else short
     if not kept.any():

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from fluidwait.config import ConfigError, Strict, load, nearest
 from fluidwait.paths import project_root
+from fluidwait.workload import Workload, load_workload, rows_used
 
 SEED_STEP = 10_000
 """Between the seeds of two seed sets."""
@@ -191,6 +192,19 @@ class Experiment(Strict):
         sizes = self.scale(scale)
         return sizes.horizons or self.horizons or [sizes.requests]
 
+    def stretches_at(self, scale: str) -> int:
+        """Equal parts that a replayed trace is cut into: one for each replication, then one for each of the tuning."""
+        sizes = self.scale(scale)
+        return sizes.replications + (sizes.tuning_replications if self.is_tuned() else 0)
+
+    def is_tuned(self) -> bool:
+        """Whether any policy has a grid."""
+        return any(entry.grid for entry in self.policies.values())
+
+    def is_searched_at(self, scale: str) -> bool:
+        """Whether λ* of the policies is searched at this scale."""
+        return self.boundary is not None and self.boundary_requests_at(scale) > 0
+
     def boundary_seed_at(self, scale: str) -> int:
         """Seed of the searches for λ*."""
         return self.boundary.seed + SEED_STEP * split_scale(scale)[1]
@@ -227,6 +241,28 @@ class Experiment(Strict):
                 f"experiment {self.id}: policies: no policy '{policy}'{nearest(policy, list(self.policies))}"
             )
         return self.policies[policy]
+
+
+def workload_of(experiment: Experiment) -> Workload:
+    """The workload of an experiment, with its own arrivals if it names some.
+
+    Raises:
+        ConfigError: the file is missing or wrong.
+    """
+    workload = load_workload(experiment.workload)
+    if experiment.arrivals in (None, workload.arrivals.process):
+        return workload
+    return Workload.model_validate(workload.model_dump(mode="json") | {"arrivals": {"process": experiment.arrivals}})
+
+
+def replayed_rows(experiment: Experiment, workload: Workload, scale: str) -> dict[str, Any] | None:
+    """Which rows of a replayed trace the replications use, from 1 on; None for other arrivals."""
+    if workload.arrivals.process != "trace":
+        return None
+    n, replications = experiment.horizons_at(scale)[-1], range(experiment.scale(scale).replications)
+    used = [rows_used(workload, n, replication, experiment.stretches_at(scale)) for replication in replications]
+    rows = used[0][2]
+    return {"rows": rows, "used": [list(row[:2]) for row in used], "left_out": rows - n * len(used)}
 
 
 def load_experiment(path_or_name: str | Path) -> Experiment:

@@ -39,6 +39,18 @@ class RateRange(Strict):
         return [round(self.start + i * self.step, 9) for i in range(count)]
 
 
+def _rising(rates: list[float] | RateRange) -> list[float] | RateRange:
+    values = rates.values() if isinstance(rates, RateRange) else rates
+    if not values or not all(0 < rate < np.inf for rate in values) or sorted(set(values)) != list(values):
+        raise ValueError("must be increasing rates above 0 requests/s")
+    if isinstance(rates, RateRange) and abs(values[-1] - rates.stop) > 1e-6 * rates.step:
+        raise ValueError(f"stop: {rates.stop:g} is no number of steps from start (nearest valid value: {values[-1]:g})")
+    return rates
+
+
+Rates = Annotated[list[float] | RateRange, AfterValidator(_rising)]
+
+
 def _increasing(horizons: list[int]) -> list[int]:
     if not horizons or sorted(set(horizons)) != horizons:
         raise ValueError("must be increasing numbers of requests")
@@ -53,7 +65,7 @@ class Scale(Strict):
 
     requests: int = Field(ge=40, description="requests of a run")
     replications: int = Field(ge=1)
-    rates: list[float] | RateRange | None = Field(None, description="instead of the experiment's rates")
+    rates: Rates | None = Field(None, description="instead of the experiment's rates")
     horizons: Horizons | None = Field(None, description="instead of the experiment's horizons")
     tuning_requests: int = Field(ge=40, description="requests of a run in the search of a grid")
     tuning_replications: int = Field(1, ge=1)
@@ -118,7 +130,7 @@ class Experiment(Strict):
     )
     time_model: Literal["profile", "linear"] = "profile"
     memory_margin: float | None = Field(None, ge=0, lt=1, description="instead of the hardware's")
-    rates: list[float] | RateRange
+    rates: Rates
     horizons: Horizons | None = Field(
         None, description="numbers of requests, with a run for each, instead of the scale's"
     )
@@ -131,14 +143,6 @@ class Experiment(Strict):
     scales: dict[str, Scale]
     boundary: BoundarySearch | None = Field(None, description="how λ* is searched; without it, it is not")
     policies: dict[str, PolicyEntry]
-
-    @field_validator("rates")
-    @classmethod
-    def _positive(cls, rates):
-        values = rates.values() if isinstance(rates, RateRange) else rates
-        if not values or min(values) <= 0 or sorted(set(values)) != list(values):
-            raise ValueError("must be increasing rates above 0 requests/s")
-        return rates
 
     @field_validator("tuning_seed")
     @classmethod

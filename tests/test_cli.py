@@ -25,6 +25,7 @@ A100 = "a100-80g_llama-2-7b"
 CHECKOUT = Path(__file__).resolve().parents[1]
 SIMULATE = ["simulate", "--policy", "sarathi", "--requests", "200"]
 RUN = [*SIMULATE, "--workload", "p512d20", "--rate", "12"]
+LONG_MODEL = {"max_model_len": 300_000, "round_to_max_model_len": False}
 
 
 @pytest.fixture(autouse=True)
@@ -151,12 +152,32 @@ MISTAKES = {
         ["m.csv: line 1: column 'prefill_tokens' is missing"],
     ),
     "a prompt longer than the memory": (
-        lambda: [*SIMULATE, "--workload", write("w.yaml", fixed(prompt=200_000)), "--rate", "1"],
-        ["workload mine", "200000", "133824"],
+        lambda: [
+            *SIMULATE,
+            "--workload",
+            write("w.yaml", fixed(prompt=200_000)),
+            "--rate",
+            "1",
+            "--hardware",
+            write("h.yaml", hardware(**LONG_MODEL)),
+        ],
+        ["workload mine", "200000", "memory holds 136128"],
     ),
     "a prompt longer than the memory, thresholds": (
-        lambda: ["thresholds", write("q.yaml", question(workload=write("w.yaml", fixed(prompt=200_000))))],
-        ["q.yaml", "200000", "137497"],
+        lambda: [
+            "thresholds",
+            write(
+                "q.yaml",
+                question(
+                    workload=write("w.yaml", fixed(prompt=200_000)), hardware=write("h.yaml", hardware(**LONG_MODEL))
+                ),
+            ),
+        ],
+        ["q.yaml", "200000", "memory holds 137497"],
+    ),
+    "a prompt longer than the model takes": (
+        lambda: [*SIMULATE, "--workload", write("w.yaml", fixed(prompt=5_000)), "--rate", "1"],
+        ["workload mine", "5000", "max_model_len of the hardware is 4096"],
     ),
     "a device too small for the model": (
         lambda: [*RUN, "--hardware", write("h.yaml", hardware(memory_gib=8))],

@@ -15,11 +15,14 @@ from fluidwait.workload import (
     LengthLaw,
     Workload,
     check_fits,
+    check_offered,
     generate,
     input_files,
+    is_random,
     length_law,
     load_workload,
     mean_rate,
+    rows_used,
 )
 
 FIXED = {"kind": "fixed", "prompt": 512, "output": 20}
@@ -121,9 +124,69 @@ def test_piecewise_integral_and_mean_rate_by_hand():
     once, again = (workload(**PROCESSES[name]).arrivals for name in ("piecewise", "repeated"))
     assert once.expected(np.array([0.0, 5.0, 10.0, 15.0, 25.0])).tolist() == [0.0, 10.0, 20.0, 22.5, 27.5]
     assert again.expected(np.array([3.0, 4.0, 12.0, 15.0, 16.0, 24.0])).tolist() == [0.0, 4.0, 28.0, 28.0, 32.0, 56.0]
-    assert once.mean_rate(None) == 0.5
-    assert once.mean_rate(4.0) == 2.0
+    assert once.mean_rate(None) == 22.5 / 15
     assert again.mean_rate(None) == pytest.approx(28 / 12)
+    # the mean asked for is the mean over the segments, and the segments keep their shape
+    assert once.mean_rate(4.0) == again.mean_rate(4.0) == 4.0
+    assert once.expected(np.array([10.0, 15.0, 25.0]), 4.0) == pytest.approx(np.array([20.0, 22.5, 27.5]) * 4 / 1.5)
+    # over the time of n requests: 20 come in 10 s; after 22.5 in 15 s the last rate goes on; a period has 28 in 12 s
+    assert [once.mean_rate(None, n) for n in (2, 20, 30)] == [2.0, 2.0, 30 / 30]
+    assert [again.mean_rate(None, n) for n in (28, 42, 56)] == pytest.approx([28 / 10, 42 / 18.5, 56 / 22])
+
+
+def test_the_rate_asked_of_a_profile_is_the_rate_offered():
+    """It multiplied the segments: 5 and 15 requests/s at "2" came as 20."""
+    segments = [{"until": 60, "rate": 5}, {"until": 120, "rate": 15}]
+    profile = workload(process="piecewise", repeat=True, segments=segments)
+    for rate in (0.5, 1.0, 2.0, 3.0):
+        n = round(rate * 120) * 40  # forty passes
+        arrival = generate(profile, n=n, rate=rate, seed=1).arrival
+        assert n / arrival[-1] == pytest.approx(rate, rel=4 / np.sqrt(n))
+        low = np.count_nonzero(arrival % 120 < 60) / n
+        assert low == pytest.approx(0.25, abs=4 * np.sqrt(0.25 * 0.75 / n))
+        assert mean_rate(profile, rate) == rate
+    own = generate(profile, n=12_000, seed=1).arrival  # without a rate the segments' own: 10 requests/s
+    assert 12_000 / own[-1] == pytest.approx(10, rel=4 / np.sqrt(12_000))
+    in_file = workload(process="piecewise", repeat=True, segments=segments, rate=2.0)
+    assert (generate(in_file, n=100, seed=1).arrival == generate(profile, n=100, rate=2.0, seed=1).arrival).all()
+
+
+def test_a_run_that_would_offer_another_rate_is_refused_with_the_nearest_number_of_requests():
+    segments = [{"until": 60, "rate": 5}, {"until": 120, "rate": 15}]
+    for repeat, n, rate, message in (
+        (
+            True,
+            60,
+            2.0,
+            "x: 60 requests last 60 s of a profile of 120 s and would come at 1 requests/s, where 2 are asked",
+        ),
+        (True, 60, 2.0, "(nearest valid number of requests: 240)"),
+        (True, 300, 2.0, "(nearest valid number of requests: 240)"),
+        (False, 2000, 2.0, "(nearest valid number of requests: 240, or repeat: true)"),
+        (False, 100, 2.0, "(nearest valid number of requests: 240)"),
+    ):
+        w = workload(process="piecewise", repeat=repeat, segments=segments)
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            check_offered(w, n, rate, "x")
+        check_offered(w, 240, rate, "x")
+    check_offered(workload(process="piecewise", repeat=True, segments=segments), 2000, 2.0, "x")
+    check_offered(workload(process="piecewise", segments=segments), 5, None, "x")  # no rate is asked for
+    check_offered(workload(), 5, 2.0, "x")
+
+
+@given(st.integers(1, 400), st.floats(1e-3, 1e3), st.booleans())
+def test_the_mean_rate_of_n_requests_is_n_over_their_time(n, rate, repeat):
+    name = "repeated" if repeat else "piecewise"
+    arrivals = workload(**PROCESSES[name]).arrivals
+    time = n / arrivals.mean_rate(rate, n)
+    assert arrivals.expected(np.array([time]), rate)[0] == pytest.approx(n, rel=1e-9)
+
+
+def test_whether_replications_differ(trace):
+    assert not is_random(workload(process="deterministic"))
+    assert not is_random(workload({"kind": "mixture", "types": [TYPES[0] | {"share": 1.0}]}, process="deterministic"))
+    assert is_random(workload(MIXTURE, process="deterministic")) and is_random(workload())
+    assert is_random(workload(trace, process="trace"))
 
 
 def test_one_piecewise_segment_is_the_poisson_process():
@@ -239,9 +302,109 @@ def test_a_trace_is_replayed_in_order_from_time_0(trace):
     assert requests.prompt.tolist() == [10, 20, 10, 40]
     assert requests.output.tolist() == [1, 2, 1, 4]
     assert mean_rate(w) == 1.0
-    assert generate(w, n=3, rate=4.0, seed=0).arrival.tolist() == [0.0, 0.125, 0.125]
+    assert generate(w, n=4, rate=4.0, seed=0).arrival.tolist() == [0.0, 0.125, 0.125, 0.75]
     assert mean_rate(w, 4.0) == 4.0
     assert mean_rate(workload(trace, process="trace", rate=2.0)) == 2.0
+
+
+@pytest.fixture
+def uneven(tmp_path) -> dict:
+    """A trace of 1,000 rows that comes ten times faster in its second half: 1.82 requests/s over the whole."""
+    gaps = np.repeat([1.0, 0.1], 500)
+    path = tmp_path / "uneven.csv"
+    rows = [f"{time:.1f},{row},{row + 1}" for row, time in enumerate(np.cumsum(gaps), start=1)]
+    path.write_text("\n".join(["arrival,prompt,output", *rows, ""]))
+    return {"kind": "trace", "file": str(path)}
+
+
+@pytest.mark.parametrize("stretches", [1, 2, 5])
+@pytest.mark.parametrize("rate", [0.5, 2.0])
+def test_the_rate_asked_of_a_trace_is_offered_over_the_rows_used(uneven, rate, stretches):
+    """The whole file was stretched to it, then cut: its first fifth came at 0.55 when 1 was asked for."""
+    w = workload(uneven, process="trace")
+    for replication in range(stretches):
+        arrival = generate(w, n=200, rate=rate, seed=0, replication=replication, stretches=stretches).arrival
+        assert arrival[0] == 0.0
+        assert 199 / arrival[-1] == pytest.approx(rate, rel=1e-12)
+
+
+def test_replications_of_a_trace_are_different_stretches(uneven):
+    """All were the rows at its beginning."""
+    w = workload(uneven, process="trace")
+    runs = [generate(w, n=200, rate=2.0, seed=0, replication=r, stretches=4) for r in range(4)]
+    assert [run.prompt[0] for run in runs] == [1, 251, 501, 751]
+    assert [rows_used(w, 200, r, 4) for r in range(4)] == [
+        (1, 200, 1000),
+        (251, 450, 1000),
+        (501, 700, 1000),
+        (751, 950, 1000),
+    ]
+    assert not set.intersection(*(set(run.prompt.tolist()) for run in runs))
+    assert mean_rate(w, None, 200) == pytest.approx(1.0)
+    for change, message in (
+        (
+            {"n": 251, "stretches": 4},
+            "asked for 251 requests in each of 4 stretches, but the trace has 1000 (nearest valid",
+        ),
+        ({"n": 251, "stretches": 4}, "number of stretches: 3)"),
+        ({"n": 10, "replication": 1}, "replication 1, but the trace is cut into 1 stretch(es) only"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            generate(w, **({"seed": 0, "rate": 1.0} | change))
+
+
+UNITS = [
+    # first time, step, what is found, what to say
+    (1_700_158_666_680, 200, "1700158666680 is 2023-11-16 in milliseconds since 1970, not seconds", "unit: ms"),
+    (1_700_158_666_680_000, 200_000, "is 2023-11-16 in microseconds since 1970, not seconds", "unit: us"),
+    (1_700_158_666_680_000_000, 200_000_000, "is 2023-11-16 in nanoseconds since 1970, not seconds", "unit: ns"),
+    (0, 200, "as seconds they are 0.005 requests/s on average, which looks like milliseconds", "unit: ms"),
+    (7_000, 200_000, "as seconds they are 5e-06 requests/s on average", "unit: ms"),
+    (3e11, 1, "3e+11 seconds are no time since 1970 or a start", "the units are s, ms, us, ns"),
+    (0, 1e-5, "as seconds they are 1e+05 requests/s on average, which looks like hours or days", "unit: s"),
+]
+
+
+@pytest.mark.parametrize(("first", "step", "found", "say"), UNITS)
+def test_times_in_another_unit_are_never_taken_for_seconds(tmp_path, first, step, found, say):
+    rows = "".join(f"{first + i * step!r},10,1\n" for i in range(20))
+    (tmp_path / "t.csv").write_text(f"arrival,prompt,output\n{rows}")
+    w = workload({"kind": "trace", "file": str(tmp_path / "t.csv")}, process="trace")
+    with pytest.raises(ConfigError, match=re.escape(found)) as error:
+        generate(w, n=10, rate=2.0, seed=0)
+    assert f"t.csv: column 'arrival': {first:.0f}"[:20] in str(error.value) and say in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("unit", "first", "step"),
+    [
+        ("ms", 1_700_158_666_680, 200),
+        ("us", 1_700_158_666_680_000, 200_000),
+        ("ns", 1_500_000_000, 200_000_000),  # a machine's clock, a second after its start
+        ("ms", 0, 200),
+        ("s", 1_700_158_666.68, 0.2),
+        ("s", 0, 0.2),
+        (None, 1_700_158_666.68, 0.2),
+        (None, 0, 0.2),
+    ],
+)
+def test_the_unit_of_a_trace_is_said_with_a_key(tmp_path, unit, first, step):
+    rows = "".join(f"{first + i * step!r},10,1\n" for i in range(20))
+    (tmp_path / "t.csv").write_text(f"arrival,prompt,output\n{rows}")
+    w = workload({"kind": "trace", "file": str(tmp_path / "t.csv")}, process="trace", unit=unit)
+    assert generate(w, n=20, seed=0).arrival == pytest.approx(0.2 * np.arange(20), abs=1e-5)
+    assert mean_rate(w) == pytest.approx(5.0, rel=1e-5)
+
+
+def test_a_slow_trace_in_seconds_is_one_when_that_is_said(tmp_path):
+    (tmp_path / "t.csv").write_text("arrival,prompt,output\n0,10,1\n60,10,1\n120,10,1\n")
+    lengths = {"kind": "trace", "file": str(tmp_path / "t.csv")}
+    with pytest.raises(ConfigError, match=r"unit: ms, or unit: s if they are seconds"):
+        mean_rate(workload(lengths, process="trace"))
+    assert mean_rate(workload(lengths, process="trace", unit="s")) == pytest.approx(1 / 60)
+    with pytest.raises(ConfigError, match=r"arrivals\.unit: .*'ms'"):
+        workload(lengths, process="trace", unit="msec")
 
 
 def test_trace_mistakes_are_one_line(trace, tmp_path):
@@ -388,9 +551,22 @@ def test_lengths_that_no_empty_server_holds_are_refused():
         check_fits(lengths, 562, "x.yaml")
         message = (
             "x.yaml: a request of 512 prompt and 50 output tokens needs 562 tokens of KV cache, "
-            "but memory holds 561 (longest output that fits: 49)"
+            "but memory holds 561 (longest output that fits: 49; "
         )
-        with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        with pytest.raises(ConfigError, match=rf"^{re.escape(message)}\d+ % of the requests are too long\)$"):
             check_fits(lengths, 561.9, "x.yaml")
-        with pytest.raises(ConfigError, match=re.escape("(longest prompt that fits: 99)")):
+        with pytest.raises(ConfigError, match=re.escape("(longest prompt that fits: 99; 100 % of")):
             check_fits(lengths, 100, "x.yaml")
+
+
+def test_lengths_that_the_model_does_not_take_are_refused():
+    law = length_law(workload(MIXTURE))
+    check_fits(law, 1e5, "x.yaml", 562)
+    message = (
+        "x.yaml: a request of 512 prompt and 50 output tokens needs 562 tokens of KV cache, "
+        "but max_model_len of the hardware is 561 (longest output that fits: 49; 30 % of the requests are too long)"
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        check_fits(law, 1e5, "x.yaml", 561)
+    with pytest.raises(ConfigError, match=r"but memory holds 540 \(longest output that fits: 28;"):
+        check_fits(law, 540, "x.yaml", 561)  # the tighter of the two, so that its hint is enough

@@ -77,6 +77,7 @@ def test_shipped_table_is_what_the_code_makes_of_the_raw_sample(tmp_path):
         output_column="answer_length",
         max_prompt=499,
         max_output=499,
+        empty="one",
         source=SOURCE,
     )
     assert made.read_bytes() == LMSYS.read_bytes()
@@ -142,17 +143,44 @@ def data_set(tmp_path) -> Path:
 def test_make_table_counts_what_it_drops_and_says_so_in_the_file(tmp_path, data_set):
     out = tmp_path / "tables" / "mine.csv"
     columns = {"prompt_column": "in", "output_column": "out"}
-    summary = make_table(data_set, out, **columns, max_prompt=500, max_output=1000, source="my\nservice")
-    assert summary == (7, 2, 2, 5, 4)
+    settings = columns | {"max_prompt": 500, "max_output": 1000, "empty": "drop", "source": "my\nservice"}
+    summary = make_table(data_set, out, **settings)
+    assert summary._asdict() == {"rows": 7, "too_long": 2, "empty": 2, "kept": 3, "cells": 2}
     table = read_table(out)
-    assert [c.tolist() for c in table] == [[1, 4, 5, 30], [3, 1, 7, 40], [1, 1, 2, 1]]
+    assert [c.tolist() for c in table] == [[5, 30], [7, 40], [2, 1]]
     text = out.read_text()
     assert "# source: my service\n" in text
     assert "# filter: prompt <= 500 and output <= 1000\n" in text
-    assert "7 read, 2 too long dropped, 5 kept, 2 of them with an empty prompt or output, counted as 1 token" in text
+    assert "7 read, 2 too long dropped, 2 with an empty prompt or output dropped, 3 kept\n" in text
     again = tmp_path / "again.csv"
-    make_table(data_set, again, **columns, max_prompt=500, max_output=1000, source="my\nservice")
+    make_table(data_set, again, **settings)
     assert again.read_bytes() == out.read_bytes()
+
+
+def test_an_empty_length_is_one_token_only_when_asked_for(tmp_path, data_set):
+    """An output of 0 was counted as 1 without a word: another law than the data have."""
+    out = tmp_path / "out.csv"
+    settings = {"prompt_column": "in", "output_column": "out", "max_prompt": 500, "max_output": 1000}
+    with pytest.raises(
+        ConfigError,
+        match=r"mine\.csv: 2 of 7 requests have an empty prompt or output, the first 0 \+ 3 in row 3 \(say",
+    ):
+        make_table(data_set, out, **settings)
+    assert not out.exists()
+    summary = make_table(data_set, out, **settings, empty="one")
+    assert (summary.empty, summary.kept) == (2, 5)
+    assert [c.tolist() for c in read_table(out)] == [[1, 4, 5, 30], [3, 1, 7, 40], [1, 1, 2, 1]]
+    assert "5 kept, 2 of them with an empty prompt or output, counted as 1 token\n" in out.read_text()
+
+
+def test_a_data_set_without_empty_lengths_gives_the_same_table_whatever_is_said_of_them(tmp_path):
+    data = tmp_path / "mine.csv"
+    data.write_text("prompt,output\n5,7\n30,40\n")
+    tables = []
+    for empty in ("refuse", "drop", "one"):
+        assert make_table(data, tmp_path / f"{empty}.csv", empty=empty).empty == 0
+        tables.append([c.tolist() for c in read_table(tmp_path / f"{empty}.csv")])
+    assert tables[0] == tables[1] == tables[2] == [[5, 30], [7, 40], [1, 1]]
 
 
 @pytest.mark.parametrize(
@@ -166,6 +194,14 @@ def test_make_table_counts_what_it_drops_and_says_so_in_the_file(tmp_path, data_
             {"prompt_column": "in", "output_column": "out", "max_output": 2, "max_prompt": 3},
             "mine.csv: no request is left of 7: all are too long",
         ),
+        (
+            {"prompt_column": "in", "output_column": "out", "max_output": 3, "empty": "drop"},
+            "mine.csv: no request is left of 7: all are too long or empty",
+        ),
+        (
+            {"prompt_column": "in", "output_column": "out", "empty": "dorp"},
+            "empty: must be refuse, drop or one, found 'dorp' (did you mean 'drop'?)",
+        ),
     ],
 )
 def test_make_table_mistakes_are_one_line_and_leave_no_file(tmp_path, data_set, settings, message):
@@ -177,7 +213,7 @@ def test_make_table_mistakes_are_one_line_and_leave_no_file(tmp_path, data_set, 
 
 def test_make_table_says_when_it_cannot_write(tmp_path, data_set):
     with pytest.raises(ConfigError, match=r"mine\.csv/out\.csv: cannot be written"):
-        make_table(data_set, data_set / "out.csv", prompt_column="in", output_column="out")
+        make_table(data_set, data_set / "out.csv", prompt_column="in", output_column="out", empty="drop")
 
 
 def test_limits_of_a_table_are_inclusive_and_must_leave_something(tmp_path):

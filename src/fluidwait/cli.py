@@ -123,7 +123,7 @@ def _threshold_question(path: Path) -> tuple[Any, list[float], Any, dict[str, An
         return setting.law, rates, setting.hardware, {"semantics": experiment.semantics}
     question = parse(ThresholdsFile, data, path)
     hardware, law = load_hardware(question.hardware), length_law(load_workload(question.workload))
-    check_fits(law, hardware.kv_capacity_tokens, str(path))
+    check_fits(law, hardware.kv_capacity_tokens, str(path), hardware.max_model_len)
     return law, question.rates, hardware, question.model_dump(exclude={"hardware", "workload", "rates"})
 
 
@@ -226,12 +226,14 @@ def make_table(
     output_column: Annotated[str, typer.Option(help="column of the output lengths, tokens")] = "output",
     max_prompt: Annotated[int | None, typer.Option(help="longest prompt kept")] = None,
     max_output: Annotated[int | None, typer.Option(help="longest output kept")] = None,
+    empty: Annotated[str, typer.Option(help="an empty prompt or output: refuse, drop, or one (token)")] = "refuse",
 ) -> None:
     """Turn a data set of requests into a small table of lengths for a workload."""
     from fluidwait import workload_table
 
     columns = {"prompt_column": prompt_column, "output_column": output_column}
-    summary = workload_table.make_table(csv, out, max_prompt=max_prompt, max_output=max_output, **columns)
+    limits = {"max_prompt": max_prompt, "max_output": max_output}
+    summary = workload_table.make_table(csv, out, empty=empty, **limits, **columns)
     _print_table(("requests", "count"), [(name, str(count)) for name, count in summary._asdict().items()])
     print(f"\nwrote {out}")
 
@@ -316,20 +318,22 @@ def _resolve(policy, workload, hardware, rate, requests, seed, semantics, time_m
     from fluidwait.hardware import load_hardware
     from fluidwait.policies import load_policy
     from fluidwait.policies.contract import Context
-    from fluidwait.workload import check_fits, generate, length_law, load_workload, mean_rate
+    from fluidwait.workload import check_fits, check_offered, generate, length_law, load_workload, mean_rate
 
     chosen, work, machine = load_policy(policy), load_workload(workload), load_hardware(hardware)
     drawn = generate(work, n=requests, rate=rate, seed=seed)
+    check_offered(work, requests, rate, f"workload {work.name}")
     if semantics is SemanticsName.paper:
         rules = core.paper(machine.kv_capacity_tokens, machine.watermark)
     else:
         rules = core.serving(machine.kv_blocks, machine.block_size, machine.watermark)
     law, times = length_law(work), machine.time_model(time_model.value)
-    check_fits(law, (rules.blocks - rules.watermark) * rules.block_size, f"workload {work.name}")
+    usable = (rules.blocks - rules.watermark) * rules.block_size
+    check_fits(law, usable, f"workload {work.name}", machine.max_model_len)
     linear = machine.timing.linear
     d0, d1 = (linear.d0, linear.d1) if linear else (float("nan"), float("nan"))  # refused by the policies that ask
     capacity = rules.blocks * rules.block_size
-    context = Context(law, mean_rate(work, rate), times, (d0, d1), capacity, rules.prefill_emits)
+    context = Context(law, mean_rate(work, rate, requests), times, (d0, d1), capacity, rules.prefill_emits)
     try:
         knobs = chosen.prepare(context)
     except ConfigError as error:
@@ -356,14 +360,14 @@ def _print_run(job: _Job, run: Any, columns: dict[str, Any], how: str) -> None:
     from fluidwait.experiments.metrics import run_metrics
 
     metrics = run_metrics(columns)
-    offered = len(job.requests.arrival) / max(job.requests.arrival[-1], 1e-300)
     print(f"{job.policy.name}, {job.workload.name}, {job.hardware.name} ({how})")
-    print(f"latencies of the middle half of {metrics.requests} requests, {_number(offered)} arrivals/s\n")
+    print(f"latencies of the middle half of {metrics.requests} requests, {_number(_offered(job))} arrivals/s")
+    print(_rows_used(job))
     rows = [
         ("mean latency", _number(metrics.mean_latency), "s"),
         ("median latency", _number(metrics.median_latency), "s"),
-        ("95 % latency", _number(metrics.p95_latency), "s"),
-        ("99 % latency", _number(metrics.p99_latency), "s"),
+        ("95 % latency", _number(_percentile(metrics, 95)), "s"),
+        ("99 % latency", _number(_percentile(metrics, 99)), "s"),
         ("mean time to first token", _number(metrics.mean_ttft), "s"),
         ("mean time per output token", _number(metrics.mean_tpot, 1e3), "ms"),
         ("completions", _number(metrics.completion_rate), "requests/s"),
@@ -378,12 +382,38 @@ def _print_run(job: _Job, run: Any, columns: dict[str, Any], how: str) -> None:
     _print_table(("metric", "value", "unit"), [*rows, *_growth(job, columns)])
 
 
+def _offered(job: _Job) -> float:
+    """Arrivals per second; of a replayed trace, whose first request comes at time 0, the gaps between them."""
+    arrival = job.requests.arrival
+    gaps = len(arrival) - (job.workload.arrivals.process == "trace")
+    return gaps / arrival[-1] if arrival[-1] > 0 else float("nan")
+
+
+def _rows_used(job: _Job) -> str:
+    """The line that tells which rows of a trace were replayed; empty for other arrivals."""
+    from fluidwait.workload import rows_used
+
+    if job.workload.arrivals.process != "trace":
+        return ""
+    first, last, rows = rows_used(job.workload, len(job.requests.arrival))
+    return f"rows {first} to {last} of the {rows} of the trace, {rows - (last - first + 1)} left out\n"
+
+
+def _percentile(metrics: Any, percent: int) -> float | None:
+    """A percentile of the latency; None of so few requests that it would be little but the largest of them."""
+    from fluidwait.experiments.metrics import window_slice
+
+    window = window_slice(metrics.requests)
+    enough = (window.stop - window.start) * (100 - percent) >= 100
+    return getattr(metrics, f"p{percent}_latency") if enough else None
+
+
 def _growth(job: _Job, columns: dict[str, Any]) -> list[tuple[str, str, str]]:
     """The row that tells an overloaded run, when the rule of :mod:`fluidwait.experiments.stability` applies."""
     from fluidwait.experiments.stability import MARGIN, drift
 
     arrival = columns["arrival"]
-    if len(arrival) < 100 or job.workload.arrivals.process in ("piecewise", "trace"):
+    if len(arrival) < 100 or not job.workload.arrivals.constant_rate:
         return []
     share, allowed = drift(arrival, columns["completion"]), MARGIN / len(arrival) ** 0.5
     shown = f"{100 * share:.2f}".replace("-0.00", "0.00")

@@ -6,6 +6,9 @@ draws from both with separate random streams, so that
 - the same (seed, replication) gives the same requests to every policy and every engine,
 - the first n requests do not depend on how many are drawn,
 - lengths do not depend on the rate, and gaps of one rate are those of another rescaled (common random numbers).
+
+A replayed trace draws nothing: its replications are different stretches of the file, and a rate that is asked for is
+the mean rate of exactly the rows used.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -29,6 +32,16 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 TRUNCATION = 3.0  # mean gaps; what Vidur's Poisson generator cuts its gaps at
+
+SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+"""Seconds of the units in which a trace may give its arrivals."""
+
+UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+EPOCH = (1e9, 4.2e9)  # s since 1970 of the years 2001 to 2103
+SLOWEST, FASTEST = 0.1, 1e4  # requests/s that a trace without a unit may have; one in ms reads as 1/1000 of its rate
+
+OFF = 0.05
+"""How far, as a share, the rate that a run of a piecewise profile offers may be from the one asked for."""
 
 
 class Requests(NamedTuple):
@@ -118,11 +131,15 @@ class TraceLengths(Strict):
         pairs, count = np.unique(np.column_stack([columns["prompt"], columns["output"]]), axis=0, return_counts=True)
         return _Support(pairs[:, 0], pairs[:, 1], count.astype(np.float64))
 
-    def recording(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def recording(self, unit: str | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Arrivals (s, the first at 0), prompts and outputs (tokens) in the order of the file.
 
+        Args:
+            unit: of the file's arrivals, a key of :data:`SECONDS`; None: seconds, if they look like seconds.
+
         Raises:
-            ConfigError: the file is unusable or has no ``arrival`` column, or its arrivals go back in time.
+            ConfigError: the file is unusable or has no ``arrival`` column, its arrivals go back in time, or they are
+                not times in this unit by all appearances.
         """
         path = project_root() / self.file
         columns = read_columns(path, {"prompt": 1, "output": 1}, ("arrival",))
@@ -131,7 +148,9 @@ class TraceLengths(Strict):
         if back.size:
             earlier, later = arrival[back[0]], arrival[back[0] + 1]
             raise ConfigError(f"{path}: column 'arrival' must not decrease, but {later} follows {earlier}")
-        return arrival - arrival[0], columns["prompt"], columns["output"]
+        if fault := _wrong_unit(arrival, unit):
+            raise ConfigError(f"{path}: column 'arrival': {fault}")
+        return (arrival - arrival[0]) * SECONDS[unit or "s"], columns["prompt"], columns["output"]
 
 
 Lengths = Annotated[FixedLengths | MixtureLengths | TableLengths | TraceLengths, Field(discriminator="kind")]
@@ -142,6 +161,8 @@ Lengths = Annotated[FixedLengths | MixtureLengths | TableLengths | TraceLengths,
 
 class Renewal(Strict):
     """Independent gaps ``unit_gap / rate``; the first request arrives after the first gap."""
+
+    constant_rate: ClassVar[bool] = True
 
     rate: Positive | None = None  # requests/s; a rate given to `generate` replaces it
 
@@ -156,7 +177,7 @@ class Renewal(Strict):
         gaps = self.unit_gaps(random, n)
         return np.cumsum(gaps, out=gaps) / self._rate(rate)
 
-    def mean_rate(self, rate: float | None) -> float:
+    def mean_rate(self, rate: float | None, n: int | None = None) -> float:
         return self._rate(rate) / self.mean_unit_gap()
 
     def _rate(self, rate: float | None) -> float:
@@ -210,7 +231,7 @@ class DeterministicArrivals(Renewal):
 
 
 class RateSegment(Strict):
-    """A constant rate (requests/s) up to time ``until`` (s), from the end of the segment before it."""
+    """A constant rate (requests/s, or on any scale) up to time ``until`` (s), from the end of the segment before it."""
 
     until: Positive
     rate: NonNegative
@@ -220,8 +241,11 @@ class PiecewiseArrivals(Strict):
     """Poisson arrivals of piecewise constant rate; after the last segment its rate continues, or the profile repeats.
 
     Exact by time rescaling: with Λ(t) the integral of the rate, arrivals are Λ⁻¹ of a Poisson process of rate 1.
-    ``rate`` (1 unless given) multiplies the rate of every segment, so a sweep scales the whole profile.
+    ``rate`` is the mean rate over the segments, requests/s: the segments then give the shape alone. Without it their
+    rates are requests/s as they stand.
     """
+
+    constant_rate: ClassVar[bool] = False
 
     process: Literal["piecewise"]
     segments: Annotated[tuple[RateSegment, ...], Field(min_length=1)]
@@ -242,9 +266,16 @@ class PiecewiseArrivals(Strict):
 
     def profile(self, rate: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Knots of Λ and its slopes: times (s) and Λ there, shape (segments + 1,); rates (requests/s), (segments,)."""
-        rates = np.array([s.rate for s in self.segments]) * self._scale(rate)
+        rates = np.array([s.rate for s in self.segments])
         knots = np.array([0.0, *(s.until for s in self.segments)])
-        return knots, np.append(0.0, np.cumsum(np.diff(knots) * rates)), rates
+        count = np.append(0.0, np.cumsum(np.diff(knots) * rates))
+        wanted = self.asked(rate)
+        scale = 1.0 if wanted is None else wanted * knots[-1] / count[-1]
+        return knots, count * scale, rates * scale
+
+    def asked(self, rate: float | None) -> float | None:
+        """The mean rate asked for, requests/s; None when the segments' own rates stand."""
+        return self.rate if rate is None else rate
 
     def times(self, random: np.random.Generator, n: int, rate: float | None) -> np.ndarray:
         knots, count, rates = self.profile(rate)
@@ -262,20 +293,28 @@ class PiecewiseArrivals(Strict):
         beyond = np.maximum(time - knots[-1], 0.0) * rates[-1]
         return periods * count[-1] + np.interp(time, knots, count) + beyond
 
-    def mean_rate(self, rate: float | None) -> float:
+    def mean_rate(self, rate: float | None, n: int | None = None) -> float:
+        """Over the segments, or over the time in which n requests are expected."""
         knots, count, rates = self.profile(rate)
-        return float(count[-1] / knots[-1] if self.repeat else rates[-1])
-
-    def _scale(self, rate: float | None) -> float:
-        chosen = self.rate if rate is None else rate
-        return 1.0 if chosen is None else chosen
+        if n is None:
+            return float(count[-1] / knots[-1])
+        whole = np.ceil(n / count[-1]) - 1 if self.repeat else 0.0  # periods; the last one may be whole as well
+        rest = n - whole * count[-1]
+        into = np.searchsorted(count[1:-1], rest, side="left")
+        return float(n / (whole * knots[-1] + knots[into] + (rest - count[into]) / rates[into]))
 
 
 class TraceArrivals(Strict):
-    """The arrivals recorded in the trace that also gives the lengths, stretched to mean rate ``rate`` when given."""
+    """The arrivals recorded in the trace that also gives the lengths, in ``unit``.
+
+    They are stretched until the rows used have mean rate ``rate`` (requests/s), when that is given.
+    """
+
+    constant_rate: ClassVar[bool] = False
 
     process: Literal["trace"]
     rate: Positive | None = None
+    unit: Literal["s", "ms", "us", "ns"] | None = None
 
 
 Arrivals = Annotated[
@@ -335,21 +374,31 @@ def input_files(workload: Workload) -> list[Path]:
     return [] if file is None else [project_root() / file]
 
 
-def generate(workload: Workload, *, n: int, rate: float | None = None, seed: int, replication: int = 0) -> Requests:
+def generate(
+    workload: Workload,
+    *,
+    n: int,
+    rate: float | None = None,
+    seed: int,
+    replication: int = 0,
+    stretches: int = 1,
+) -> Requests:
     """Draw the first n requests of a workload.
 
     Args:
         n: number of requests, >= 1.
-        rate: requests/s; replaces ``arrivals.rate``. Multiplies the profile of piecewise arrivals; stretches a
-            replayed trace to this mean rate.
-        seed, replication: >= 0; together they name the random streams. A replayed trace uses none.
+        rate: mean rate offered, requests/s; replaces ``arrivals.rate``. Scales the profile of piecewise arrivals, and
+            stretches the rows of a replayed trace that are used.
+        seed, replication: >= 0; together they name the random streams. A replayed trace uses none: its replication r
+            is the r-th of its ``stretches``.
+        stretches: equal parts of a replayed trace, each of which gives the n requests at its beginning.
 
     Raises:
-        ConfigError: no rate, a bad argument, an unusable file, or a replayed trace with fewer than n rows.
+        ConfigError: no rate, a bad argument, an unusable file, or a replayed trace with too few rows.
     """
     _check_arguments(workload, n, rate, seed, replication)
     if isinstance(workload.arrivals, TraceArrivals):
-        return _replay(workload, n, rate)
+        return _replay(workload, n, rate, replication, stretches)
     gaps, lengths = (np.random.default_rng(s) for s in np.random.SeedSequence([seed, replication]).spawn(2))
     with _named(workload):
         arrival = workload.arrivals.times(gaps, n, rate)
@@ -375,11 +424,11 @@ def length_law(workload: Workload) -> LengthLaw:
     )
 
 
-def mean_rate(workload: Workload, rate: float | None = None) -> float:
-    """True long-run arrivals per second when ``rate`` is asked for: 1.052 rate with truncated Poisson arrivals.
+def mean_rate(workload: Workload, rate: float | None = None, n: int | None = None) -> float:
+    """True arrivals per second when ``rate`` is asked for: 1.052 rate with truncated Poisson arrivals.
 
-    For a piecewise profile the mean of a period when it repeats, else the last rate; for a trace the mean recorded
-    rate, (rows - 1)/(last - first arrival), or ``rate``.
+    For a piecewise profile the mean over its segments, or over the time of n requests. For a trace ``rate``, or the
+    recorded one of its first n rows (all without), (rows - 1)/(last - first arrival).
 
     Raises:
         ConfigError: no rate is given or set, or the trace is unusable.
@@ -387,29 +436,88 @@ def mean_rate(workload: Workload, rate: float | None = None) -> float:
     with _named(workload):
         if isinstance(workload.arrivals, TraceArrivals):
             wanted = workload.arrivals.rate if rate is None else rate
-            return _recorded_rate(workload.lengths.recording()[0]) if wanted is None else wanted
-        return workload.arrivals.mean_rate(rate)
+            if wanted is not None:
+                return wanted
+            whole = workload.lengths.recording(workload.arrivals.unit)[0]
+            return _recorded_rate(whole[:n] if whole[:n][-1] > whole[0] else whole)
+        return workload.arrivals.mean_rate(rate, n)
 
 
-def check_fits(law_or_requests: LengthLaw | Requests, capacity_tokens: float, where: str) -> None:
-    """Refuse lengths that no empty server could hold: prompt + output tokens of KV cache above ``capacity_tokens``.
+def is_random(workload: Workload) -> bool:
+    """Whether replications differ: not when requests of one kind come at equal distances."""
+    support = workload.lengths.support()
+    pairs = np.unique(np.column_stack([support.prompt, support.output]), axis=0)
+    return workload.arrivals.process != "deterministic" or len(pairs) > 1
 
-    Args:
-        where: start of the message, the file or experiment the lengths come from.
+
+def rows_used(workload: Workload, n: int, replication: int = 0, stretches: int = 1) -> tuple[int, int, int]:
+    """First and last row of a replayed trace that :func:`generate` uses, from 1 on, and the number of its rows.
 
     Raises:
-        ConfigError: one line with the longest request and the longest output that would fit.
+        ConfigError: the trace is unusable or has too few rows.
     """
+    with _named(workload):
+        size = len(workload.lengths.recording(workload.arrivals.unit)[0])
+        rows = _rows(workload, size, n, replication, stretches)
+    return rows.start + 1, rows.stop, size
+
+
+def check_offered(workload: Workload, n: int, rate: float | None, where: str) -> None:
+    """Refuse a run of a piecewise profile that offers another rate than the one asked for, if one is.
+
+    Over whole passes of the profile the mean rate is the one asked for. A run that ends within its first segments, or
+    goes on after the last one, has theirs.
+
+    Args:
+        where: start of the message.
+
+    Raises:
+        ConfigError: the rates differ by more than the share :data:`OFF`; with the nearest number of requests of which
+            that is not true.
+    """
+    arrivals = workload.arrivals
+    asked = arrivals.asked(rate) if isinstance(arrivals, PiecewiseArrivals) else None
+    if asked is None:
+        return
+    offered, (knots, count, _) = arrivals.mean_rate(rate, n), arrivals.profile(rate)
+    if abs(offered / asked - 1) <= OFF:
+        return
+    passes = max(round(n / count[-1]), 1) if arrivals.repeat else 1
+    hint = "" if arrivals.repeat or n <= count[-1] else ", or repeat: true"
+    raise ConfigError(
+        f"{where}: {n} requests last {n / offered:.4g} s of a profile of {knots[-1]:g} s and would come at "
+        f"{offered:.4g} requests/s, where {asked:g} are asked for (nearest valid number of requests: "
+        f"{max(round(passes * count[-1]), 1)}{hint})"
+    )
+
+
+def check_fits(
+    law_or_requests: LengthLaw | Requests, capacity_tokens: float, where: str, max_model_len: float = np.inf
+) -> None:
+    """Refuse lengths that no empty server could hold, or that the model does not take.
+
+    Args:
+        capacity_tokens: prompt + output tokens of KV cache that memory holds.
+        where: start of the message, the file or experiment the lengths come from.
+        max_model_len: longest prompt + output of the model, tokens.
+
+    Raises:
+        ConfigError: one line with the longest request, how many are too long, and the longest output that would fit.
+    """
+    most = int(min(capacity_tokens, max_model_len))
     need = law_or_requests.prompt + law_or_requests.output
     worst = int(np.argmax(need))
-    if need[worst] <= capacity_tokens:
+    if need[worst] <= most:
         return
     prompt, output = int(law_or_requests.prompt[worst]), int(law_or_requests.output[worst])
-    room = int(capacity_tokens) - prompt
-    hint = f"longest output that fits: {room}" if room >= 1 else f"longest prompt that fits: {int(capacity_tokens) - 1}"
+    room = most - prompt
+    hint = f"longest output that fits: {room}" if room >= 1 else f"longest prompt that fits: {most - 1}"
+    held = f"memory holds {most}" if capacity_tokens <= max_model_len else f"max_model_len of the hardware is {most}"
+    share = getattr(law_or_requests, "share", np.full(need.shape, 1 / need.size))
+    many = f"; {100 * share[need > most].sum():.3g} % of the requests are too long" if need.size > 1 else ""
     raise ConfigError(
         f"{where}: a request of {prompt} prompt and {output} output tokens needs {prompt + output} tokens of KV cache, "
-        f"but memory holds {int(capacity_tokens)} ({hint})"
+        f"but {held} ({hint}{many})"
     )
 
 
@@ -423,22 +531,54 @@ def _draw(weight: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray
     return np.minimum(index, weight.size - 1)  # a product that rounds up to the last edge
 
 
-def _replay(workload: Workload, n: int, rate: float | None) -> Requests:
+def _replay(workload: Workload, n: int, rate: float | None, replication: int, stretches: int) -> Requests:
     with _named(workload):
-        arrival, prompt, output = workload.lengths.recording()
-        if n > arrival.size:
-            raise ConfigError(f"{workload.lengths.file}: asked for {n} requests, but the trace has {arrival.size}")
+        arrival, prompt, output = workload.lengths.recording(workload.arrivals.unit)
+        rows = _rows(workload, arrival.size, n, replication, stretches)
+        arrival = arrival[rows] - arrival[rows.start]
         wanted = workload.arrivals.rate if rate is None else rate
         if wanted is not None:
             arrival = arrival * (_recorded_rate(arrival) / wanted)
-    return Requests(arrival[:n], prompt[:n], output[:n], np.zeros(n, dtype=np.int64))
+    return Requests(arrival, prompt[rows], output[rows], np.zeros(n, dtype=np.int64))
+
+
+def _rows(workload: Workload, size: int, n: int, replication: int, stretches: int) -> slice:
+    """The n rows of a trace at the beginning of one of its stretches, which are equally long and do not overlap."""
+    file = workload.lengths.file
+    if not replication < stretches:
+        raise ConfigError(f"{file}: replication {replication}, but the trace is cut into {stretches} stretch(es) only")
+    part = size // stretches
+    if n > part:
+        many = "" if stretches == 1 else f" in each of {stretches} stretches"
+        hint = "" if stretches == 1 or n > size else f" (nearest valid number of stretches: {size // n})"
+        raise ConfigError(f"{file}: asked for {n} requests{many}, but the trace has {size}{hint}")
+    return slice(replication * part, replication * part + n)
 
 
 def _recorded_rate(arrival: np.ndarray) -> float:
     span = arrival[-1] - arrival[0]
     if span <= 0:
-        raise ConfigError("lengths.file: all requests of the trace arrive at once, so it has no rate")
+        raise ConfigError(
+            f"lengths.file: all requests of the trace arrive at once, of the {arrival.size} used, so they have no rate"
+        )
     return (arrival.size - 1) / span
+
+
+def _wrong_unit(arrival: np.ndarray, unit: str | None) -> str | None:
+    """Why these times cannot well be in ``unit``; None when they can. One unit for another is a factor of 1,000."""
+    named = unit or "s"
+    first, last = arrival[0], arrival[-1]
+    if first * SECONDS[named] > EPOCH[1]:
+        for other, seconds in SECONDS.items():
+            if EPOCH[0] <= first * seconds <= EPOCH[1]:
+                day = np.datetime64(int(first * seconds), "s").astype("datetime64[D]")
+                return f"{first:.0f} is {day} in {UNITS[other]} since 1970, not {UNITS[named]} (say so: unit: {other})"
+        return f"{first:g} {UNITS[named]} are no time since 1970 or a start (the units are {', '.join(SECONDS)})"
+    if unit is None and last > first and not SLOWEST <= (rate := _recorded_rate(arrival)) <= FASTEST:
+        looks = "milliseconds" if rate < SLOWEST else "hours or days"
+        hint = "unit: ms, or unit: s if they are seconds" if rate < SLOWEST else "unit: s, if they are seconds"
+        return f"as seconds they are {rate:.3g} requests/s on average, which looks like {looks} (say it: {hint})"
+    return None
 
 
 @contextmanager

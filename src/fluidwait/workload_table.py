@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fluidwait.columns import read_columns
-from fluidwait.config import ConfigError
+from fluidwait.config import ConfigError, nearest
 from fluidwait.provenance import write_text
 
 EXACT_UP_TO = 100  # tokens: bins are one token wide up to here
@@ -28,12 +28,16 @@ class Table(NamedTuple):
     count: np.ndarray
 
 
+EMPTY = ("refuse", "drop", "one")
+"""What :func:`make_table` may do with an empty prompt or output, a length of 0 tokens, which no engine serves."""
+
+
 class TableSummary(NamedTuple):
     """What :func:`make_table` kept of the data set, in requests, and the cells of the table it made."""
 
     rows: int
-    empty: int
     too_long: int
+    empty: int  # of those not too long; dropped, or kept as one token, as asked
     kept: int
     cells: int
 
@@ -46,6 +50,7 @@ def make_table(
     output_column: str = "output",
     max_prompt: int | None = None,
     max_output: int | None = None,
+    empty: str = "refuse",
     source: str | None = None,
 ) -> TableSummary:
     """Turn a data set of requests into a table file for ``lengths: {kind: table}``.
@@ -55,14 +60,17 @@ def make_table(
         out: the table to write; it appears under its name only when it is complete.
         prompt_column, output_column: names of the columns with the lengths, tokens.
         max_prompt, max_output: longest lengths kept, tokens, inclusive.
+        empty: what becomes of requests with an empty prompt or output: ``refuse`` the data set, ``drop`` them, or take
+            the length for ``one`` token. The table's header counts them.
         source: one line saying where the data come from, for the table's header; the file's name when None.
-
-    An empty prompt or output (length 0) counts as one token, the least that an engine computes; how many is recorded.
 
     Raises:
         ConfigError: one line for a file that is missing, empty or unreadable, a missing column, a value that is not
-            a whole number of tokens (file, line, column), a limit below 1, nothing left, or an unwritable ``out``.
+            a whole number of tokens (file, line, column), a limit below 1, empty requests that are not to be there,
+            nothing left, or an unwritable ``out``.
     """
+    if empty not in EMPTY:
+        raise ConfigError(f"empty: must be refuse, drop or one, found '{empty}'{nearest(empty, list(EMPTY))}")
     for name, limit in (("max_prompt", max_prompt), ("max_output", max_output)):
         if limit is not None and limit < 1:
             raise ConfigError(f"{name}: must be at least 1, found {limit}")
@@ -70,19 +78,27 @@ def make_table(
         raise ConfigError(f"{csv_in}: prompts and outputs cannot both be column '{prompt_column}'")
     columns = read_columns(csv_in, {prompt_column: 0, output_column: 0})
     prompt, output = columns[prompt_column], columns[output_column]
-    kept = _within(prompt, max_prompt) & _within(output, max_output)
+    short = _within(prompt, max_prompt) & _within(output, max_output)
+    bare = short & ((prompt == 0) | (output == 0))
+    if empty == "refuse" and bare.any():
+        first = int(np.argmax(bare))
+        raise ConfigError(
+            f"{csv_in}: {np.count_nonzero(bare)} of {bare.size} requests have an empty prompt or output, the first "
+            f"{prompt[first]} + {output[first]} in row {first + 1} (say what becomes of them: empty: drop or one)"
+        )
+    kept = short & ~bare if empty == "drop" else short
     if not kept.any():
-        raise ConfigError(f"{csv_in}: no request is left of {kept.size}: all are too long")
-    empty = kept & ((prompt == 0) | (output == 0))
+        why = "all are too long" if not short.any() else "all are too long or empty"
+        raise ConfigError(f"{csv_in}: no request is left of {kept.size}: {why}")
     table = histogram(np.maximum(prompt[kept], 1), np.maximum(output[kept], 1))
     summary = TableSummary(
         rows=kept.size,
-        empty=int(empty.sum()),
-        too_long=int((~kept).sum()),
+        too_long=int((~short).sum()),
+        empty=int(bare.sum()),
         kept=int(kept.sum()),
         cells=table.count.size,
     )
-    header = _header(source or Path(csv_in).name, max_prompt, max_output, summary)
+    header = _header(source or Path(csv_in).name, max_prompt, max_output, empty, summary)
     _write(table, header, Path(out))
     return summary
 
@@ -141,14 +157,20 @@ def _within(length: np.ndarray, limit: int | None) -> np.ndarray:
     return np.ones(length.shape, dtype=bool) if limit is None else length <= limit
 
 
-def _header(source: str, max_prompt: int | None, max_output: int | None, summary: TableSummary) -> list[str]:
+def _header(
+    source: str, max_prompt: int | None, max_output: int | None, empty: str, summary: TableSummary
+) -> list[str]:
+    if empty == "drop":
+        kept = f"{summary.empty} with an empty prompt or output dropped, {summary.kept} kept"
+    else:
+        kept = f"{summary.kept} kept, {summary.empty} of them with an empty prompt or output"
+        kept += ", counted as 1 token" if empty == "one" else ""
     limits = [f"{n} <= {v}" for n, v in (("prompt", max_prompt), ("output", max_output)) if v is not None]
     return [
         "Joint histogram of request lengths, tokens. Each row stands for `count` requests.",
         f"source: {' '.join(source.split())}",
         f"filter: {' and '.join(limits or ['none'])}",
-        f"requests: {summary.rows} read, {summary.too_long} too long dropped, {summary.kept} kept, "
-        f"{summary.empty} of them with an empty prompt or output, counted as 1 token",
+        f"requests: {summary.rows} read, {summary.too_long} too long dropped, {kept}",
         f"cells: {summary.cells}, widths 1 token up to {EXACT_UP_TO}, then 2 up to 200, 5 up to 500, ...; "
         "a row is the rounded mean of its cell",
         "made by: fluidwait.workload_table.make_table",

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from fluidwait.claims import words
 from fluidwait.claims.claim import Check, Claim, Expect, Remedy
-from fluidwait.claims.judge import Outcome, Point, _points, holds, query, verdict
+from fluidwait.claims.judge import Outcome, Point, _points, holds, judge, measure, query, verdict
 from fluidwait.config import ConfigError, parse
 
 CHECK = {"quantity": "a", "value": "wait.x", "expect": {"near": 1, "within": 1}, "why": "b"}
@@ -35,12 +36,13 @@ def runs(values: dict[float, list[float]]) -> pl.DataFrame:
         ([True, True], "reproduced"),
         ([True, False], "partly"),
         ([False, False], "not reproduced"),
-        ([True, None], "reproduced"),
+        ([True, None], "partly"),
         ([False, None], "not reproduced"),
+        ([True, False, None], "partly"),
         ([None, None], "not testable here"),
     ],
 )
-def test_a_verdict_counts_the_checks_that_have_evidence(held, expected):
+def test_a_check_without_evidence_never_holds(held, expected):
     assert verdict([Outcome(check(), {}, holds=h) for h in held]) == expected
 
 
@@ -93,6 +95,103 @@ def test_a_change_is_taken_within_each_replication():
     assert [(p.measured, p.low, p.high) for p in found] == [(1.0, 1.0, 1.0)]
 
 
+EVERY_EXPECTATION = [
+    {"near": 0, "within": 1},
+    {"between": [0, 1]},
+    {"at_least": 0},
+    {"at_most": 0},
+    {"below": 1},
+    {"above": -1},
+    {"exactly": 0},
+]
+
+
+class Files:
+    """Evidence with tables that need no files."""
+
+    scale = "quick"
+
+    def __init__(self, **frames: pl.DataFrame) -> None:
+        self.frames = {f"results/quick/e1/{name}": frame for name, frame in frames.items()}
+        self.sha256 = dict.fromkeys(self.frames, "0")
+
+    def frame(self, path: str) -> pl.DataFrame:
+        return self.frames[path]
+
+
+def claim(*checks: dict, **more) -> Claim:
+    data = {"id": "C1", "statement": "s", "experiment": "e1", "checks": [CHECK | c for c in checks]} | more
+    return Claim.model_validate(data)
+
+
+@pytest.mark.parametrize("expect", EVERY_EXPECTATION, ids=lambda e: next(iter(e)))
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"value": "wait.x"},
+        {"value": "wait.x", "each": "rate"},
+        {"value": "wait.x", "change": {"over": "rate", "from": 1, "to": 9}},
+        {"value": "x", "table": "t"},
+        {"value": "x", "table": "t", "each": "rate"},
+        {"value": "x", "table": "t", "least": "x"},
+        {"value": "x", "table": "t", "low": "x", "high": "x"},
+        # over no rows SQL has these aggregates be 0, which nobody measured
+        {"value": "SUM(x)", "table": "t"},
+        {"value": "COUNT(x)", "table": "t"},
+        {"value": "SUM(x)", "table": "t", "low": "SUM(x)", "high": "SUM(x)"},
+        {"value": "0 * COUNT(*)", "table": "t"},
+        {"value": "COALESCE(MAX(x), 0)", "table": "t"},
+    ],
+)
+def test_a_check_that_selects_nothing_holds_under_no_expectation(expect, change):
+    nothing = {} if "change" in change else {"where": "rate = 9"}
+    zeros = runs({1.0: [0.0, 0.0]})
+    one = claim({"expect": expect} | change | nothing)
+    evidence = Files(**{"metrics/wait.csv": zeros, "t": zeros})
+    outcome = measure(one, one.checks[0], evidence)
+    assert (outcome.point, outcome.holds) == (None, None)
+    assert judge(one, evidence).verdict == "not testable here"
+
+
+def test_a_claim_is_not_reproduced_by_the_one_check_of_two_that_has_evidence():
+    """Both of two were expected, the points of one are not there: it came out as reproduced."""
+    both = claim({"where": "rate = 1"}, {"where": "rate = 9"}, remedies=[{"setting": "s", "experiments": {"e1": "no"}}])
+    found = judge(both, Files(**{"metrics/wait.csv": runs({1.0: [1.0, 1.0]})}))
+    assert (found.verdict, found.trials) == ("partly", [])  # and no remedy is tried for want of evidence
+    assert words.explanation(found).startswith("1 of 2 checks hold, 1 without evidence at this scale; ")
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+@pytest.mark.parametrize("each", [None, "rate"])
+@pytest.mark.parametrize("expect", EVERY_EXPECTATION, ids=lambda e: next(iter(e)))
+def test_a_value_missing_among_the_rows_is_missing_evidence(missing, each, expect):
+    """'Never', and 'at every rate', are not shown by the runs that have a value alone."""
+    frames = {"wait": runs({1.0: [0.0, 0.0], 2.0: [0.0, missing]})}
+    assert _points(check(expect=expect, each=each), frames) == []
+    assert len(_points(check(expect=expect, each=each, where="rate = 1"), frames)) == 1
+
+
+def test_an_interval_with_an_end_missing_is_missing_evidence():
+    frames = {"data": pl.DataFrame({"x": [1.0], "a": [None], "b": [2.0]}, schema_overrides={"a": pl.Float64})}
+    assert _points(check(table="t.csv", value="x", low="a", high="b"), frames) == []
+
+
+def test_a_change_needs_both_ends_of_every_replication():
+    change = {"over": "rate", "from": 1, "to": 2}
+    assert _points(check(change=change), {"wait": runs({1.0: [1.0, 5.0], 2.0: [2.0]})}) == []
+    assert _points(check(change=change), {"wait": runs({2.0: [2.0]})}) == []
+
+
+def test_a_value_with_its_own_interval_is_one_row():
+    """Of several rows the first was judged, whatever the others said."""
+    two = pl.DataFrame({"x": [1.0, 9.0], "rate": [1.0, 2.0]})
+    own = claim({"table": "t", "value": "x", "low": "x", "high": "x"})
+    with pytest.raises(ConfigError, match=r"^C1: a: a value with low and high is one row, but 2 are selected"):
+        judge(own, Files(t=two))
+    narrowed = claim({"table": "t", "value": "x", "low": "x", "high": "x", "where": "rate = 1"})
+    assert judge(narrowed, Files(t=two)).verdict == "reproduced"
+
+
 def test_no_rows_are_no_evidence():
     assert _points(check(where="rate = 9"), {"wait": runs({1.0: [1.0]})}) == []
 
@@ -123,6 +222,23 @@ def test_a_remedy_tries_only_what_it_changes():
     assert (again.experiment, again.value) == ("e1_truncated", "wait_tuned.x - wait_off.x - a.wait")
     assert remedy.applied(check(), "e2") is None
     assert Remedy(setting="s", policies={"vllm": "x"}).applied(check(), "e1") is None
+
+
+def test_a_remedy_puts_all_names_in_place_at_once():
+    """One after the other, a swap made the difference of a policy with itself, 0."""
+    swap = Remedy(setting="s", policies={"wait": "sarathi", "sarathi": "wait"})
+    again = swap.applied(check(value="wait.x - sarathi.x", where="sarathi.x > 0"), "e1")
+    assert (again.value, again.where) == ("sarathi.x - wait.x", "wait.x > 0")
+    chain = Remedy(setting="s", policies={"a": "b", "b": "c", "a_b": "d"})
+    assert chain.applied(check(value="a.x + b.x + a_b.x"), "e1").value == "b.x + c.x + d.x"
+    rows = check(table="t.csv", value="x", where="policy = 'wait'", low="wait.low", high="wait.high", least="wait.x")
+    again = swap.applied(rows, "e1")
+    assert (again.where, again.low, again.high, again.least) == (
+        "policy = 'sarathi'",
+        "sarathi.low",
+        "sarathi.high",
+        "sarathi.x",
+    )
 
 
 @pytest.mark.parametrize(

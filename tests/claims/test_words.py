@@ -89,6 +89,11 @@ def test_a_remedy_counts_only_when_it_covers_the_whole_claim():
     assert full == "It holds in full under another setting: with a cap 2 of 2 checks hold."
     both = words.remedy(judged([bad, bad], [Trial("no gate", [bad, good]), Trial("a cap", [good, good])]))
     assert both == f"{full} Tried as well: with no gate 1 of 2 checks hold."
+    unknown = Outcome(good.check, {})
+    open_ = words.remedy(judged([bad, bad], [Trial("a cap", [good, unknown])]))
+    assert open_ == (
+        "No setting tried makes all of it hold: with a cap 1 of 2 checks hold, 1 without evidence at this scale."
+    )
     half = words.remedy(judged([bad, bad], [Trial("a cap", [good])]))
     assert half == "No setting tried makes all of it hold: with a cap 1 of 1 checks hold."
 

@@ -181,6 +181,12 @@ def test_scaled_time_scales_latency(small):
         ({"polices": {}}, "x.yaml: polices: unknown key (did you mean 'policies'?)"),
         ({"rates": [12, -1]}, "x.yaml: rates: must be increasing rates above 0 requests/s"),
         ({"rates": [12, 0.0]}, "x.yaml: rates: must be increasing rates above 0 requests/s"),
+        (
+            {"rates": {"start": 12, "stop": 26, "step": 5}},
+            "rates: stop: 26 is no number of steps from start (nearest valid value: 22)",
+        ),
+        ({"scales": {"tiny": SMALL["scales"]["tiny"] | {"rates": [24, 12]}}}, "must be increasing rates above 0"),
+        ({"scales": {"tiny": SMALL["scales"]["tiny"] | {"rates": [12, 12]}}}, "must be increasing rates above 0"),
         ({"tuning_seed": 1}, "x.yaml: tuning_seed: must differ from seed"),
         ({"hardware": "a100-80g_llama-2-7"}, "a100-80g_llama-2-7b"),
         ({"workload": "p512d2"}, "p512d20"),

@@ -96,6 +96,21 @@ def test_mistakes_are_one_line(tight, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_tuned_policy_is_not_traced_untuned(tmp_path):
+    """At a rate of no sweep it ran with the settings of its file, under the name of the tuned one."""
+    entry = {"use": "sarathi", "label": "S", "grid": {"token_budget": [256, 512]}}
+    own = parse(Experiment, TIGHT | {"policies": {"s": entry}, "traces": {"rates": [0.5, 2.5]}}, "x.yaml")
+    tuning = tmp_path / "tuning.csv"
+    tuning.write_text(
+        "rate,settings,mean_latency,reason,winner\n"
+        + "".join(f'{rate},"{{""token_budget"": 256}}",1.0,,true\n' for rate in (0.5, 3.0))
+    )
+    message = r"^experiment tight: traces.rates: s is not tuned at 2.5 requests/s \(nearest valid value: 3\)$"
+    with pytest.raises(ConfigError, match=message):
+        trace.trace(own, "s", "tiny", tmp_path / "trace.csv", tuning)
+    assert list(tmp_path.iterdir()) == [tuning]
+
+
 def test_without_a_list_every_policy_is_traced(tight):
     everybody = parse(Experiment, TIGHT | {"traces": {"rates": [1]}}, "x.yaml")
     assert everybody.traced() == ["sarathi", "vllm_v1"]

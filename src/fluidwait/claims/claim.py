@@ -118,17 +118,19 @@ class Remedy(Strict):
         """The check under this setting; None for one that the setting leaves as it is."""
         own = check.experiment or experiment
         changed = {"experiment": self.experiments.get(own, own)}
-        for text in ("value", "where"):
+        for text in ("value", "where", "low", "high", "least"):
             if getattr(check, text):
                 changed[text] = self._renamed(getattr(check, text))
         again = check.model_copy(update=changed)
-        same = changed["experiment"] == own and again.value == check.value and again.where == check.where
+        same = again == check.model_copy(update={"experiment": own})
         return None if same or (self.experiments and own not in self.experiments) else again
 
     def _renamed(self, text: str) -> str:
-        for old, new in self.policies.items():
-            text = re.sub(rf"(?<![\w.]){old}(?=\.)|(?<='){old}(?=')", new, text)
-        return text
+        """All names at once: one after the other, a swap of two would end with both the same."""
+        if not self.policies:
+            return text
+        old = "|".join(map(re.escape, self.policies))
+        return re.sub(rf"(?<![\w.])(?:{old})(?=\.)|(?<=')(?:{old})(?=')", lambda m: self.policies[m.group()], text)
 
 
 class Claim(Strict):

@@ -1,7 +1,8 @@
 """From evidence to verdicts: measure every check, compare it with what the paper leads one to expect, and count.
 
 Verdicts follow from the checks alone. *reproduced*: all hold; *partly*: some do; *not reproduced*: none does;
-*not testable here*: there is no evidence to be had, for want of a recording or of the points at this scale.
+*not testable here*: there is no evidence to be had, for want of a recording or of the points at this scale. A check
+without evidence never holds: not one whose selection is empty, nor one with a value missing in it.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def judge(claim: Claim, evidence: Evidence) -> Judgement:
     """
     outcomes = [measure(claim, check, evidence) for check in claim.checks]
     found, trials = verdict(outcomes), []
-    if found in (PARTLY, NOT_REPRODUCED):
+    if any(outcome.holds is False for outcome in outcomes):  # what only lacks evidence needs no remedy
         for remedy in claim.remedies:
             changed = [again for check in claim.checks if (again := remedy.applied(check, claim.experiment))]
             trials.append(Trial(remedy.setting, [measure(claim, check, evidence) for check in changed]))
@@ -91,11 +92,11 @@ def _beside(claim: Claim, evidence: Evidence) -> dict[str, list[Outcome]]:
 
 
 def verdict(outcomes: list[Outcome]) -> str:
-    """The verdict that follows from the checks; those without evidence do not count."""
-    judged = [outcome.holds for outcome in outcomes if outcome.holds is not None]
-    if not judged:
+    """The verdict that follows from the checks; one without evidence does not hold."""
+    held = [outcome.holds for outcome in outcomes]
+    if all(one is None for one in held):
         return NOT_TESTABLE
-    return REPRODUCED if all(judged) else PARTLY if any(judged) else NOT_REPRODUCED
+    return REPRODUCED if all(held) else PARTLY if any(held) else NOT_REPRODUCED
 
 
 def measure(claim: Claim, check: Check, evidence: Evidence, device: str | None = None) -> Outcome:
@@ -107,7 +108,7 @@ def measure(claim: Claim, check: Check, evidence: Evidence, device: str | None =
     artifacts = {path: evidence.sha256[path] for path in files.values()}
     try:
         points = _points(check, frames)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, ConfigError) as error:
         raise ConfigError(f"{claim.id}: {check.quantity}: {str(error).splitlines()[0]} (in {check.value})") from None
     if not points:
         return Outcome(check, artifacts)
@@ -135,35 +136,55 @@ def _margin(expect: Expect, point: Point) -> float:
 
 def query(check: Check, frames: dict[str, pl.DataFrame]) -> str:
     """The SQL of a check: columns value, those of :data:`KEYS` that there are, and low and high if it has them."""
-    keys = [key for key in KEYS if all(key in frame.columns for frame in frames.values())]
-    first, *others = frames
-    joined = " ".join([f"FROM {first}", *(f"JOIN {name} USING ({', '.join(keys)})" for name in others)])
+    keys = _keys(frames)
     wanted = [f"({check.value}) AS value"]
     if check.low:
         wanted += [f"({check.low}) AS low", f"({check.high}) AS high"]
     kept = keys if check.table is None else [check.each] if check.each else []
-    where = f" WHERE {check.where}" if check.where else ""
     first_row = f" ORDER BY {check.least} LIMIT 1" if check.least else ""
-    return f"SELECT {', '.join([*kept, *wanted])} {joined}{where}{first_row}"
+    return f"SELECT {', '.join([*kept, *wanted])} {_selection(check, frames)}{first_row}"
+
+
+def _keys(frames: dict[str, pl.DataFrame]) -> list[str]:
+    return [key for key in KEYS if all(key in frame.columns for frame in frames.values())]
+
+
+def _selection(check: Check, frames: dict[str, pl.DataFrame]) -> str:
+    first, *others = frames
+    joined = " ".join([f"FROM {first}", *(f"JOIN {name} USING ({', '.join(_keys(frames))})" for name in others)])
+    return f"{joined} WHERE {check.where}" if check.where else joined
 
 
 def _points(check: Check, frames: dict[str, pl.DataFrame]) -> list[Point]:
-    rows = pl.SQLContext(frames, eager=True).execute(query(check, frames)).drop_nulls("value")
+    """The values to judge; none without evidence: no row is selected, or a row has no value."""
+    sql = pl.SQLContext(frames, eager=True)
+    # Asked by itself, because a sum or a count over no rows is a value, 0.
+    if sql.execute(f"SELECT COUNT(*) AS n {_selection(check, frames)}").item() == 0:
+        return []
+    rows = sql.execute(query(check, frames))
     rows = rows.sort([key for key in KEYS if key in rows.columns])  # a join keeps no order, and sums depend on it
     if check.change:
         rows = _changes(rows, check)
-    if rows.is_empty():
+    if rows.is_empty() or _lacking(rows):
         return []
     if check.each:
         return [_point(at, part) for (at,), part in rows.group_by(check.each, maintain_order=True)]
     return [_point(None, rows)]
 
 
+def _lacking(rows: pl.DataFrame) -> bool:
+    """Whether a value, or an end of its interval, is missing or no number in any of the rows."""
+    numbers = rows.select(pl.col(name).cast(pl.Float64) for name in ("value", "low", "high") if name in rows.columns)
+    return bool(numbers.select(pl.any_horizontal(pl.all().is_null() | pl.all().is_nan()).any()).item())
+
+
 def _changes(rows: pl.DataFrame, check: Check) -> pl.DataFrame:
     """Value at the later point less value at the earlier one, of the same replication."""
     over, start, stop = check.change.over, check.change.start, check.change.stop
     early, late = (rows.filter(pl.col(over) == x).select("replication", "value") for x in (start, stop))
-    both = late.join(early, on="replication", suffix="_early")
+    if early.is_empty() or late.is_empty():
+        return early.clear()
+    both = late.join(early, on="replication", how="full", coalesce=True, suffix="_early")  # a missing one shows
     return both.select("replication", value=pl.col("value") - pl.col("value_early"))
 
 
@@ -171,6 +192,8 @@ def _point(at: float | None, rows: pl.DataFrame) -> Point:
     values = rows["value"].cast(pl.Float64)
     least, most = float(values.min()), float(values.max())
     if "low" in rows.columns:
+        if len(rows) > 1:
+            raise ConfigError(f"a value with low and high is one row, but {len(rows)} are selected; narrow 'where'")
         return Point(at, float(values[0]), float(rows["low"][0]), float(rows["high"][0]), least, most)
     interval = mean_interval(values)
     if interval.count == 1:

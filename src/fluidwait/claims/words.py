@@ -92,9 +92,7 @@ def explanation(judgement: Judgement) -> str:
         return " ".join([_untested(judgement.claim), *_beside(judgement)])
     failing = [outcome for outcome in outcomes if not outcome.holds]
     what = "the first that does not" if failing else "the first of them"
-    missing = len(judgement.outcomes) - len(outcomes)
-    left = f"; {missing} without evidence at this scale" if missing else ""
-    return f"{_count(outcomes)}{left}; {what}: {measurement((failing or outcomes)[0])}."
+    return f"{_count(judgement.outcomes)}; {what}: {measurement((failing or outcomes)[0])}."
 
 
 def _untested(claim: Claim) -> str:
@@ -118,7 +116,9 @@ def _value(outcome: Outcome) -> str:
 
 
 def _count(outcomes: list[Outcome]) -> str:
-    return f"{sum(bool(o.holds) for o in outcomes)} of {len(outcomes)} checks hold"
+    missing = len(outcomes) - len(_judged(outcomes))
+    left = f", {missing} without evidence at this scale" if missing else ""
+    return f"{sum(bool(o.holds) for o in outcomes)} of {len(outcomes)} checks hold{left}"
 
 
 def remedy(judgement: Judgement) -> str | None:
@@ -134,12 +134,11 @@ def remedy(judgement: Judgement) -> str | None:
 
 
 def _tried(trials: list[Trial]) -> str:
-    return "; ".join(f"with {trial.setting} {_count(_judged(trial.outcomes))}" for trial in trials)
+    return "; ".join(f"with {trial.setting} {_count(trial.outcomes)}" for trial in trials)
 
 
 def _complete(trial: Trial, claim: Claim) -> bool:
-    judged = _judged(trial.outcomes)
-    return len(trial.outcomes) == len(claim.checks) and bool(judged) and all(outcome.holds for outcome in judged)
+    return len(trial.outcomes) == len(claim.checks) and all(outcome.holds for outcome in trial.outcomes)
 
 
 def _judged(outcomes: list[Outcome]) -> list[Outcome]:

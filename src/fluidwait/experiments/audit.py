@@ -18,10 +18,10 @@ from fluidwait.config import FluidwaitError
 from fluidwait.engines.simulator import simulate
 from fluidwait.engines.vidur import VERSION, native_policies, simulate_vidur
 from fluidwait.experiments.experiment import Experiment
-from fluidwait.experiments.setting import Setting, resolve
+from fluidwait.experiments.setting import Setting, check_requests, resolve
 from fluidwait.experiments.sweep import code_of, identity, winners
 from fluidwait.provenance import imported_modules, write_artifact
-from fluidwait.workload import input_files
+from fluidwait.workload import Requests, input_files
 
 TOLERANCE = 1e-9
 """Largest difference in s between the engines that passes; both do the same arithmetic, so it is 0 as a rule."""
@@ -66,6 +66,7 @@ def audit(experiment: Experiment, scale: str, out: Path, tunings: Mapping[str, P
         AuditError: first tokens or completions differ by more than :data:`TOLERANCE` seconds, or evictions differ.
     """
     setting, tunings = resolve(experiment), tunings or {}
+    check_requests(setting, scale)
 
     def write(path: Path, _: str) -> None:
         rows = []
@@ -102,7 +103,7 @@ def _compare(setting: Setting, key: str, scale: str, chosen: dict, point: tuple[
     n = min(horizon, experiment.scale(scale).audit_requests)
     policy = setting.policy(key, chosen.get(rate))
     knobs = policy.prepare(setting.context(rate))
-    requests = setting.requests(n, rate, experiment.seed_at(scale), replication)
+    requests = Requests(*(column[:n] for column in setting.evaluation(scale, horizon, rate, replication)))
     ours = simulate(requests, policy, knobs, setting.time_model, setting.semantics)
     native = policy.name in native_policies(setting.semantics)
     theirs = simulate_vidur(requests, policy, knobs, setting.time_model, setting.semantics, native=native)

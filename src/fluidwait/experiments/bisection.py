@@ -29,9 +29,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.config import ConfigError
 from fluidwait.experiments.experiment import Experiment
-from fluidwait.experiments.setting import Setting, resolve
+from fluidwait.experiments.setting import Setting, check_requests, resolve
 from fluidwait.experiments.stability import drift, fitted_rate
 from fluidwait.experiments.sweep import code_of, identity, run_once, winners
 from fluidwait.provenance import imported_modules, write_artifact
@@ -104,10 +103,10 @@ def boundary(experiment: Experiment, key: str, scale: str, out: Path, tuning: Pa
     experiment that is not searched (:func:`is_searched`), the table has no row.
 
     Raises:
-        ConfigError: arrivals of changing rate, see :func:`check`.
+        ConfigError: arrivals of changing rate.
     """
     setting = resolve(experiment)
-    check(setting, scale)
+    check_requests(setting, scale)
     chosen = winners(tuning)
     write_artifact(
         out,
@@ -121,7 +120,7 @@ def boundary(experiment: Experiment, key: str, scale: str, out: Path, tuning: Pa
 
 def is_searched(experiment: Experiment, scale: str) -> bool:
     """Whether λ* of the experiment's policies is searched at this scale."""
-    return experiment.boundary is not None and experiment.boundary_requests_at(scale) > 0
+    return experiment.is_searched_at(scale)
 
 
 def search_identity(setting: Setting, key: str, scale: str) -> dict[str, Any]:
@@ -150,18 +149,6 @@ def code(setting: Setting, key: str) -> tuple[str, ...]:
 def nearest_winner(chosen: dict[float, dict[str, Any]], rate: float) -> dict[str, Any] | None:
     """The combination chosen at the tuned rate nearest to ``rate``; None when nothing was tuned."""
     return chosen[min(chosen, key=lambda tuned: (abs(tuned - rate), tuned))] if chosen else None
-
-
-def check(setting: Setting, scale: str) -> None:
-    """Whether λ* can be searched, if it is to be.
-
-    Raises:
-        ConfigError: the arrivals have no constant rate.
-    """
-    process = setting.workload.arrivals.process
-    if is_searched(setting.experiment, scale) and process in ("piecewise", "trace"):
-        where = f"experiment {setting.experiment.id}: boundary"
-        raise ConfigError(f"{where}: arrivals '{process}' have no constant rate, so no λ*; leave the key out")
 
 
 def _table(setting: Setting, key: str, scale: str, chosen: dict[float, dict[str, Any]]) -> pl.DataFrame:

@@ -95,7 +95,10 @@ def _searched(experiment: Experiment, table: Path | None) -> dict[str, Any]:
 
 
 def _on_the_grid(metrics: Path) -> float | None:
-    runs = pl.read_csv(metrics).filter(pl.col("requests") == pl.col("requests").max())  # the longest tell most
+    runs = pl.read_csv(metrics, schema_overrides={"stable": pl.Boolean})
+    if runs["stable"].has_nulls():
+        return None  # the arrival rate changes, so there is no λ*
+    runs = runs.filter(pl.col("requests") == pl.col("requests").max())  # the longest tell most
     groups = runs.group_by("rate", maintain_order=True)
     return stability_boundary({rate: part["stable"].to_list() for (rate,), part in groups})
 

@@ -8,7 +8,7 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from fluidwait import figures
-from fluidwait.experiments.experiment import Experiment, load_experiment
+from fluidwait.experiments.experiment import Experiment, load_experiment, replayed_rows, workload_of
 from fluidwait.figures import boundaries
 from fluidwait.provenance import imported_modules, save_figure, write_artifact
 
@@ -16,8 +16,10 @@ SUFFIXES = ("png", "pdf", "svg", "txt")
 
 
 def described(experiment: Experiment, scale: str, kind: str) -> dict:
-    """What a kind of figure knows of an experiment: id, title, labels in the order of drawing, scale."""
+    """What a kind of figure knows of an experiment: id, title, labels in the order of drawing, scale, its arrivals."""
     keys = experiment.traced() if kind == "memory" else experiment.policies
+    workload = workload_of(experiment)
+    rows = replayed_rows(experiment, workload, scale)
     labels = {key: experiment.entry(key).label for key in keys}
     return {
         "id": experiment.id,
@@ -25,7 +27,14 @@ def described(experiment: Experiment, scale: str, kind: str) -> dict:
         "labels": labels,
         "scale": scale,
         "window": experiment.window,
+        "constant_rate": workload.arrivals.constant_rate,
+        "replayed": None if rows is None else _replayed(rows),
     }
+
+
+def _replayed(rows: dict) -> str:
+    first = ", ".join(f"{start} to {end}" for start, end in rows["used"])
+    return f"rows {first} of the {rows['rows']} of the trace, {rows['left_out']} left out"
 
 
 def draw(experiment: Experiment, kind: str, scale: str, results: Path, outs: list[Path]) -> None:

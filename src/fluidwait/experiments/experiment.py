@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from fluidwait.config import ConfigError, Strict, load, nearest
 from fluidwait.paths import project_root
+from fluidwait.workload import Workload, load_workload, rows_used
 
 SEED_STEP = 10_000
 """Between the seeds of two seed sets."""
@@ -38,6 +39,18 @@ class RateRange(Strict):
         return [round(self.start + i * self.step, 9) for i in range(count)]
 
 
+def _rising(rates: list[float] | RateRange) -> list[float] | RateRange:
+    values = rates.values() if isinstance(rates, RateRange) else rates
+    if not values or not all(0 < rate < np.inf for rate in values) or sorted(set(values)) != list(values):
+        raise ValueError("must be increasing rates above 0 requests/s")
+    if isinstance(rates, RateRange) and abs(values[-1] - rates.stop) > 1e-6 * rates.step:
+        raise ValueError(f"stop: {rates.stop:g} is no number of steps from start (nearest valid value: {values[-1]:g})")
+    return rates
+
+
+Rates = Annotated[list[float] | RateRange, AfterValidator(_rising)]
+
+
 def _increasing(horizons: list[int]) -> list[int]:
     if not horizons or sorted(set(horizons)) != horizons:
         raise ValueError("must be increasing numbers of requests")
@@ -52,7 +65,7 @@ class Scale(Strict):
 
     requests: int = Field(ge=40, description="requests of a run")
     replications: int = Field(ge=1)
-    rates: list[float] | RateRange | None = Field(None, description="instead of the experiment's rates")
+    rates: Rates | None = Field(None, description="instead of the experiment's rates")
     horizons: Horizons | None = Field(None, description="instead of the experiment's horizons")
     tuning_requests: int = Field(ge=40, description="requests of a run in the search of a grid")
     tuning_replications: int = Field(1, ge=1)
@@ -117,7 +130,7 @@ class Experiment(Strict):
     )
     time_model: Literal["profile", "linear"] = "profile"
     memory_margin: float | None = Field(None, ge=0, lt=1, description="instead of the hardware's")
-    rates: list[float] | RateRange
+    rates: Rates
     horizons: Horizons | None = Field(
         None, description="numbers of requests, with a run for each, instead of the scale's"
     )
@@ -130,14 +143,6 @@ class Experiment(Strict):
     scales: dict[str, Scale]
     boundary: BoundarySearch | None = Field(None, description="how λ* is searched; without it, it is not")
     policies: dict[str, PolicyEntry]
-
-    @field_validator("rates")
-    @classmethod
-    def _positive(cls, rates):
-        values = rates.values() if isinstance(rates, RateRange) else rates
-        if not values or min(values) <= 0 or sorted(set(values)) != list(values):
-            raise ValueError("must be increasing rates above 0 requests/s")
-        return rates
 
     @field_validator("tuning_seed")
     @classmethod
@@ -191,6 +196,19 @@ class Experiment(Strict):
         sizes = self.scale(scale)
         return sizes.horizons or self.horizons or [sizes.requests]
 
+    def stretches_at(self, scale: str) -> int:
+        """Equal parts that a replayed trace is cut into: one for each replication, then one for each of the tuning."""
+        sizes = self.scale(scale)
+        return sizes.replications + (sizes.tuning_replications if self.is_tuned() else 0)
+
+    def is_tuned(self) -> bool:
+        """Whether any policy has a grid."""
+        return any(entry.grid for entry in self.policies.values())
+
+    def is_searched_at(self, scale: str) -> bool:
+        """Whether λ* of the policies is searched at this scale."""
+        return self.boundary is not None and self.boundary_requests_at(scale) > 0
+
     def boundary_seed_at(self, scale: str) -> int:
         """Seed of the searches for λ*."""
         return self.boundary.seed + SEED_STEP * split_scale(scale)[1]
@@ -227,6 +245,28 @@ class Experiment(Strict):
                 f"experiment {self.id}: policies: no policy '{policy}'{nearest(policy, list(self.policies))}"
             )
         return self.policies[policy]
+
+
+def workload_of(experiment: Experiment) -> Workload:
+    """The workload of an experiment, with its own arrivals if it names some.
+
+    Raises:
+        ConfigError: the file is missing or wrong.
+    """
+    workload = load_workload(experiment.workload)
+    if experiment.arrivals in (None, workload.arrivals.process):
+        return workload
+    return Workload.model_validate(workload.model_dump(mode="json") | {"arrivals": {"process": experiment.arrivals}})
+
+
+def replayed_rows(experiment: Experiment, workload: Workload, scale: str) -> dict[str, Any] | None:
+    """Which rows of a replayed trace the replications use, from 1 on; None for other arrivals."""
+    if workload.arrivals.process != "trace":
+        return None
+    n, replications = experiment.horizons_at(scale)[-1], range(experiment.scale(scale).replications)
+    used = [rows_used(workload, n, replication, experiment.stretches_at(scale)) for replication in replications]
+    rows = used[0][2]
+    return {"rows": rows, "used": [list(row[:2]) for row in used], "left_out": rows - n * len(used)}
 
 
 def load_experiment(path_or_name: str | Path) -> Experiment:

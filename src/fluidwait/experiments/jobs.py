@@ -15,7 +15,7 @@ from fluidwait.config import ConfigError
 from fluidwait.experiments import audit, bisection, boundaries, draw, fluid_tables, parameters, summary, trace
 from fluidwait.experiments.draw import boundary_sizes, described
 from fluidwait.experiments.experiment import Experiment, load_experiment
-from fluidwait.experiments.setting import resolve
+from fluidwait.experiments.setting import check_requests, resolve
 from fluidwait.experiments.sweep import code_of, identity
 from fluidwait.paths import project_root
 from fluidwait.provenance import code_fingerprint, config_hash, imported_modules, package_versions
@@ -102,7 +102,7 @@ def check(names: list[str], scale: str) -> None:
     for name in names:
         setting = _setting(name)
         setting.experiment.scale(scale)
-        bisection.check(setting, scale)
+        check_requests(setting, scale)
         for policy, entry in setting.experiment.policies.items():
             setting.policy(policy, entry.combinations()[0])
     for top in ("results", "figures"):

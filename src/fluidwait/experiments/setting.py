@@ -6,16 +6,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fluidwait.config import load_yaml
+from fluidwait.config import ConfigError, load_yaml
 from fluidwait.engines import core
 from fluidwait.engines.core import Semantics
-from fluidwait.experiments.experiment import Experiment
+from fluidwait.experiments.experiment import Experiment, split_scale, workload_of
 from fluidwait.hardware import Hardware, load_hardware
 from fluidwait.paths import project_root
 from fluidwait.policies import Policy, load_policy
 from fluidwait.policies.contract import Context
 from fluidwait.timing import TimeModel
-from fluidwait.workload import LengthLaw, Requests, Workload, check_fits, generate, length_law, load_workload
+from fluidwait.workload import (
+    LengthLaw,
+    Requests,
+    Workload,
+    check_fits,
+    check_offered,
+    generate,
+    is_random,
+    length_law,
+    rows_used,
+)
 
 
 class Setting(NamedTuple):
@@ -28,9 +38,20 @@ class Setting(NamedTuple):
     time_model: TimeModel
     semantics: Semantics
 
-    def requests(self, n: int, rate: float, seed: int, replication: int) -> Requests:
+    def requests(self, n: int, rate: float, seed: int, replication: int, stretches: int = 1) -> Requests:
         """The same requests for every policy and engine."""
-        return generate(self.workload, n=n, rate=rate, seed=seed, replication=replication)
+        return generate(self.workload, n=n, rate=rate, seed=seed, replication=replication, stretches=stretches)
+
+    def evaluation(self, scale: str, n: int, rate: float, replication: int) -> Requests:
+        """The first n requests of a replication of the sweep."""
+        stretches = self.experiment.stretches_at(scale)
+        return self.requests(n, rate, self.experiment.seed_at(scale), replication, stretches)
+
+    def tuning(self, scale: str, rate: float, replication: int) -> Requests:
+        """The requests of a replication of the grid search: of other seeds, or other rows of a replayed trace."""
+        sizes, stretches = self.experiment.scale(scale), self.experiment.stretches_at(scale)
+        place = sizes.replications + replication if self.workload.arrivals.process == "trace" else replication
+        return self.requests(sizes.tuning_requests, rate, self.experiment.tuning_seed_at(scale), place, stretches)
 
     def context(self, rate: float) -> Context:
         """What policies derive their knobs from."""
@@ -57,16 +78,68 @@ def resolve(experiment: Experiment) -> Setting:
     hardware = load_hardware(experiment.hardware)
     if experiment.memory_margin is not None:
         hardware = hardware.with_margin(experiment.memory_margin)
-    workload = load_workload(experiment.workload)
-    if experiment.arrivals not in (None, workload.arrivals.process):
-        workload = Workload.model_validate(
-            workload.model_dump(mode="json") | {"arrivals": {"process": experiment.arrivals}}
-        )
+    workload = workload_of(experiment)
     law = length_law(workload)
     semantics = _semantics(experiment, hardware)
     usable = (semantics.blocks - semantics.watermark) * semantics.block_size
-    check_fits(law, usable, f"experiment {experiment.id}: workload {workload.name}")
+    check_fits(law, usable, f"experiment {experiment.id}: workload {workload.name}", hardware.max_model_len)
     return Setting(experiment, hardware, workload, law, hardware.time_model(experiment.time_model), semantics)
+
+
+def check_requests(setting: Setting, scale: str) -> None:
+    """Whether a scale's requests can be what it says: at the rates asked for, in replications that differ.
+
+    Raises:
+        ConfigError: λ* is to be searched, or other seeds are wanted, where there are none; replications would all be
+            the same requests; a replayed trace has too few rows; a piecewise profile would offer another rate.
+    """
+    experiment, arrivals = setting.experiment, setting.workload.arrivals
+    sizes, where = experiment.scale(scale), f"experiment {experiment.id}"
+    if experiment.is_searched_at(scale) and not arrivals.constant_rate:
+        raise ConfigError(
+            f"{where}: boundary: arrivals '{arrivals.process}' have no constant rate, so no λ*; leave the key out"
+        )
+    base, seeds = split_scale(scale)
+    varied = is_random(setting.workload)
+    if seeds and (arrivals.process == "trace" or not varied):
+        raise ConfigError(f"{where}: scale '{scale}': its requests are the same on any seeds (nearest valid: '{base}')")
+    if not varied and sizes.replications > 1:
+        raise ConfigError(
+            f"{where}: scales.{base}.replications: all {sizes.replications} would be the same requests, of one kind at "
+            "equal distances (nearest valid value: 1)"
+        )
+    if arrivals.process == "trace":
+        _check_stretches(setting, scale)
+    for n in {*experiment.horizons_at(scale), *([sizes.tuning_requests] if experiment.is_tuned() else [])}:
+        for rate in experiment.rates_at(scale):
+            check_offered(setting.workload, n, rate, f"{where}: scales.{base}: rate {rate:g}")
+
+
+def _check_stretches(setting: Setting, scale: str) -> None:
+    """Whether a replayed trace has the rows that a scale asks for."""
+    experiment, workload = setting.experiment, setting.workload
+    sizes, (base, _) = experiment.scale(scale), split_scale(scale)
+    tuned = sizes.tuning_replications if experiment.is_tuned() else 0
+    n = max(experiment.horizons_at(scale)[-1], sizes.tuning_requests if tuned else 0)
+    where = f"experiment {experiment.id}: scales.{base}"
+    size = rows_used(workload, 1)[2]
+    room = size // n - tuned
+    if room < 1:
+        raise ConfigError(
+            f"{where}: {n} requests in {1 + tuned} stretch(es), one for each replication, but {workload.lengths.file} "
+            f"has {size} rows (nearest valid number of requests: {size // (1 + tuned)})"
+        )
+    if sizes.replications > room:
+        raise ConfigError(
+            f"{where}.replications: {sizes.replications} stretches of {n} requests"
+            f"{f' and {tuned} for tuning' if tuned else ''}, but {workload.lengths.file} has {size} rows "
+            f"(nearest valid value: {room})"
+        )
+    if experiment.traces and experiment.traces.replication >= sizes.replications:
+        raise ConfigError(
+            f"experiment {experiment.id}: traces.replication: {experiment.traces.replication} is not among the "
+            f"stretches of the replayed trace at scale '{base}' (nearest valid value: {sizes.replications - 1})"
+        )
 
 
 def _semantics(experiment: Experiment, hardware: Hardware) -> Semantics:

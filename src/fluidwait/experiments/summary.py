@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from fluidwait.experiments.experiment import Experiment
+from fluidwait.experiments.experiment import Experiment, workload_of
 from fluidwait.experiments.metrics import metrics_table, summarise
 from fluidwait.experiments.stability import MARGIN, drift
 from fluidwait.provenance import imported_modules, write_artifact
@@ -16,15 +16,25 @@ CODE = imported_modules(__name__)
 
 
 def metrics(experiment: Experiment, records: Path, out: Path) -> None:
-    """One row per run of a records file: its metrics, its drift and whether it is stable."""
+    """One row per run of a records file: its metrics, its drift and whether it is stable.
+
+    The last two are empty where the arrival rate changes: a backlog then grows and shrinks with it.
+    """
 
     def write(path: Path, _: str) -> None:
-        drifts = {run.run_id: drift(run.columns["arrival"], run.columns["completion"]) for run in iter_runs(records)}
         table = metrics_table(records, window=experiment.window)
-        table = table.with_columns(pl.col("run_id").replace_strict(drifts, return_dtype=pl.Float64).alias("drift"))
+        if constant:
+            drifts = {
+                run.run_id: drift(run.columns["arrival"], run.columns["completion"]) for run in iter_runs(records)
+            }
+            table = table.with_columns(drift=pl.col("run_id").replace_strict(drifts, return_dtype=pl.Float64))
+        else:
+            table = table.with_columns(drift=pl.lit(None, pl.Float64))
         table.with_columns(stable=pl.col("drift") <= MARGIN / pl.col("requests").sqrt()).write_csv(path)
 
-    write_artifact(out, write, config={"window": experiment.window}, inputs=[records], code=CODE, rule="metrics")
+    constant = workload_of(experiment).arrivals.constant_rate
+    config = {"window": experiment.window, "constant_rate": constant}
+    write_artifact(out, write, config=config, inputs=[records], code=CODE, rule="metrics")
 
 
 def summary(experiment: Experiment, tables: dict[str, Path], out: Path) -> None:
@@ -33,7 +43,7 @@ def summary(experiment: Experiment, tables: dict[str, Path], out: Path) -> None:
     def write(path: Path, _: str) -> None:
         parts, point = [], ["rate", "requests"]
         for key, table in tables.items():
-            runs = pl.read_csv(table)
+            runs = pl.read_csv(table, schema_overrides={"stable": pl.Boolean})
             shares = runs.group_by(point).agg(
                 pl.col("stable").mean().alias("stable_share"), pl.col("settings").first().alias("settings")
             )

@@ -16,13 +16,13 @@ import polars as pl
 
 from fluidwait.config import ConfigError
 from fluidwait.engines.simulator import Run, simulate
-from fluidwait.experiments.experiment import Experiment
+from fluidwait.experiments.experiment import Experiment, replayed_rows
 from fluidwait.experiments.metrics import run_metrics
-from fluidwait.experiments.setting import Setting, resolve
+from fluidwait.experiments.setting import Setting, check_requests, resolve
 from fluidwait.policies import Policy
 from fluidwait.provenance import canonical_json, config_hash, imported_modules, write_artifact
 from fluidwait.records import REQUESTS, RecordWriter
-from fluidwait.workload import Requests, input_files
+from fluidwait.workload import Requests, input_files, rows_used
 
 
 def columns_of(requests: Requests, run: Run) -> dict[str, np.ndarray]:
@@ -64,7 +64,12 @@ def identity(setting: Setting, key: str, scale: str) -> dict[str, Any]:
         "tuning_seed": experiment.tuning_seed_at(scale) if entry.grid else None,
         "scale": sizes,
         "policy": {"use": entry.use, "grid": entry.grid} | _settings(setting, key),
-    }
+    } | _trace(setting, scale)
+
+
+def _trace(setting: Setting, scale: str) -> dict[str, Any]:
+    rows = replayed_rows(setting.experiment, setting.workload, scale)
+    return {} if rows is None else {"trace": rows}
 
 
 def _unused(entry) -> set[str]:
@@ -94,6 +99,7 @@ def tune(experiment: Experiment, key: str, scale: str, out: Path) -> None:
     policy refuses (more segments than requests in service, say) are kept with the reason and without a latency.
     """
     setting = resolve(experiment)
+    check_requests(setting, scale)
     write_artifact(
         out,
         lambda path, _: _tuning_table(setting, key, scale).write_csv(path),
@@ -108,8 +114,7 @@ def _tuning_table(setting: Setting, key: str, scale: str) -> pl.DataFrame:
     sizes, entry = setting.experiment.scale(scale), setting.experiment.entry(key)
     rows = []
     for rate in setting.experiment.rates_at(scale):
-        seed, n = setting.experiment.tuning_seed_at(scale), sizes.tuning_requests
-        samples = [setting.requests(n, rate, seed, r) for r in range(sizes.tuning_replications)]
+        samples = [setting.tuning(scale, rate, r) for r in range(sizes.tuning_replications)]
         tried = [_try(setting, key, change, samples, rate) for change in entry.combinations()]
         feasible = [row for row in tried if row["mean_latency"] is not None]
         if not feasible:
@@ -147,6 +152,7 @@ def winners(tuning: Path | None) -> dict[float, dict[str, Any]]:
 def sweep(experiment: Experiment, key: str, scale: str, out: Path, tuning: Path | None = None) -> None:
     """Run the policy at every rate and replication; writes one records file with all runs."""
     setting = resolve(experiment)
+    check_requests(setting, scale)
     chosen = winners(tuning)
     config = identity(setting, key, scale)
     inputs = [*input_files(setting.workload), *([tuning] if tuning else [])]
@@ -174,12 +180,21 @@ def _write_runs(setting, key, scale, chosen, config, path: Path, digest: str) ->
             policy = setting.policy(key, chosen.get(rate))
             settings = policy.settings.model_dump(mode="json")
             for n, replication in itertools.product(horizons, range(sizes.replications)):
-                requests = setting.requests(n, rate, experiment.seed_at(scale), replication)
+                requests = setting.evaluation(scale, n, rate, replication)
                 run = run_once(setting, policy, requests, rate)
+                rows = _rows(setting, scale, n, replication)
                 own = {"rate": rate, "replication": replication} | ({"requests": n} if len(horizons) > 1 else {})
                 writer.append(
                     run_id(**own),
                     columns_of(requests, run),
                     config_hash=config_hash(config | own | {"settings": settings}),
-                    parameters=own | {"settings": canonical_json(settings)},
+                    parameters=own | rows | {"settings": canonical_json(settings)},
                 )
+
+
+def _rows(setting: Setting, scale: str, n: int, replication: int) -> dict[str, int]:
+    """Which rows of a replayed trace a run used, from 1 on."""
+    if setting.workload.arrivals.process != "trace":
+        return {}
+    first, last, _ = rows_used(setting.workload, n, replication, setting.experiment.stretches_at(scale))
+    return {"first_row": first, "last_row": last}

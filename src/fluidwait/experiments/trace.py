@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from fluidwait.config import ConfigError
 from fluidwait.engines.simulator import LOG_COLUMNS, simulate
 from fluidwait.experiments.experiment import Experiment
-from fluidwait.experiments.setting import Setting, resolve
+from fluidwait.experiments.setting import Setting, check_requests, resolve
 from fluidwait.experiments.sweep import code_of, identity, winners
 from fluidwait.provenance import imported_modules, write_artifact
 from fluidwait.workload import input_files
@@ -25,9 +26,16 @@ def trace(experiment: Experiment, key: str, scale: str, out: Path, tuning: Path 
     leave; share of the KV memory; evictions since time 0. Long runs are thinned, see :func:`extremes`.
 
     Raises:
-        ConfigError: the experiment asks for no trace of this policy.
+        ConfigError: the experiment asks for no trace of this policy, or for one at a rate at which it is not tuned.
     """
     setting, chosen, asked = resolve(experiment), winners(tuning), experiment.traces_of(key)
+    check_requests(setting, scale)
+    if untuned := [rate for rate in asked.rates if chosen and rate not in chosen]:
+        nearest_rate = min(chosen, key=lambda rate: abs(rate - untuned[0]))
+        raise ConfigError(
+            f"experiment {experiment.id}: traces.rates: {key} is not tuned at {untuned[0]:g} requests/s "
+            f"(nearest valid value: {nearest_rate:g})"
+        )
 
     def write(path: Path, _: str) -> None:
         pl.concat([_one(setting, key, scale, rate, chosen.get(rate)) for rate in asked.rates]).write_csv(path)
@@ -46,7 +54,7 @@ def _one(setting: Setting, key: str, scale: str, rate: float, change: dict | Non
     experiment = setting.experiment
     policy = setting.policy(key, change)
     replication = experiment.traces_of(key).replication
-    requests = setting.requests(experiment.horizons_at(scale)[-1], rate, experiment.seed_at(scale), replication)
+    requests = setting.evaluation(scale, experiment.horizons_at(scale)[-1], rate, replication)
     knobs = policy.prepare(setting.context(rate))
     run = simulate(requests, policy, knobs, setting.time_model, setting.semantics, log=True)
     log = pl.DataFrame(run.log, schema=list(LOG_COLUMNS))

@@ -57,8 +57,7 @@ def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str,
     text = (
         f"{about.title}. (a) Mean end-to-end latency against the arrival rate; the axis is linear below the grey line "
         "and logarithmic above it. (b) Effective completion rate in the measurement window, with the ideal line. (c) "
-        f"Rates at which each policy is stable: the marker is λ*, {_words(folder)}; the black tick is the predicted "
-        "boundary of the policy where there is one. "
+        f"{_words(folder, about)}; the black tick is the predicted boundary of the policy where there is one. "
         "Dotted: fluid bound, the calibrated fluid model with the engine's memory and no limit of a policy. "
         "Bands (where there is more than one replication): 95 % "
         f"Student-t confidence intervals; common random numbers across policies; {sample(summary, about)}."
@@ -66,12 +65,15 @@ def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str,
     return {f"{about.id}_latency": text}
 
 
-def _words(folder: Path) -> str:
-    """What the markers of panel (c) are."""
+def _words(folder: Path, about: Shown) -> str:
+    """What panel (c) shows."""
+    if not about.constant_rate:
+        return "The rate of the arrivals changes, so there is no λ*"
+    marker = "Rates at which each policy is stable: the marker is λ*, "
     stability = read_table(folder / "stability.csv", (), ("policy",), STABILITY)
     if stability["lambda_star"].is_finite().any():
-        return "found by bisection, with its 95 % confidence interval (often narrower than the marker)"
-    return "the largest stable rate of the grid; the thin line reaches to the first unstable one"
+        return f"{marker}found by bisection, with its 95 % confidence interval (often narrower than the marker)"
+    return f"{marker}the largest stable rate of the grid; the thin line reaches to the first unstable one"
 
 
 def _curves(path: Path, about: Shown) -> dict[str, pl.DataFrame]:
@@ -96,7 +98,7 @@ def _draw(about: Shown, curves: dict[str, pl.DataFrame], stable: dict[str, dict]
     rates = np.unique(np.concatenate([curve["rate"].to_numpy() for curve in curves.values()]))
     _latency_panel(latency, curves, looks)
     _completion_panel(completion, curves, looks)
-    _stable_panel(stable_rates, rates, stable, looks)
+    _stable_panel(stable_rates, rates, stable, looks, about.constant_rate)
     for axes in figure.axes:
         margin = 0.03 * (rates[-1] - rates[0]) or 1.0
         axes.set_xlim(rates[0] - margin, rates[-1] + margin)
@@ -129,7 +131,7 @@ def _completion_panel(axes: Axes, curves: dict, looks: dict) -> None:
     style.panel_title(axes, "b")
 
 
-def _stable_panel(axes: Axes, rates: np.ndarray, stable: dict[str, dict], looks: dict) -> None:
+def _stable_panel(axes: Axes, rates: np.ndarray, stable: dict[str, dict], looks: dict, constant: bool) -> None:
     """One row per policy: a bar up to λ*, its interval or the step of the grid, a tick at the prediction."""
     for row, (key, values) in enumerate(stable.items()):
         look, (star, low, high) = looks[key], _interval(values, rates)
@@ -138,9 +140,8 @@ def _stable_panel(axes: Axes, rates: np.ndarray, stable: dict[str, dict], looks:
             axes.plot([low, high], [row, row], color=look.color, linewidth=0.6, zorder=2)
             axes.plot([star], [row], **(look.options() | {"linestyle": "none"}), label=key, zorder=3)
         else:
-            axes.annotate(
-                f"none: unstable at {rates[0]:g}", (rates[0], row), va="center", fontsize=6.0, color=look.color
-            )
+            why = f"none: unstable at {rates[0]:g}" if constant else "none: the rate changes"
+            axes.annotate(why, (rates[0], row), va="center", fontsize=6.0, color=look.color)
         if np.isfinite(values["predicted"]):
             axes.plot([values["predicted"]], [row], marker="|", color=style.INK, markersize=6.0, markeredgewidth=1.0)
     axes.set_ylim(len(stable) - 0.4, -0.6)

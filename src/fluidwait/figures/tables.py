@@ -23,11 +23,14 @@ class Shown(NamedTuple):
     baseline: str  # key of the policy that others are compared with
     scale: str
     window: float  # share of the requests, in the middle, that is measured
+    constant_rate: bool = True  # of the arrivals; without one there is no λ*
+    replayed: str | None = None  # which rows of a trace were, in words
 
 
 def shown(experiment: Mapping[str, Any], results_dir: str | Path) -> Shown:
     """Read an experiment-like mapping: ``id``, ``title``, ``labels`` (key to label, in order), optional ``baseline``
-    (else ``sarathi``, or the first of that name), ``window`` (else 0.5), ``scale`` (else the name of the folder above).
+    (else ``sarathi``, or the first of that name), ``window`` (else 0.5), ``scale`` (else the name of the folder above),
+    ``constant_rate`` (else true), ``replayed``.
 
     Raises:
         ConfigError: a key is missing, there are no labels, or the baseline is not among them.
@@ -42,7 +45,9 @@ def shown(experiment: Mapping[str, Any], results_dir: str | Path) -> Shown:
         raise ConfigError(f"experiment: baseline: '{baseline}' is not a policy{nearest(baseline, list(labels))}")
     scale = experiment.get("scale") or Path(results_dir).resolve().parent.name
     window = float(experiment.get("window") or WINDOW)
-    return Shown(str(experiment["id"]), str(experiment["title"]), labels, baseline, str(scale), window)
+    names = str(experiment["id"]), str(experiment["title"])
+    constant, replayed = bool(experiment.get("constant_rate", True)), experiment.get("replayed")
+    return Shown(*names, labels, baseline, str(scale), window, constant, replayed)
 
 
 def read_table(
@@ -115,8 +120,9 @@ def read_json(path: str | Path, *keys: str) -> dict[str, Any]:
 
 def sample(summary: pl.DataFrame, about: Shown) -> str:
     """How much was run, in the words of a caption. Needs the columns ``requests`` and ``replications``."""
+    rows = f" ({about.replayed})" if about.replayed else ""
     return (
-        f"{runs(summary)}, metrics over the central {100 * about.window:g} % of requests by arrival order, "
+        f"{runs(summary)}{rows}, metrics over the central {100 * about.window:g} % of requests by arrival order, "
         f"scale '{about.scale}'"
     )
 

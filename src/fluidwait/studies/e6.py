@@ -41,7 +41,7 @@ from fluidwait.fluid.safety import required_memory, stage_work
 from fluidwait.fluid.segments import continuation_probabilities, segment_prompts
 from fluidwait.hardware import load_hardware
 from fluidwait.studies.study import Study, write_table
-from fluidwait.workload import LengthLaw, input_files, length_law, load_workload
+from fluidwait.workload import LengthLaw, check_fits, input_files, length_law, load_workload
 
 MOST_RATIO = 0.99
 
@@ -110,6 +110,7 @@ def resolve(study: E6) -> Setting:
     """
     hardware, workload = load_hardware(study.hardware), load_workload(study.workload)
     linear, law = hardware.timing.linear, length_law(workload)
+    check_fits(law, hardware.kv_capacity_tokens, f"study {study.id}: workload {workload.name}", hardware.max_model_len)
     if linear is None:
         raise ConfigError(f"study {study.id}: hardware: {hardware.name} has no timing.linear (d0 and d1)")
     reference = equilibrium(law, study.reference_rate, linear.d0, linear.d1)

@@ -13,6 +13,7 @@ import pytest
 from fluidwait.config import ConfigError
 from fluidwait.engines.vllm import loadgen_http
 from fluidwait.engines.vllm.loadgen import LoadError, offer
+from fluidwait.experiments.real.load import _offer
 from fluidwait.paths import project_root
 from fluidwait.workload import Requests
 
@@ -28,12 +29,12 @@ def requests(n=5) -> Requests:
     return Requests(np.arange(n) * 0.01, np.full(n, 4), np.full(n, 3), np.zeros(n, dtype=np.int64))
 
 
-async def against(handler, work, metrics='vllm:num_preemptions_total{engine="0"} 2.0\n'):
+async def against(handler, work, metrics='vllm:num_preemptions_total{engine="0"} 2.0\n', **model):
     """Run ``work(url)`` beside a server whose completions are ``handler``."""
     from aiohttp import web
 
     async def models(_):
-        return web.json_response({"data": [{"id": "made-up"}]})
+        return web.json_response({"data": [{"id": "made-up"} | model]})
 
     async def page(_):
         return web.Response(text=f"# HELP\n{metrics}", status=200 if metrics else 404)
@@ -107,6 +108,22 @@ def test_preemptions_come_from_the_metrics_page_if_there_is_one(page, expected):
 def test_nobody_there_is_one_clear_line():
     with pytest.raises(ConfigError, match=r"http://127.0.0.1:1: no OpenAI-compatible server answers there"):
         asyncio.run(send_all("http://127.0.0.1:1"))
+
+
+@needs_aiohttp
+def test_requests_longer_than_the_servers_model_takes_are_not_sent():
+    async def never(_):
+        raise AssertionError("a request was sent")
+
+    async def load(url):
+        return await _offer(url, None, requests(), 100, 1)
+
+    with pytest.raises(
+        ConfigError, match=r"4 prompt and 3 output tokens .* but max_model_len .* is 6 \(longest output"
+    ):
+        asyncio.run(against(never, load, max_model_len=6))
+    asyncio.run(against(events(3), load, max_model_len=7))
+    asyncio.run(against(events(3), load))  # a server that does not tell
 
 
 @needs_vllm

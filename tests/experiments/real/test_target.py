@@ -55,6 +55,19 @@ def test_a_rehearsal_keeps_everything_but_the_size():
     assert [v.shares for v in small.variants.values()] == [v.shares for v in target.variants.values()]
 
 
+def test_a_trace_must_have_the_rows_of_every_replication(tmp_path):
+    """All replications would have replayed the rows at its beginning."""
+    (tmp_path / "t.csv").write_text("arrival,prompt,output\n" + "".join(f"{i},64,20\n" for i in range(100)))
+    workload = {"name": "t", "lengths": {"kind": "trace", "file": "t.csv"}, "arrivals": {"process": "trace"}}
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(workload))
+    change = {"variants__single__workload": str(tmp_path / "t.yaml"), "variants__single__replications": 3}
+    load_target(changed(tmp_path, **change, variants__single__requests=33))
+    with pytest.raises(
+        ConfigError, match=r"variants\.single: .*in each of 3 stretches, but the trace has 100 \(nearest"
+    ):
+        load_target(changed(tmp_path, **change, variants__single__requests=34))
+
+
 MISTAKES = {
     "a misspelt key": ({"engine__kv_block": 3}, "engine.kv_block: unknown key (did you mean 'kv_blocks'?)"),
     "an unknown policy": (

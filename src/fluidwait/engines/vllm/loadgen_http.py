@@ -27,7 +27,7 @@ async def http_sender(url: str, model: str | None = None) -> AsyncIterator[Sende
     base = url.rstrip("/").removesuffix("/v1")
     connector = aiohttp.TCPConnector(limit=0)  # no queue of our own in front of the server's
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
-        name = model or await _first_model(session, base, aiohttp)
+        name = model or (await _models(session, base, aiohttp))[0]["id"]
 
         async def send(number: int, prompt: list[int], wanted: int) -> AsyncIterator[int]:
             body = {
@@ -63,6 +63,14 @@ async def preemptions(url: str) -> int | None:
     return int(sum(found)) if found else None
 
 
+async def max_model_len(url: str, model: str | None = None) -> int | None:
+    """Longest prompt + output, tokens, of the model (the first, if not named); None when the server does not tell."""
+    aiohttp = _aiohttp()
+    async with aiohttp.ClientSession() as session:
+        models = await _models(session, url.rstrip("/").removesuffix("/v1"), aiohttp)
+    return next((m.get("max_model_len") for m in models if model in (None, m["id"])), None)
+
+
 async def _totals(stream) -> AsyncIterator[int]:
     """Output tokens so far, event by event, of a streamed completion."""
     async for line in stream:
@@ -76,7 +84,7 @@ async def _totals(stream) -> AsyncIterator[int]:
             yield int(event["usage"]["completion_tokens"])
 
 
-async def _first_model(session, base: str, aiohttp) -> str:
+async def _models(session, base: str, aiohttp) -> list[dict]:
     try:
         async with session.get(f"{base}/v1/models") as response:
             models = (await response.json())["data"]
@@ -84,7 +92,7 @@ async def _first_model(session, base: str, aiohttp) -> str:
         raise ConfigError(f"{base}: no OpenAI-compatible server answers there ({type(error).__name__})") from None
     if not models:
         raise ConfigError(f"{base}: the server serves no model")
-    return models[0]["id"]
+    return models
 
 
 def _aiohttp():

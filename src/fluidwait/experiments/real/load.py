@@ -10,7 +10,7 @@ import numpy as np
 from fluidwait.engines.vllm import loadgen, loadgen_http
 from fluidwait.provenance import imported_modules, write_artifact
 from fluidwait.records import REQUESTS, RecordWriter
-from fluidwait.workload import Requests, generate, input_files, load_workload
+from fluidwait.workload import Requests, check_fits, check_offered, generate, input_files, load_workload
 
 
 def load_server(
@@ -19,11 +19,12 @@ def load_server(
     """Send ``n`` requests at ``rate`` requests/s; returns a summary in words.
 
     Raises:
-        ConfigError: the workload is wrong, or no server answers at ``url``.
+        ConfigError: the workload is wrong or too long for the model, or no server answers at ``url``.
         LoadError: a request was lost.
     """
     law = load_workload(workload)
     requests = generate(law, n=n, rate=rate, seed=seed)
+    check_offered(law, n, rate, f"workload {law.name}")
     answers, preempted = asyncio.run(_offer(url, model, requests, vocabulary, seed))
     late = loadgen.drift(requests, answers)
     # A server tells its preemptions in all; by request they are known only when there were none.
@@ -54,6 +55,9 @@ def load_server(
 
 async def _offer(url: str, model: str | None, requests: Requests, vocabulary: int, seed: int):
     async with loadgen_http.http_sender(url, model) as send:
+        longest = await loadgen_http.max_model_len(url, model)
+        if longest is not None:
+            check_fits(requests, np.inf, f"workload, of {url}", longest)
         before = await loadgen_http.preemptions(url)
         answers = await loadgen.offer(requests, send, vocabulary=vocabulary, seed=seed)
         after = await loadgen_http.preemptions(url)

@@ -32,7 +32,7 @@ from fluidwait.fluid import calibrated_boundary
 from fluidwait.hardware import Hardware, load_hardware
 from fluidwait.provenance import code_fingerprint, config_hash, file_sha256, imported_modules, write_text
 from fluidwait.records import ITERATIONS, REQUESTS, RecordWriter
-from fluidwait.workload import Requests, generate, input_files, load_workload
+from fluidwait.workload import Requests, check_offered, generate, input_files, load_workload
 
 SCHEDULER = "fluidwait.engines.vllm.scheduler:WaitScheduler"
 PATIENCE = 90.0
@@ -237,6 +237,8 @@ class _Session:
             for place, share in enumerate(variant.shares):
                 order = variant.policies if (replication + place) % 2 == 0 else variant.policies[::-1]
                 rate = float(f"{share * rates[name]:.4g}")
+                where = f"target {self.target.id}: variants.{name}: rate {rate:g}"
+                check_offered(load_workload(variant.workload), variant.requests, rate, where)
                 plans += [Plan(name, policy, share, rate, replication) for policy in order]
         return plans
 
@@ -286,8 +288,15 @@ class _Session:
 
     def _requests(self, plan: Plan) -> Requests:
         workload, _ = workload_of(self.target, plan.variant)
-        n = self.target.variants[plan.variant].requests
-        return generate(workload, n=n, rate=plan.rate, seed=self.target.seed, replication=plan.replication)
+        variant = self.target.variants[plan.variant]
+        return generate(
+            workload,
+            n=variant.requests,
+            rate=plan.rate,
+            seed=self.target.seed,
+            replication=plan.replication,
+            stretches=variant.replications,
+        )
 
     def _scheduler(self, plan: Plan) -> tuple[str, dict[str, Any]]:
         """Class and additional_config of the engine's scheduler."""

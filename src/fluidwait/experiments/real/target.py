@@ -17,7 +17,7 @@ from fluidwait.engines.vllm.settings import SchedulerSettings
 from fluidwait.hardware import GIB, Hardware, ModelShape
 from fluidwait.paths import project_root
 from fluidwait.policies import Policy, load_policy
-from fluidwait.workload import LengthLaw, Workload, length_law, load_workload
+from fluidwait.workload import LengthLaw, Workload, length_law, load_workload, rows_used
 
 STOCK, AUTO = "stock", "auto"
 WATERMARK = 0.01
@@ -227,6 +227,9 @@ def _check(target: Target, path: Path) -> None:
     laws = {f"{k}.workload": (length_law(load_workload(w)), target.engine.kv_blocks) for k, w in loads.items()}
     for name in target.variants:
         laws[f"variants.{name}.workload"] = workload_of(target, name)[1], target.blocks(name)
+    _check_rows(f"{path}: mixed", target.mixed.workload, target.mixed.requests, 1)
+    for name, variant in target.variants.items():
+        _check_rows(f"{path}: variants.{name}", variant.workload, variant.requests, variant.replications)
     for key, (law, blocks) in laws.items():
         _check_length(f"{path}: {key}", int((law.prompt + law.output).max()), blocks, target.engine)
     for i, sweep in enumerate(target.sweeps):
@@ -238,6 +241,16 @@ def _check(target: Target, path: Path) -> None:
     burst, whole = target.bursts, target.generation
     _check_length(f"{path}: bursts", max(burst.prompt) + burst.output, target.engine.kv_blocks, target.engine)
     _check_length(f"{path}: generation", whole.prompt + whole.output, target.engine.kv_blocks, target.engine)
+
+
+def _check_rows(where: str, name: str, requests: int, stretches: int) -> None:
+    """Whether a replayed trace has the rows of every replication."""
+    workload = load_workload(name)
+    if workload.arrivals.process == "trace":
+        try:
+            rows_used(workload, requests, 0, stretches)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
 
 
 def _check_length(where: str, tokens: int, blocks: int, engine: EngineSettings) -> None:

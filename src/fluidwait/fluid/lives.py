@@ -2,7 +2,8 @@
 
 In flow balance x requests enter per iteration, and x P(output > t) of them are at stage t of their output, so x is the
 number in service over the mean life E[output]. The paper's own rule (:func:`fluidwait.fluid.segments.design`) counts
-every request to the end of its segment instead. With equal lengths that is the same; with random ones it admits too few.
+every request to the end of its segment instead. With equal lengths that is the same; with random ones it lets in too
+few.
 
 Lengths are random, so whatever a batch holds spreads about that mean. Entries are evenly spaced and lives independent,
 so a number that counts a request of age t with probability p_t has variance x sum_t p_t (1 - p_t). Every limit leaves
@@ -90,7 +91,8 @@ def life_design(law: LengthLaw, boundaries: Sequence[int], in_service: int, marg
 def batch_room(law: LengthLaw, requests: float, chunk: int, semantics: Semantics) -> float:
     """``ROOM`` standard deviations of the tokens of a batch into which ``requests`` requests enter evenly.
 
-    A request in its k-th prefill chunk adds that chunk's tokens, one that decodes adds 1, and a finished one none.
+    A request in its k-th prefill chunk adds that chunk's tokens, one that decodes adds 1, and a finished one none. That
+    a longer prompt also starts to decode later is left out.
     """
     alive = survival(law.output, law.share)
     variance = np.sum(alive * (1.0 - alive))

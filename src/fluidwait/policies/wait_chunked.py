@@ -107,10 +107,10 @@ def prepare(settings: Settings, context: Context) -> Knobs:
 def fluid_batch(settings: Settings, context: Context) -> tuple[int, int]:
     """(in_service, batch_tokens): what the settings say, or the batch of the calibrated fluid model.
 
-    The fluid batch does not depend on the rate: at the stability boundary it gives the requests in service, on average,
-    and the least batch that carries all but ``slack`` of the boundary's rate gives the tokens (past that, a larger batch
-    buys little throughput and costs everybody latency). That one is a mean as well, which a batch of random lengths
-    passes half of the time: within the room for their spread, the size is taken at which prefill tokens cost least.
+    The fluid batch does not depend on the rate: at the stability boundary it gives the requests in service, and the
+    least batch that carries all but ``slack`` of the boundary's rate gives the tokens (past that, a larger batch buys
+    little throughput and costs everybody latency). Both are means. Batches of random lengths spread about theirs, so
+    with quotas from the mean life it is the size, within that room, at which prefill tokens cost least.
     """
     shape = {
         "capacity": context.capacity,
@@ -154,8 +154,8 @@ def plan(view, knobs, memory, out):
     entry, is_open = memory[2 * segments : 3 * segments], memory[3 * segments :]
     wake = _find_open(view, knobs, steps, inside, entry, is_open)
     free, budget, served = view.free, knobs.batch_tokens, 0
-    for s in range(1, segments):
-        entry[s] = min(_quota(knobs.quota, steps, inside, s), max(0, knobs.caps[s] - inside[s]))  # from here on: may enter
+    for s in range(1, segments):  # from here on: how many may enter
+        entry[s] = min(_quota(knobs.quota, steps, inside, s), max(0, knobs.caps[s] - inside[s]))
     for k in range(len(view.resident)):
         r = view.resident[k]
         s = segment_of(knobs.boundaries, view.generated[r])

@@ -9,7 +9,7 @@ from fluidwait.experiments.setting import resolve
 from fluidwait.paths import project_root
 from fluidwait.provenance import verify
 
-NAMES = ("e2", "e3_tight", "e8")
+NAMES = ("e2", "e3_tight", "e3_tight_recompute", "e8")
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +75,29 @@ def test_the_identity_follows_settings_and_labels():
     renamed = experiment.policies | {"wait": entry.model_copy(update={"label": "Another"})}
     again = parameters.settings_identity(resolve(experiment.model_copy(update={"policies": renamed})), "paper")
     assert again != before
+
+
+def test_e3_tight_is_run_with_either_eviction(table):
+    """The same server, policies and lengths; only what an eviction loses differs, and where the rates lie."""
+    rows = {
+        name: {row["policy"]: row for row in table.filter(experiment=name).iter_rows(named=True)}
+        for name in ("e3_tight", "e3_tight_recompute")
+    }
+    for key, recompute in rows["e3_tight_recompute"].items():
+        differs = {name for name, value in rows["e3_tight"][key].items() if recompute[name] != value}
+        assert differs <= {"experiment", "title", "rates", "eviction"}
+        assert (rows["e3_tight"][key]["eviction"], recompute["eviction"]) == ("restart", "recompute")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((project_root() / "config" / "experiments").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_the_papers_grid_and_its_numbers_have_the_papers_quotas(path):
+    """Tuned on the paper's grid, or a remedy that stands for published numbers; the fixed rule has the default."""
+    experiment = load_experiment(path.stem)
+    setting = resolve(experiment)
+    for key, entry in experiment.policies.items():
+        if entry.use == "wait_chunked" and key in ("wait", "wait_tuned"):
+            stands_for_the_paper = key == "wait_tuned" or path.stem.endswith(("_small_batches", "_cap_96"))
+            quotas = setting.policy(key, entry.combinations()[0]).settings.quotas
+            assert quotas == ("paper" if stands_for_the_paper else "mean_life")

@@ -10,8 +10,8 @@ TWO_SEGMENTS = law([20, 50], [0.7, 0.3])
 
 
 def chunked(lengths=None, **settings):
-    """One segment of 20 stages, 40 in service: a cap of 40 and a quota of 2 requests per batch."""
-    defaults = {"in_service": 40, "boundaries": [20], "chunk": 16, "margin": 0.0, "max_wait": INF}
+    """One segment of 20 stages, 40 in service: a cap of 40 and a quota of 2 requests per batch; the paper's quotas."""
+    defaults = {"in_service": 40, "boundaries": [20], "chunk": 16, "margin": 0.0, "max_wait": INF, "quotas": "paper"}
     return Asked({"policy": "wait_chunked", **defaults, **settings}, lengths or law([20]))
 
 
@@ -20,6 +20,28 @@ def test_the_papers_example():
     knobs = chunked(TWO_SEGMENTS, in_service=30, boundaries=[20, 50]).knobs
     assert knobs.caps.tolist() == [21, 9]
     assert knobs.quota == pytest.approx([30 / 29, 9 / 29])
+
+
+def test_quotas_from_the_mean_life_have_room():
+    """Mean output 29 and 29 in service: a flow of 1 and .3; as many enter as may leave or get past 20 in a batch."""
+    knobs = chunked(TWO_SEGMENTS, in_service=29, boundaries=[20, 50], quotas="mean_life").knobs
+    assert knobs.in_service == 29
+    assert knobs.flow == pytest.approx([1.0, 0.3])
+    assert knobs.quota == pytest.approx([2.296, 1.217], abs=1e-3)
+    assert knobs.caps.tolist() == [20, 15]
+
+
+def test_the_flow_opens_the_gate_and_the_quota_lets_in():
+    """One waiting request is the flow of a batch; of five, two may enter: the first terms of 1 and 2.296 per batch."""
+    settings = {"in_service": 29, "boundaries": [20, 50], "quotas": "mean_life"}
+    assert len(chunked(TWO_SEGMENTS, **settings)([NEW], [decoding(3)]).admitted) == 1
+    assert len(chunked(TWO_SEGMENTS, **settings)([NEW] * 5, [decoding(3)]).admitted) == 2
+
+
+def test_a_given_cap_bounds_segments_with_room():
+    knobs = chunked(TWO_SEGMENTS, in_service=6, boundaries=[20, 50], quotas="mean_life").knobs
+    assert knobs.in_service == 6
+    assert max(knobs.caps) <= 6
 
 
 def test_the_gate_closes_below_the_entry_quota():

@@ -6,8 +6,10 @@ from fluidwait.fluid.calibrated import (
     calibrated_boundary,
     calibrated_equilibrium,
     calibrated_thresholds,
+    life_sums,
 )
 from fluidwait.fluid.equilibrium import Equilibrium, boundary, equilibrium, kv_work
+from fluidwait.fluid.lives import LifeDesign, batch_room, cheapest_batch, life_design
 from fluidwait.fluid.report import threshold_table
 from fluidwait.fluid.safety import RequiredMemory, required_memory, theta, theta_bound
 from fluidwait.fluid.segments import (
@@ -28,20 +30,25 @@ __all__ = [
     "CalibratedEquilibrium",
     "Equilibrium",
     "Infeasible",
+    "LifeDesign",
     "NestedThresholds",
     "RequiredMemory",
     "SegmentDesign",
     "Thresholds",
+    "batch_room",
     "boundary",
     "calibrated_boundary",
     "calibrated_equilibrium",
     "calibrated_thresholds",
+    "cheapest_batch",
     "continuation_sup",
     "design",
     "equal_mass_boundaries",
     "equilibrium",
     "even_boundaries",
     "kv_work",
+    "life_design",
+    "life_sums",
     "nested_memory",
     "nested_thresholds",
     "peak_arrivals",

@@ -152,11 +152,8 @@ def design(law: LengthLaw, boundaries: Sequence[int], in_service: int, margin: f
         ConfigError: bad boundaries, margin outside [0, 1], or in_service smaller than the number of segments.
     """
     ends = check_boundaries(law, boundaries)
-    _check_margin(margin)
-    if in_service != int(in_service) or in_service < len(ends):
-        raise ConfigError(
-            f"in_service: must be a whole number, at least one per segment ({len(ends)}), found {in_service}"
-        )
+    check_margin(margin)
+    check_in_service(in_service, len(ends))
     continuation = continuation_probabilities(law, ends)
     ratio = np.minimum(continuation + margin, LARGEST_RATIO)
     stages = np.diff(ends, prepend=0)
@@ -218,7 +215,7 @@ def nested_thresholds(
     real = real_nested_thresholds(law, rate, boundaries, d0, d1, margin=margin, capacity=capacity)
     ends = check_boundaries(law, boundaries)
     continuation, prompts = continuation_probabilities(law, ends), segment_prompts(law, ends)
-    work, ratio = stage_work(ends, prompts), _threshold_ratio(continuation, margin)
+    work, ratio = stage_work(ends, prompts), threshold_ratio(continuation, margin)
 
     def need(n: np.ndarray) -> np.ndarray:
         from_rate = enough(rate * (d0 + d1 * (work @ n)), strict=True)
@@ -257,11 +254,11 @@ def real_nested_thresholds(
     """
     check_rate(rate)
     check_times(d0, d1)
-    _check_margin(margin)
+    check_margin(margin)
     ends = check_boundaries(law, boundaries)
     continuation = continuation_probabilities(law, ends)
     _check_continuation(continuation, ends)
-    shape = np.cumprod(np.concatenate([[1.0], _threshold_ratio(continuation, margin)]))
+    shape = np.cumprod(np.concatenate([[1.0], threshold_ratio(continuation, margin)]))
     per_arrival = float(stage_work(ends, segment_prompts(law, ends)) @ shape)
     load = d1 * rate * per_arrival
     first = rate * d0 / (1.0 - load) if load < 1.0 else np.inf
@@ -295,7 +292,7 @@ def nested_memory(
     )
 
 
-def _threshold_ratio(continuation: np.ndarray, margin: float) -> np.ndarray:
+def threshold_ratio(continuation: np.ndarray, margin: float) -> np.ndarray:
     """Lower bound q_k of n_k / n_{k-1}: p_k plus the margin, but the margin never lifts it past 0.99."""
     return np.maximum(continuation, np.minimum(continuation + margin, LARGEST_RATIO))
 
@@ -307,9 +304,18 @@ def _check_continuation(continuation: np.ndarray, ends: np.ndarray) -> None:
         raise Infeasible("continuation", f"nobody finishes by boundary {ends[k]}; leave it out of the boundaries")
 
 
-def _check_margin(margin: float) -> None:
+def check_margin(margin: float) -> None:
+    """Raise ConfigError unless the margin lies in [0, 1]."""
     if not 0.0 <= margin <= 1.0:
         raise ConfigError(f"margin: must lie in [0, 1], found {margin}")
+
+
+def check_in_service(in_service: int, segments: int) -> None:
+    """Raise ConfigError unless ``in_service`` is a whole number with at least one request per segment."""
+    if in_service != int(in_service) or in_service < segments:
+        raise ConfigError(
+            f"in_service: must be a whole number, at least one per segment ({segments}), found {in_service}"
+        )
 
 
 def _check_count(segments: int, available: int, what: str) -> None:

@@ -1,14 +1,20 @@
 """WAIT with chunked prefill: the form the paper runs in its experiments (its section on implementation).
 
-At most ``in_service`` requests are in service. Decode progress is cut into segments; from the continuation
-probabilities follow real-valued thresholds n_k per stage and a cap B_k per segment. A batch holds one token for every
-decode of a served segment, up to ``chunk`` tokens for every running prefill, and new admissions up to the entry quota,
-the room in segment 1 and the room under ``in_service``. Fractional quotas are met by the most even integer sequence.
-``batch_tokens`` bounds the tokens of a batch: prefills share what the decodes leave.
+At most ``in_service`` requests are in service. Decode progress is cut into segments; from the length law follow a flow
+and an entry quota per batch and a cap B_k per segment. A batch holds one token for every decode of a served segment, up
+to ``chunk`` tokens for every running prefill, and new admissions up to the entry quota, the room in segment 1 and the
+room under ``in_service``. Fractional quotas are met by the most even integer sequence. ``batch_tokens`` bounds the
+tokens of a batch: prefills share what the decodes leave.
 
-The gate: a segment is served when it is full or when its entry queue holds its quota; ``gate: false`` is the paper's
-threshold-only ablation. Requests in prefill belong to segment 1. Liveness as in :mod:`fluidwait.policies.nested_wait`,
-except that segments open independently.
+``quotas`` says how the numbers follow from the law. ``mean_life``, the default: the flow is the number in service over
+the mean output, and quotas, caps and the fluid batch have room for the spread of the lengths
+(:mod:`fluidwait.fluid.lives`). ``paper``: the paper's n_k and B_k (:func:`fluidwait.fluid.segments.design`), flow and
+quota alike. They count every request to the end of its segment and have no room, so with random lengths they let in too
+few: with one segment, the fewer the farther the longest output is from the mean. With equal lengths both are the same.
+
+The gate: a segment is served when it is full or when its entry queue holds the flow of a batch; ``gate: false`` is the
+paper's threshold-only ablation. Requests in prefill belong to segment 1. Liveness as in
+:mod:`fluidwait.policies.nested_wait`, except that segments open independently.
 """
 
 from __future__ import annotations
@@ -18,7 +24,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from fluidwait.fluid import calibrated_boundary, calibrated_equilibrium, design
+from fluidwait.fluid import (
+    batch_room,
+    calibrated_boundary,
+    calibrated_equilibrium,
+    cheapest_batch,
+    design,
+    life_design,
+    life_sums,
+)
 from fluidwait.policies.contract import (
     NO_LIMIT,
     Context,
@@ -45,6 +59,10 @@ class Settings(PolicySettings):
     )
     slack: float = Field(0.05, ge=0, lt=1, description="share of the stability boundary given up for a smaller batch")
     margin: float = Field(0.05, ge=0, description="added to every continuation probability (the paper's eta)")
+    quotas: Literal["mean_life", "paper"] = Field(
+        "mean_life",
+        description="quotas and caps from the mean life of a request, with room for random lengths, or the paper's own",
+    )
     gate: bool = Field(True, description="wait for a full segment or a full entry quota")
     max_wait: float = Field(0.02, ge=0, description="s that the gate may hold a request in all")
 
@@ -55,23 +73,32 @@ class Knobs(NamedTuple):
     batch_tokens: int  # tokens
     boundaries: np.ndarray  # int64[L], output tokens
     caps: np.ndarray  # int64[L], requests
-    quota: np.ndarray  # float64[L], requests per batch
+    flow: np.ndarray  # float64[L], requests per batch that open the gate
+    quota: np.ndarray  # float64[L], requests per batch that may enter
     gate: bool
     max_wait: float  # s
 
 
 def prepare(settings: Settings, context: Context) -> Knobs:
-    """Segments, caps and quotas from the length law (SPEC section 5); 'fluid': calibrated fluid model."""
+    """Segments, caps and quotas from the length law; 'fluid': calibrated fluid model."""
     cuts = segment_boundaries(settings, context.law)
     in_service, batch_tokens = fluid_batch(settings, context)
-    segments = design(context.law, cuts, in_service, settings.margin)
+    if settings.quotas == "paper":
+        segments = design(context.law, cuts, in_service, settings.margin)
+        flow = quota = segments.per_stage
+    else:
+        segments = life_design(context.law, cuts, in_service, settings.margin)
+        flow, quota = segments.flow, segments.quota
+        if settings.in_service == "fluid":
+            in_service = segments.highest
     return Knobs(
         in_service,
         settings.chunk,
         batch_tokens,
         cuts,
-        segments.caps.astype(np.int64),
-        segments.per_stage.astype(np.float64),
+        np.minimum(segments.caps, in_service).astype(np.int64),
+        flow.astype(np.float64),
+        quota.astype(np.float64),
         settings.gate,
         settings.max_wait,
     )
@@ -82,7 +109,8 @@ def fluid_batch(settings: Settings, context: Context) -> tuple[int, int]:
 
     The fluid batch does not depend on the rate: at the stability boundary it gives the requests in service, and the
     least batch that carries all but ``slack`` of the boundary's rate gives the tokens (past that, a larger batch buys
-    little throughput and costs everybody latency).
+    little throughput and costs everybody latency). Both are means. Batches of random lengths spread about theirs, so
+    with quotas from the mean life it is the size, within that room, at which prefill tokens cost least.
     """
     shape = {
         "capacity": context.capacity,
@@ -96,8 +124,17 @@ def fluid_batch(settings: Settings, context: Context) -> tuple[int, int]:
             in_service = max(int(np.ceil(boundary.in_service)), settings.segments or 1)
         if tokens == "fluid":
             rate = boundary.rate * (1 - settings.slack)
-            tokens = int(np.ceil(calibrated_equilibrium(context.law, rate, context.time_model, **shape).tokens))
+            batch = calibrated_equilibrium(context.law, rate, context.time_model, **shape)
+            tokens = int(np.ceil(batch.tokens))
+            if settings.quotas == "mean_life":
+                room = batch_room(context.law, batch.requests, settings.chunk, context.semantics)
+                decodes = batch.requests * _mean_decodes(context)
+                tokens = cheapest_batch(context.time_model, decodes, tokens, int(tokens + room))
     return in_service, tokens or NO_LIMIT
+
+
+def _mean_decodes(context: Context) -> float:
+    return float(context.law.share @ life_sums(context.law, semantics=context.semantics).decodes)
 
 
 def memory_size(knobs: Knobs) -> int:
@@ -117,8 +154,8 @@ def plan(view, knobs, memory, out):
     entry, is_open = memory[2 * segments : 3 * segments], memory[3 * segments :]
     wake = _find_open(view, knobs, steps, inside, entry, is_open)
     free, budget, served = view.free, knobs.batch_tokens, 0
-    for s in range(1, segments):
-        entry[s] = min(_quota(knobs, steps, inside, s), max(0, knobs.caps[s] - inside[s]))  # from here on: may enter
+    for s in range(1, segments):  # from here on: how many may enter
+        entry[s] = min(_quota(knobs.quota, steps, inside, s), max(0, knobs.caps[s] - inside[s]))
     for k in range(len(view.resident)):
         r = view.resident[k]
         s = segment_of(knobs.boundaries, view.generated[r])
@@ -141,7 +178,7 @@ def plan(view, knobs, memory, out):
     admitted = 0
     if is_open[0] == 1:
         room = min(knobs.caps[0] - inside[0], knobs.in_service - len(view.resident))
-        room = min(room, _quota(knobs, steps, inside, 0))
+        room = min(room, _quota(knobs.quota, steps, inside, 0))
         admitted = admit_in_order(view, out, room, knobs.chunk, budget, free)
     if served + admitted > 0:
         for s in range(segments):
@@ -150,9 +187,9 @@ def plan(view, knobs, memory, out):
 
 
 @jit
-def _quota(knobs, steps, inside, s):
-    """Requests that may enter segment ``s`` in this batch: at least one if it is empty, or nothing would ever move."""
-    quota = even_quota(steps[s], knobs.quota[s])
+def _quota(per_batch, steps, inside, s):
+    """The share of this batch in ``per_batch`` of segment ``s``: at least one if it is empty, or nothing would move."""
+    quota = even_quota(steps[s], per_batch[s])
     return max(quota, 1) if inside[s] == 0 else quota
 
 
@@ -175,7 +212,7 @@ def _find_open(view, knobs, steps, inside, entry, is_open):
             inside[s] += 1
         wake = min(wake, _check_patience(view, r, knobs, is_open, s))
     for s in range(len(is_open)):
-        if inside[s] >= knobs.caps[s] or entry[s] >= _quota(knobs, steps, inside, s):
+        if inside[s] >= knobs.caps[s] or entry[s] >= _quota(knobs.flow, steps, inside, s):
             is_open[s] = 1
         if inside[s] + entry[s] == 0:
             is_open[s] = 0

@@ -9,9 +9,9 @@ Coefficients are non-negative least squares: beyond the measurements a batch nev
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import numpy as np
 import scipy  # its parts are loaded when first used
 import yaml
 
-from fluidwait.config import ConfigError, load_yaml, nearest, parse
+from fluidwait.config import ConfigError, csv_records, load_yaml, nearest, parse
 from fluidwait.hardware import Hardware, LinearTiming, ModelShape
 from fluidwait.provenance import write_text
 
@@ -451,8 +451,7 @@ _Dumper.add_representer(dict, lambda d, v: d.represent_mapping("tag:yaml.org,200
 
 def _columns(path: Path) -> list[str]:
     """Names in the first line of a CSV file."""
-    with _open(path) as file:
-        return [c.strip() for c in next(csv.reader(file), [])]
+    return [c.strip() for c in next(csv_records(path), (1, []))[1]]
 
 
 def _read(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
@@ -462,15 +461,12 @@ def _read(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]
         if column not in present:
             raise ConfigError(f"{path}: line 1: column '{column}' is missing{_found(column, present)}")
     rows = []
-    with _open(path) as file:
-        reader = csv.reader(file)
-        next(reader)
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(present):
-                raise ConfigError(f"{path}: line {reader.line_num}: {len(cells)} cells, the header has {len(present)}")
-            rows.append((reader.line_num, dict(zip(present, cells, strict=True))))
+    for line, cells in islice(csv_records(path), 1, None):
+        if not cells:
+            continue
+        if len(cells) != len(present):
+            raise ConfigError(f"{path}: line {line}: {len(cells)} cells, the header has {len(present)}")
+        rows.append((line, dict(zip(present, cells, strict=True))))
     if not rows:
         raise ConfigError(f"{path}: no data lines")
     return rows
@@ -479,13 +475,6 @@ def _read(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]
 def _found(column: str, present: list[str]) -> str:
     hint = nearest(column, present)
     return hint.replace("did you mean", "nearest column:").replace("?)", ")").replace("(valid:", "(columns:")
-
-
-def _open(path: Path):
-    try:
-        return path.open(newline="", encoding="utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _number(path: Path, line: int, column: str, row: dict[str, str], positive: bool = False) -> float:

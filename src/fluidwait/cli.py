@@ -5,6 +5,8 @@ Heavy modules are imported inside the commands, so that ``fluidwait --help`` ans
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from fluidwait.experiments.cli import app as experiments
 from fluidwait.experiments.real.cli import app as real
 from fluidwait.report_cli import app as report
 from fluidwait.studies.cli import app as studies
+from fluidwait.writing import all_or_nothing
 
 PROGRAM = "fluidwait"
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -47,10 +50,20 @@ app.command("claims")(claims)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 (checked and found wanting), 2 (a mistake of the user) or 130."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # neither closed nor replaced by a test
+            stream.reconfigure(errors="backslashreplace")  # for screens that have ASCII only
     try:
-        code = app(args=list(arguments) or ["--help"], prog_name=PROGRAM, standalone_mode=False)
+        code = _run_command(list(arguments) or ["--help"])
     except FluidwaitError as error:
         return _told(str(error))
+    except BrokenPipeError:  # whoever reads has enough, as `| head` has
+        _drop_output()
+        return FAILED
+    except MemoryError as error:
+        return _told(f"not enough memory{f' ({error})' if str(error) else ''}; ask for less at once")
+    except OSError as error:
+        return _told_by_the_system(error)
     except UsageError as error:
         if error.format_message().startswith("Usage:"):  # a group without its command: the text is its whole help
             print(error.format_message(), file=sys.stderr)
@@ -59,6 +72,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+def _run_command(arguments: list[str]) -> Any:
+    with all_or_nothing():
+        code = app(args=arguments, prog_name=PROGRAM, standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a full disk is an error of this command, not of Python's end
+    return code
+
+
+def _told_by_the_system(error: OSError) -> int:
+    """What the operating system refused, of a file or of the screen."""
+    where = "standard output" if error.filename is None else error.filename
+    if error.filename is None:
+        _drop_output()
+    return _told(f"{where}: {error.strerror or error}")
+
+
+def _drop_output() -> None:
+    """What could not be printed is not tried again when Python ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _told(message: str) -> int:

@@ -21,7 +21,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fluidwait.columns import LARGEST, read_columns
 from fluidwait.config import ConfigError, Strict, load_yaml, nearest, parse
-from fluidwait.paths import project_root
+from fluidwait.paths import is_file, project_root, resolved
 from fluidwait.workload_table import read_table
 
 Tokens = Annotated[int, Field(strict=True, ge=1, le=LARGEST)]
@@ -466,7 +466,7 @@ def _workload_path(path_or_name: str | Path) -> Path:
         return path
     folder = project_root() / "config" / "workloads"
     found = folder / f"{path}.yaml"
-    if not found.is_file():
+    if not is_file(found):
         names = sorted(p.stem for p in folder.glob("*.yaml"))
         raise ConfigError(f"workload '{path}': no such file {found}{nearest(str(path), names)}")
     return found
@@ -479,13 +479,13 @@ def _with_found_file(data: dict[str, Any], source: Path) -> dict[str, Any]:
         return data
     root, file = project_root(), lengths["file"]
     for folder in (source.parent, root):
-        if (folder / file).is_file():
-            found = (folder / file).resolve()
+        if is_file(folder / file):
+            found = resolved(folder / file)
             break
     else:
         there = [p.name for folder in (source.parent / file, root / file) for p in folder.parent.glob("*")]
         hint = nearest(Path(file).name, difflib.get_close_matches(Path(file).name, there, n=1, cutoff=0.5))
         raise ConfigError(f"{source}: lengths.file: no file '{file}' beside this file or in the project folder{hint}")
-    inside = found.is_relative_to(root.resolve())
-    name = found.relative_to(root.resolve()).as_posix() if inside else str(found)
+    inside = found.is_relative_to(resolved(root))
+    name = found.relative_to(resolved(root)).as_posix() if inside else str(found)
     return data | {"lengths": lengths | {"file": name}}

@@ -131,7 +131,7 @@ def check_requests(requests, policy, knobs, semantics: Semantics) -> None:
 
 
 def _limits(requests, policy, knobs, semantics: Semantics) -> list[tuple[Any, str]]:
-    """What bounds prompt + output: (tokens, or int64[N] of them by request; the reason in words), tightest reason first.
+    """What bounds prompt + output, each as (tokens or int64[N] of them by request, the reason in words).
 
     Raises:
         ConfigError: the policy reserves more for a request than the memory holds.

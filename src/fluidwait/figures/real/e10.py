@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fluidwait.columns import load_table
 from fluidwait.experiments.real.bundle import Bundle
 from fluidwait.figures import style
 from fluidwait.figures.real.words import looks, origin, stamp
@@ -27,7 +28,7 @@ def make(folder: Path, bundle: Bundle, fresh: bool) -> Figure:
     if not bundle.has_runs():
         return _nothing(bundle, fresh)
     bounds = ("mean_latency_low", "mean_latency_high")
-    summary = read_table(folder / "summary.csv", ("rate", "mean_latency"), ("variant", "policy"), bounds)
+    summary = load_table(folder / "summary.csv", ("rate", "mean_latency"), ("variant", "policy"), bounds)
     gain = read_table(
         folder / "gain.csv", ("reduction",), ("variant", "policy"), ("rate", "reduction_low", "reduction_high")
     )
@@ -59,7 +60,7 @@ def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
         f"({'abcdef'[i]}) {v.title}, N = {v.requests}, {v.replications} replications"
         for i, v in enumerate(target.variants.values())
     )
-    overall = pl.read_csv(folder / "gain.csv").filter(pl.col("share").is_null())
+    overall = load_table(folder / "gain.csv").filter(pl.col("share").is_null())
     found = "; ".join(
         f"{r['label']}, {NAMES.get(r['variant'], r['variant'])}: {_interval(r, 'reduction')}"
         for r in overall.to_dicts()

@@ -23,7 +23,7 @@ from fluidwait.experiments.cli import app as experiments
 from fluidwait.experiments.real.cli import app as real
 from fluidwait.report_cli import app as report
 from fluidwait.studies.cli import app as studies
-from fluidwait.writing import all_or_nothing
+from fluidwait.writing import all_or_nothing, check_output
 
 PROGRAM = "fluidwait"
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -64,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _told(f"not enough memory{f' ({error})' if str(error) else ''}; ask for less at once")
     except OSError as error:
         return _told_by_the_system(error)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("polars", "pyarrow"):
+            raise
+        return _told(f"a table that was given is not the one that this command reads: {str(error).splitlines()[0]}")
     except UsageError as error:
         if error.format_message().startswith("Usage:"):  # a group without its command: the text is its whole help
             print(error.format_message(), file=sys.stderr)
@@ -315,6 +319,8 @@ def simulate(
     out: Annotated[Path | None, typer.Option(help="also write every request to this Parquet file")] = None,
 ) -> None:
     """Run a policy once and print what the requests experienced."""
+    if out is not None:
+        check_output(out)
     job = _resolve(policy, workload, hardware, rate, requests, seed, semantics, time_model)
     run = _run(job, engine)
     from fluidwait.experiments.sweep import columns_of
@@ -550,6 +556,7 @@ def _is_number(text: str) -> bool:
 @contextmanager
 def _writing(out: Path) -> Iterator[None]:
     """Tell an operating system's refusal to write ``out`` as the user's mistake that it is."""
+    check_output(out)
     try:
         yield
     except OSError as error:

@@ -103,7 +103,9 @@ def _check_values(data: Any, source: str | Path) -> None:
         seen += 1
         where = f"{source}: {'.'.join(map(str, keys)) or '(top level)'}"
         if len(keys) > DEEPEST or seen > MOST_VALUES:
-            raise ConfigError(f"{where}: nested too deeply or an alias that never ends (at most {DEEPEST} levels)")
+            raise ConfigError(
+                f"{source}: {keys[0]}: nested too deeply or an alias that never ends (at most {DEEPEST} levels)"
+            )
         if isinstance(value, dict):
             todo += [((*keys, _shown(key)), part) for key, part in value.items()]
             todo += [((*keys, _shown(key)), key) for key in value if isinstance(key, str)]

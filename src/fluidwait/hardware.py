@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from fluidwait.config import ConfigError, Strict, load_yaml, parse
 from fluidwait.paths import project_root
-from fluidwait.timing import TimeModel, linear
+from fluidwait.timing import TimeModel, iteration_time, linear
 
 GIB = 2**30
 
@@ -86,6 +86,10 @@ class ProfileTiming(Strict):
             raise ValueError("tokens must increase from at least 1")
         if not all(0 <= s < np.inf for s in self.seconds):
             raise ValueError("seconds must be finite and not negative")
+        model = self.time_model()
+        for phase, sums in (("prefill", (1, 1, 1, 1, 1, 0, 0, 0)), ("decode", (1, 2, 0, 0, 0, 0, 1, 2))):
+            if not iteration_time(model, *sums) > 0:
+                raise ValueError(f"a batch of one {phase} token takes no time, and time would stand still")
         return self
 
     def compute(self) -> np.ndarray:

@@ -28,6 +28,7 @@ Tokens = Annotated[int, Field(strict=True, ge=1, le=LARGEST)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+MOST_REQUESTS = 100_000_000  # of a run: with what the simulator keeps of each about 20 GB
 TRUNCATION = 3.0  # mean gaps; what Vidur's Poisson generator cuts its gaps at
 
 
@@ -453,6 +454,8 @@ def _named(workload: Workload) -> Iterator[None]:
 def _check_arguments(workload: Workload, n: int, rate: float | None, seed: int, replication: int) -> None:
     if n < 1:
         raise ConfigError(f"workload {workload.name}: n: must be at least 1 request, found {n}")
+    if n > MOST_REQUESTS:
+        raise ConfigError(f"workload {workload.name}: n: must be at most {MOST_REQUESTS} requests, found {n}")
     if rate is not None and not (0 < rate < np.inf):
         raise ConfigError(f"workload {workload.name}: rate: must be above 0 requests/s and finite, found {rate}")
     for name, value in (("seed", seed), ("replication", replication)):

@@ -57,6 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run_command(list(arguments) or ["--help"])
     except FluidwaitError as error:
         return _told(str(error))
+    except UsageError as error:
+        if error.format_message().startswith("Usage:"):  # a group without its command: the text is its whole help
+            print(error.format_message(), file=sys.stderr)
+            return MISUSED
+        return _told(f"{error.format_message().replace('Value error, ', '')} (see {_command(error)} --help)")
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
     except BrokenPipeError:  # whoever reads has enough, as `| head` has
         _drop_output()
         return FAILED
@@ -68,13 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if type(error).__module__.partition(".")[0] not in ("polars", "pyarrow"):
             raise
         return _told(f"a table that was given is not the one that this command reads: {str(error).splitlines()[0]}")
-    except UsageError as error:
-        if error.format_message().startswith("Usage:"):  # a group without its command: the text is its whole help
-            print(error.format_message(), file=sys.stderr)
-            return MISUSED
-        return _told(f"{error.format_message().replace('Value error, ', '')} (see {_command(error)} --help)")
-    except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
     return code if isinstance(code, int) else 0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.config import LARGEST, ConfigError, csv_records, nearest, text_lines
+from fluidwait.config import LARGEST, ConfigError, csv_lines, csv_records, nearest
 
 TABLE_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What Polars raises at a file that is no table."""
@@ -22,7 +22,7 @@ def load_table(path: str | Path, **options: Any) -> pl.DataFrame:
     Raises:
         ConfigError: the file is missing, unreadable, or no such table.
     """
-    for _ in text_lines(path):  # missing, or no text
+    for _ in csv_lines(path):  # missing, or no text
         pass
     try:
         return pl.read_csv(path, **options)
@@ -82,7 +82,7 @@ def read_columns(path: str | Path, whole: Mapping[str, int], real: Sequence[str]
 
 def _header(path: Path) -> tuple[int, list[str]]:
     """Number of lines above the header, and the header's names."""
-    for above, line in enumerate(text_lines(path)):
+    for above, line in enumerate(csv_lines(path)):
         if line.strip() and not line.startswith("#"):
             return above, [name.strip() for name in next(csv_records(path, above, skipinitialspace=True))[1]]
     raise ConfigError(f"{path}: the file is empty")

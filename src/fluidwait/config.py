@@ -146,8 +146,11 @@ _LOOKS_LIKE = {
 """First bytes of what is taken for text by mistake."""
 
 
-def read_text(path: str | Path) -> str:
+def read_text(path: str | Path, kind: str = "text") -> str:
     """The text of a UTF-8 file, without a byte order mark. The only place where text files are read.
+
+    Args:
+        kind: what the text should be, for the message.
 
     Raises:
         ConfigError: the file is missing, unreadable, or not UTF-8; says what it looks like instead.
@@ -158,11 +161,10 @@ def read_text(path: str | Path) -> str:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file{_nearest(path.name, _siblings(path))}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise ConfigError(f"{path}: cannot be read as {kind} ({getattr(error, 'strerror', None) or error})") from None
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        kind = "CSV text" if path.suffix == ".csv" else "text"
         raise ConfigError(f"{path}: cannot be read as {kind} ({_not_text(content, error)})") from None
 
 
@@ -188,13 +190,13 @@ def read_json(path: str | Path) -> Any:
         raise ConfigError(f"{path}: not valid JSON ({error})") from None
 
 
-def text_lines(path: str | Path) -> Iterator[str]:
-    """Lines of a UTF-8 file as they are, one at a time; the errors of :func:`read_text`."""
+def csv_lines(path: str | Path) -> Iterator[str]:
+    """Lines of a CSV file as they are, one at a time; the errors of :func:`read_text`."""
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             yield from file
     except (OSError, ValueError):  # a UnicodeDecodeError is a ValueError
-        read_text(path)  # says what is wrong
+        read_text(path, "CSV text")  # says what is wrong
         raise
 
 
@@ -204,7 +206,7 @@ def csv_records(path: str | Path, above: int = 0, **dialect: Any) -> Iterator[tu
     Raises:
         ConfigError: what :func:`read_text` raises, or a quote without end.
     """
-    reader, line = csv.reader(islice(text_lines(path), above, None), **dialect), above + 1
+    reader, line = csv.reader(islice(csv_lines(path), above, None), **dialect), above + 1
     try:
         for record in reader:
             yield line, record

@@ -16,6 +16,7 @@ from fluidwait.paths import project_root
 from fluidwait.timing import TimeModel, iteration_time, linear
 
 GIB = 2**30
+MOST_TOKENS = 10_000_000  # of a batch in a table of times, which has an entry for each number up to its last
 
 
 class ModelShape(Strict):
@@ -84,6 +85,8 @@ class ProfileTiming(Strict):
             raise ValueError(f"tokens has {len(self.tokens)} entries and seconds {len(self.seconds)}")
         if any(b <= a for a, b in zip([0, *self.tokens], self.tokens, strict=False)):
             raise ValueError("tokens must increase from at least 1")
+        if self.tokens and self.tokens[-1] > MOST_TOKENS:
+            raise ValueError(f"tokens: no batch has {self.tokens[-1]} (nearest valid value: {MOST_TOKENS})")
         if not all(0 <= s < np.inf for s in self.seconds):
             raise ValueError("seconds must be finite and not negative")
         model = self.time_model()

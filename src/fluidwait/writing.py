@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -17,7 +18,7 @@ from fluidwait.paths import is_folder
 made: list[Path] = []
 """Artifacts that this process wrote, see :func:`all_or_nothing`."""
 
-_WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 _LONGEST_NAME = 255  # bytes of a file's name, on all common file systems
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp(\.[^.]*)?", re.DOTALL)
 
@@ -108,7 +109,7 @@ def _disk_error(error: BaseException | None, part: Path) -> str | None:
         told = re.search(r"(?:os error|Errno) (\d+)", str(error))
         number = error.errno if isinstance(error, OSError) and error.errno else int(told[1]) if told else None
         own = isinstance(error, OSError) and str(error.filename or "") == str(part)
-        if number in _WRITE_ERRORS or own:
+        if number in WRITE_ERRORS or own:
             return os.strerror(number or errno.EIO)
         error = error.__cause__ or error.__context__
     return None
@@ -139,20 +140,20 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _is_abandoned(part: Path, pid: int) -> bool:
-    """Whether nobody writes a temporary file: its lock is free, whichever process has that number now."""
+    """Whether nobody writes a temporary file: its lock is free, and its writer is gone, or its number reused."""
     try:
         with part.open("rb") as file:
-            return _locked(file)
+            _locked(file)
     except BlockingIOError:
         return False
     except OSError:
-        return not _is_running(pid)  # a file system without locks
+        pass  # a file system without locks
+    return not _is_running(pid) or _started(pid) > part.stat().st_mtime + 1
 
 
-def _locked(file: IO[bytes]) -> bool:
+def _locked(file: IO[bytes]) -> None:
     """Lock a file until it is closed; raises BlockingIOError when another one has it locked."""
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return True
 
 
 def _is_running(pid: int) -> bool:
@@ -163,6 +164,16 @@ def _is_running(pid: int) -> bool:
     except PermissionError:
         pass  # runs, under another user
     return True
+
+
+def _started(pid: int) -> float:
+    """When a process started, s since the epoch; 0 where the system does not tell."""
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        up = float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return time.time() - up + ticks / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager

@@ -40,11 +40,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "engines"))
 
-from engine_cases import A100, corner_case, in_vidur, prepared, requests  # noqa: E402
+from engine_cases import A100, corner_case, in_vidur, prepared  # noqa: E402
 
 from fluidwait.config import FluidwaitError  # noqa: E402
 from fluidwait.engines.simulator import LOG_COLUMNS, simulate  # noqa: E402
 from fluidwait.timing import TimeModel, linear  # noqa: E402
+from fluidwait.workload import Requests  # noqa: E402
 
 FULL = {"inputs": 50_000, "commands": 500, "simulations": 200_000, "vidur": 5_000}
 PATIENCE = {"inputs": 60, "commands": 300, "simulations": 120, "vidur": 240}  # s for one seed, with compilation
@@ -62,8 +63,8 @@ WORDS = (
     """
 2020-02-30T99:99:99Z|2024-05-01|9223372036854775808|-9223372036854775809|1000000000000000000000000000000|1.0e+18
 -1|0|1|.inf|-.inf|.nan|1e-320|1e308|0x1p3|0b1|1_000|12:30:45|~|true|[]|{}|[[]]|[1.5]|{a: 1}|""|" "|"a\\0b"|"\\ud800"
-"\\x07"|!!int x|!!float x|!!bool x|!!binary x|!!timestamp x|!!set {a}|!!python/object:os.system x|&a [*a]|*b|<<: 1|? [1]|"
-'|%|@|`|[|{|- -|é|≥|../../etc/passwd|/dev/zero|/dev/null|.|..|/|sarathi|fluid|trace|table|null
+"\\x07"|!!int x|!!float x|!!bool x|!!binary x|!!timestamp x|!!set {a}|!!python/object:os.system x|&a [*a]|*b|<<: 1
+? [1]|"|'|%|@|`|[|{|- -|é|≥|../../etc/passwd|/dev/zero|/dev/null|.|..|/|sarathi|fluid|trace|table|null
 """.strip()
     .replace("\n", "|")
     .split("|")
@@ -397,8 +398,36 @@ def _arguments(g: np.random.Generator, work: Path, out: str) -> tuple[list[str],
         lambda: (["study", "toy", an_input("study"), "--scale", "quick", "--out", out], "artifact"),
         lambda: (["claims", "--scale", "quick", "--file", an_input("claims"), "--no-write"], ""),
         lambda: (["real", "tables", str(work), "--e9", "folder", "--e10", "folder"], ""),
-        lambda: (["experiment", "summary", "e1", an_input("trace"), "--scale", "quick", "--out", out], ""),
-        lambda: (["report", "document", "paper/report.typ", an_input("trace"), "--scale", "quick", "--out", out], ""),
+        lambda: (
+            [
+                "experiment",
+                "summary",
+                "e1",
+                an_input("trace"),
+                "--stability",
+                "s.csv",
+                "--boundary",
+                an_input("trace"),
+                "--out",
+                out,
+            ],
+            "",
+        ),
+        lambda: (
+            [
+                "report",
+                "document",
+                "paper/report.typ",
+                an_input("trace"),
+                "--data",
+                "data.json",
+                "--scale",
+                "quick",
+                "--out",
+                out,
+            ],
+            "",
+        ),
         lambda: (["policies"], ""),
         lambda: ([str(word) for word in g.choice(["--out", "x", "simulate", "é", "--", "-h", "\0a"[1:]], 3)], "file"),
     ]
@@ -434,9 +463,7 @@ def one_simulation(seed: int, folder: Path) -> str:
     clock = str(g.choice(list(CLOCKS), p=[0.6, 0.2, 0.19, 0.01]))
     case = case._replace(time_model=CLOCKS[clock])
     if g.random() < 0.1:
-        case = case._replace(
-            requests=requests(case.requests.arrival[:1], case.requests.prompt[:1], case.requests.output[:1])
-        )
+        case = case._replace(requests=Requests(*(column[:1] for column in case.requests)))
     try:
         policy, knobs = prepared(case.spec, case.requests, case.time_model, case.semantics)
         run = simulate(case.requests, policy, knobs, case.time_model, case.semantics, check=True, log=True)
@@ -507,7 +534,7 @@ ONE = {"inputs": one_input, "commands": one_command, "simulations": one_simulati
 
 
 def work(kind: str, first: int, count: int) -> None:
-    """Run seeds one after another; a line before each, and one after it: its outcome, or ``fault`` and what happened."""
+    """Run seeds one after another; a line before each, and one after it with its outcome or its fault."""
     if kind != "commands":
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with tempfile.TemporaryDirectory() as name:

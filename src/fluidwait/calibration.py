@@ -19,7 +19,7 @@ import numpy as np
 import scipy  # its parts are loaded when first used
 import yaml
 
-from fluidwait.config import ConfigError, csv_records, load_yaml, nearest, parse
+from fluidwait.config import LARGEST, ConfigError, csv_records, load_yaml, nearest, parse, short
 from fluidwait.hardware import Hardware, LinearTiming, ModelShape
 from fluidwait.provenance import write_text
 
@@ -37,6 +37,7 @@ OPERATOR_PREFIX, OPERATOR_SUFFIX = "time_stats.", ".median"
 MS = 1e-3
 KNOT_COUNTS = (0, 4, 8, 16, 32)  # knots tried for the compute time of whole iterations; 0 is a straight line
 FOLDS = 5
+LEAST_TIME = 1e-12  # of a measurement: less is a mistake in its unit, and its weight in a fit has no end
 REWEIGHTED = 4  # rounds of weights
 
 
@@ -200,7 +201,7 @@ def _compute_table(path: Path, shape: ModelShape) -> tuple[np.ndarray, np.ndarra
         for column, expected in sizes.items():
             if _number(path, line, column, row) != expected:
                 raise ConfigError(
-                    f"{path}: line {line}: column '{column}': {row[column]} is not {expected}, as {shape.name} has"
+                    f"{path}: line {line}: column '{column}': {short(row[column])} is not {expected}, as {shape.name} has"
                 )
         tokens = _whole(path, line, "num_tokens", row, least=1)
         samples.setdefault(tokens, []).append(sum(_number(path, line, c, row) for c in operators))
@@ -225,7 +226,7 @@ def _attention_rows(path: Path) -> list[tuple[str, int, int, int, float]]:
         phase = row["phase"].strip()
         if phase not in ("prefill", "decode"):
             hint = nearest(phase, ["prefill", "decode"])
-            raise ConfigError(f"{path}: line {line}: column 'phase': '{phase}' is not a phase{hint}")
+            raise ConfigError(f"{path}: line {line}: column 'phase': '{short(phase)}' is not a phase{hint}")
         requests = _whole(path, line, "num_requests", row, least=1)
         chunk = _whole(path, line, "chunk_tokens", row, least=1 if phase == "prefill" else 0)
         cached = _whole(path, line, "cached_tokens", row, least=0)
@@ -288,14 +289,18 @@ def _iterations(path: Path) -> dict[str, np.ndarray]:
     return dict(zip((*SUMS, "seconds"), table.T, strict=True))
 
 
+def _is_length(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 10 and int(text) <= LARGEST
+
+
 def _sums_of_chunks(path: Path, line: int, row: dict[str, str]) -> list[int]:
     """The eight sums of a line that lists its prefill chunks as ``chunk@cached;chunk@cached``."""
     pairs = []
     for entry in filter(None, (e.strip() for e in row["prefill_chunks"].split(";"))):
         chunk, at, cached = entry.partition("@")
-        if not at or not chunk.isdigit() or not cached.isdigit() or int(chunk) < 1:
+        if not at or not _is_length(chunk) or not _is_length(cached) or int(chunk) < 1:
             raise ConfigError(
-                f"{path}: line {line}: column 'prefill_chunks': '{entry}' is not chunk@cached, such as 256@0"
+                f"{path}: line {line}: column 'prefill_chunks': '{short(entry)}' is not chunk@cached, such as 256@0"
             )
         pairs.append((int(chunk), int(cached)))
     decodes = _whole(path, line, "decodes", row, least=0)
@@ -481,10 +486,12 @@ def _number(path: Path, line: int, column: str, row: dict[str, str], positive: b
     try:
         value = float(row[column])
     except ValueError:
-        raise ConfigError(f"{path}: line {line}: column '{column}': not a number, found '{row[column]}'") from None
-    if not np.isfinite(value) or value < 0 or (positive and value == 0):
-        bound = "more than 0" if positive else "at least 0"
-        raise ConfigError(f"{path}: line {line}: column '{column}': must be {bound}, found {row[column]}")
+        raise ConfigError(
+            f"{path}: line {line}: column '{column}': not a number, found '{short(row[column])}'"
+        ) from None
+    if not (LEAST_TIME if positive else 0) <= value <= LARGEST:
+        bound = f"at most {LARGEST}" if value > LARGEST else "more than 0" if positive else "at least 0"
+        raise ConfigError(f"{path}: line {line}: column '{column}': must be {bound}, found {short(row[column])}")
     return value
 
 
@@ -492,7 +499,7 @@ def _whole(path: Path, line: int, column: str, row: dict[str, str], least: int) 
     value = _number(path, line, column, row)
     if value != int(value) or value < least:
         raise ConfigError(
-            f"{path}: line {line}: column '{column}': must be a whole number from {least}, found {row[column]}"
+            f"{path}: line {line}: column '{column}': must be a whole number from {least}, found {short(row[column])}"
         )
     return int(value)
 

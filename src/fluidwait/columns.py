@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.config import LARGEST, ConfigError, csv_lines, csv_records, nearest
+from fluidwait.config import LARGEST, ConfigError, csv_lines, csv_records, nearest, short
 
 TABLE_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What Polars raises at a file that is no table."""
@@ -151,9 +151,8 @@ def _numbers(text: pl.Series, line_of: _Lines, path: Path, least: int | None) ->
 def _fault(text: str | None, value: float, least: int | None) -> str:
     if text is None:
         return "the value is missing"
-    shown = f"'{text if len(text) <= 40 else text[:37] + '...'}'"
     if not np.isfinite(value):
-        return f"{shown} is not a number"
+        return f"'{short(text)}' is not a number"
     if value != np.rint(value):
-        return f"{shown} is not a whole number (nearest: {value:.0f})"
-    return f"{shown} is out of range, must be {least} to {LARGEST}"
+        return f"'{short(text)}' is not a whole number (nearest: {value:.0f})"
+    return f"'{short(text)}' is out of range, must be {least} to {LARGEST}"

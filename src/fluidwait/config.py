@@ -269,6 +269,12 @@ _Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole)
 
 
+def short(value: Any) -> str:
+    """A wrong value for a message: on one line, and not longer than tells what it is."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def nearest(word: str, valid: list[str] | tuple[str, ...]) -> str:
     """`` (did you mean 'x'?)``, or the valid names when none is near; empty when there are none."""
     return _nearest(word, list(valid))
@@ -308,12 +314,14 @@ def _describe(error: ValidationError, model: type[BaseModel], data: dict[str, An
         valid = str(context.get("expected") or context.get("expected_tags") or "")
         names = [v.strip(" '") for v in valid.replace(" or ", ", ").split(",") if v.strip(" '")]
         wrong = context.get("tag", value) if kind == "union_tag_invalid" else value
-        return f"{key}: '{wrong}' is not a valid value{_nearest(str(wrong), names)}"
+        return f"{key}: '{short(wrong)}' is not a valid value{_nearest(str(wrong), names)}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    shown = repr(value) if isinstance(value, str | int | float | bool | type(None)) else None
-    told = kind == "value_error" and shown is not None and shown in message  # by a validator of ours
-    return f"{key}: {message}" + (f", found {shown}" if shown is not None and not told else "")
+    found = repr(value) if isinstance(value, int | float | bool | type(None)) else None
+    if isinstance(value, str):
+        found = f"'{short(value)}'"
+    told = kind == "value_error" and found is not None and found in message  # by a validator of ours
+    return f"{key}: {message}" + (f", found {found}" if found is not None and not told else "")
 
 
 def _keys(location: tuple[str | int, ...], data: Any) -> list[str]:

@@ -200,8 +200,9 @@ def _compute_table(path: Path, shape: ModelShape) -> tuple[np.ndarray, np.ndarra
             continue
         for column, expected in sizes.items():
             if _number(path, line, column, row) != expected:
+                found = short(row[column])
                 raise ConfigError(
-                    f"{path}: line {line}: column '{column}': {short(row[column])} is not {expected}, as {shape.name} has"
+                    f"{path}: line {line}: column '{column}': {found} is not {expected}, as {shape.name} has"
                 )
         tokens = _whole(path, line, "num_tokens", row, least=1)
         samples.setdefault(tokens, []).append(sum(_number(path, line, c, row) for c in operators))

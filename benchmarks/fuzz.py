@@ -48,7 +48,9 @@ from fluidwait.timing import TimeModel, linear  # noqa: E402
 from fluidwait.workload import Requests  # noqa: E402
 
 FULL = {"inputs": 50_000, "commands": 500, "simulations": 200_000, "vidur": 5_000}
-PATIENCE = {"inputs": 60, "commands": 300, "simulations": 120, "vidur": 240}  # s for one seed, with compilation
+PATIENCE = {"inputs": 30, "commands": 120, "simulations": 30, "vidur": 60}  # s of processor for one seed
+COMPILING = 600  # s more for the first one
+IDLE = 20  # times that long on the clock: the machine may be busy, but a worker may also wait for ever
 MEMORY = 12 << 30  # bytes that a worker may have: what asks for more is told, not killed by the system
 TOLERANCE = 1e-9  # s
 
@@ -355,7 +357,7 @@ def one_command(seed: int, folder: Path) -> str:
         env=environment,
         stdout=stdout,
         stderr=subprocess.PIPE,
-        timeout=PATIENCE["commands"] * 0.8,
+        timeout=PATIENCE["commands"] * IDLE / 2,
     )
     told = done.stderr.decode(errors="replace")
     if hasattr(stdout, "close"):
@@ -573,8 +575,11 @@ def watch(kind: str, first: int, count: int) -> tuple[Counter, list[tuple[int, s
 def lines_of(process: subprocess.Popen, patience: float):
     """Lines that a worker prints; ``hang`` when none came in time, ``died`` when it ended in the midst of a seed."""
     buffer, inside, fd = b"", False, process.stdout.fileno()
+    used, since, most = 0.0, time.monotonic(), patience + COMPILING
     while True:
-        if not select.select([fd], [], [], patience)[0]:
+        if not select.select([fd], [], [], 1.0)[0]:
+            if _processor_time(process.pid) - used < most and time.monotonic() - since < IDLE * most:
+                continue
             process.kill()
             process.wait()
             yield "hang"
@@ -588,8 +593,20 @@ def lines_of(process: subprocess.Popen, patience: float):
         *whole, buffer = (buffer + chunk).split(b"\n")
         for line in whole:
             text = line.decode(errors="replace")
+            if inside and not text.startswith("at "):  # a seed is done
+                most = patience
             inside = text.startswith("at ")
+            used, since = _processor_time(process.pid), time.monotonic()
             yield text
+
+
+def _processor_time(pid: int) -> float:
+    """Seconds of processor that a process and its children have used; 0 once it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> int:

@@ -104,7 +104,7 @@ def _check_values(data: Any, source: str | Path) -> None:
         where = f"{source}: {'.'.join(map(str, keys)) or '(top level)'}"
         if len(keys) > DEEPEST or seen > MOST_VALUES:
             raise ConfigError(
-                f"{source}: {keys[0]}: nested too deeply or an alias that never ends (at most {DEEPEST} levels)"
+                f"{source}: {keys[0]}: nested too deeply, or aliases without end (at most {DEEPEST} levels)"
             )
         if isinstance(value, dict):
             todo += [((*keys, _shown(key)), part) for key, part in value.items()]

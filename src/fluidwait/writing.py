@@ -56,6 +56,8 @@ def check_output(path: str | Path) -> None:
         raise ConfigError(f"{path}: cannot be written (it is a folder; give the name of a file)")
     try:
         length = len(path.name.encode())
+        if path.parent.is_symlink():
+            path.parent.stat()  # a circle, which looks like a file when folders are made
         special = path.exists() and not path.is_file()
     except UnicodeEncodeError:
         raise ConfigError(f"{ascii(str(path))}: cannot be written (the name is not UTF-8 text)") from None
@@ -82,6 +84,8 @@ def temporary(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # a file system without locks
             _locked(lock)
         yield part
+    except ConfigError:
+        raise  # told already, of this file or of one that is written with it
     except Exception as error:
         reason = _disk_error(error, part)
         if reason is None:

@@ -258,7 +258,7 @@ def test_a_missing_column_names_the_nearest(tmp_path):
         ConfigError, match=r"bad\.csv: line 1: column 'num_requests' is missing \(nearest .*'num_request'"
     ):
         calibrate_profile(compute, bad, TEMPLATE, tmp_path / "hw.yaml")
-    with pytest.raises(ConfigError, match=r"none\.csv: cannot be read \(No such file"):
+    with pytest.raises(ConfigError, match=r"none\.csv: no such file \(did you mean 'attention\.csv'\?\)"):
         calibrate_profile(tmp_path / "none.csv", bad, TEMPLATE, tmp_path / "hw.yaml")
 
 

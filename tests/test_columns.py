@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from fluidwait.columns import column_names, read_columns
+from fluidwait.columns import column_names, load_table, needs, read_columns
 from fluidwait.config import ConfigError
 
 
@@ -81,3 +81,35 @@ def test_a_missing_file_is_named_with_its_nearest_neighbour(tmp_path):
         read_columns(tmp_path / "lenghts.csv", {"prompt": 1})
     with pytest.raises(ConfigError, match="cannot be read as CSV text"):
         read_columns(tmp_path, {"prompt": 1})
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'prompt,output\n1,"2\n' + b"3,4\n" * 40_000, "line 2: "),
+        (b'"' + b"x" * 140_000, "line 1: cannot be read as CSV text (field larger than field limit (131072): a quote"),
+        (b"prompt,output\n1,2\n3,\xff\n", "line 3: byte 0xff is not UTF-8"),
+        ("prompt,output\n1,2\n".encode("utf-16"), "it looks like UTF-16 text"),
+        (b"\x1f\x8b\x08\x00\xff", "it looks like compressed with gzip"),
+        (b"prompt,output\n1," + b"9" * 500, "line 2, column 'output': '999"),
+    ],
+)
+def test_files_that_are_no_csv_text_are_one_short_line(tmp_path, content, says):
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, content)
+    assert says in str(error.value) and "\n" not in str(error.value)
+    assert len(str(error.value)) < 200 + len(str(tmp_path))
+
+
+def test_a_table_of_the_project_that_is_none(tmp_path):
+    path = tmp_path / "summary.csv"
+    with pytest.raises(ConfigError, match="summary.csv: no such file"):
+        load_table(path)
+    for content in (b"", b"a,b\n1,2,3,4\n", b"\xff"):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match="summary.csv: ") as error:
+            load_table(path)
+        assert "\n" not in str(error.value)
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError, match="no column 'rats' .did you mean|no column 'rats'"):
+        needs(load_table(path), path, "a", "rats")

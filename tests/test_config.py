@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field, model_validator
 
-from fluidwait.config import ConfigError, Strict, load, load_yaml, nearest, parse
+from fluidwait.config import (
+    ConfigError,
+    Strict,
+    csv_records,
+    load,
+    load_yaml,
+    nearest,
+    parse,
+    read_json,
+    read_text,
+)
 
 
 class Poisson(Strict):
@@ -250,3 +261,93 @@ def test_nearest():
     assert nearest("sarathy", ["wait", "sarathi"]) == " (did you mean 'sarathi'?)"
     assert nearest("x", ("wait", "sarathi")) == " (valid: sarathi, wait)"
     assert nearest("x", []) == ""
+
+
+# --- what YAML can say and no setting is ------------------------------------------------------------------------------
+
+
+class Sizes(Strict):
+    n: int
+    word: str = ""
+    list_: list[int] = []
+    seed: int = 0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("n: 2020-02-30T99:99:99Z", "n: input should be a valid integer"),
+        ("n: 2024-05-01", "found '2024-05-01'"),
+        ("n: !!timestamp x", "n: input should be a valid integer"),
+        ("n: 9223372036854775808", "n: a whole number beyond 64 bits (nearest valid value: 1000000000)"),
+        ("n: 9223372036854775807", "n: 9223372036854775807 is out of range (nearest valid value: 1000000000)"),
+        ("n: 1.0e+18", "n: 1000000000000000000 is out of range (nearest valid value: 1000000000)"),
+        ("n: -1000000001", "n: -1000000001 is out of range (nearest valid value: -1000000000)"),
+        ("n: 1\nlist_: [1, 1000000000000000000000000000000]", "list_.1: a whole number beyond 64 bits"),
+        ("n: 1\nlist_: [1, 1000000000000]", "list_: 1000000000000 is out of range"),
+        ("n: " + "9" * 5000, "line 1, column 4: not a whole number that can be read"),
+        ('n: 1\nword: "a\\0b"', "word: holds the character U+0000"),
+        ('n: 1\nword: "\\ud800"', "line 2, column 10: found invalid Unicode character escape code"),
+        ('n: 1\n"a\\0": 1', "a?: holds the character U+0000"),
+        ("n: &a [*a]", "n: nested too deeply, or aliases without end"),
+        ("n: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+        ("n: !!int x", "not valid YAML"),
+        ("n: !!bool x", "not valid YAML"),
+        ("n: 1\nword: " + "x" * 300 + "\nlist_: " + "y" * 300, "found 'yyyyy"),
+    ],
+)
+def test_values_that_no_setting_can_have_are_one_line(tmp_path, text, says):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load(Sizes, path)
+    assert str(error.value).startswith(f"{path}: ") and says in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < len(str(path)) + 200
+
+
+def test_aliases_that_multiply_are_refused_at_once(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))
+    )
+    with pytest.raises(ConfigError, match="aliases without end"):
+        load_yaml(path)
+
+
+def test_a_seed_is_a_name_and_may_be_large(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("n: 1000000000\nseed: 20241126123456789\n")
+    assert load(Sizes, path) == Sizes(n=10**9, seed=20241126123456789)
+
+
+@pytest.mark.parametrize(
+    ("content", "looks"),
+    [
+        (gzip.compress(b"n: 1"), "it looks like compressed with gzip"),
+        ("n: 1".encode("utf-16"), "it looks like UTF-16 text"),
+        (b"PAR1 and so on \xff", "it looks like Parquet"),
+        (b"n: 1\nword: \xe9t\xe9", "line 2: byte 0xe9 is not UTF-8; it looks like text in another encoding"),
+        (b"\xff\0\0", "it looks like binary data"),
+    ],
+)
+def test_what_is_no_text_is_told_by_its_looks(tmp_path, content, looks):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(content)
+    for read in (load_yaml, read_text, read_json, lambda path: list(csv_records(path))):
+        with pytest.raises(ConfigError) as error:
+            read(path)
+        assert str(error.value).startswith(f"{path}: cannot be read as ") and looks in str(error.value)
+
+
+def test_text_with_a_byte_order_mark_is_text(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(b"\xef\xbb\xbfn: 1")
+    assert load_yaml(path) == {"n": 1}
+
+
+def test_json_that_is_none(tmp_path):
+    path = tmp_path / "a.json"
+    for text in ("{", "[" * 100_000, ""):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="a.json: not valid JSON"):
+            read_json(path)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 import fluidwait
-from fluidwait import provenance
+from fluidwait import provenance, writing
 from fluidwait.config import ConfigError, Strict
 from fluidwait.provenance import (
     Finding,
@@ -618,4 +618,4 @@ def test_folder_that_does_not_exist(tmp_path):
 
 
 def test_errno_list_covers_full_and_read_only_disks():
-    assert {errno.ENOSPC, errno.EROFS} <= provenance._WRITE_ERRORS
+    assert {errno.ENOSPC, errno.EROFS} <= writing.WRITE_ERRORS

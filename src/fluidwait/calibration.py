@@ -9,9 +9,9 @@ Coefficients are non-negative least squares: beyond the measurements a batch nev
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import numpy as np
 import scipy  # its parts are loaded when first used
 import yaml
 
-from fluidwait.config import ConfigError, load_yaml, nearest, parse
+from fluidwait.config import LARGEST, ConfigError, csv_records, load_yaml, nearest, parse, short
 from fluidwait.hardware import Hardware, LinearTiming, ModelShape
 from fluidwait.provenance import write_text
 
@@ -37,6 +37,7 @@ OPERATOR_PREFIX, OPERATOR_SUFFIX = "time_stats.", ".median"
 MS = 1e-3
 KNOT_COUNTS = (0, 4, 8, 16, 32)  # knots tried for the compute time of whole iterations; 0 is a straight line
 FOLDS = 5
+LEAST_TIME = 1e-12  # of a measurement: less is a mistake in its unit, and its weight in a fit has no end
 REWEIGHTED = 4  # rounds of weights
 
 
@@ -203,8 +204,9 @@ def _compute_table(path: Path, shape: ModelShape) -> tuple[np.ndarray, np.ndarra
             continue
         for column, expected in sizes.items():
             if _number(path, line, column, row) != expected:
+                found = short(row[column])
                 raise ConfigError(
-                    f"{path}: line {line}: column '{column}': {row[column]} is not {expected}, as {shape.name} has"
+                    f"{path}: line {line}: column '{column}': {found} is not {expected}, as {shape.name} has"
                 )
         tokens = _whole(path, line, "num_tokens", row, least=1)
         samples.setdefault(tokens, []).append(sum(_number(path, line, c, row) for c in operators))
@@ -229,7 +231,7 @@ def _attention_rows(path: Path) -> list[tuple[str, int, int, int, float]]:
         phase = row["phase"].strip()
         if phase not in ("prefill", "decode"):
             hint = nearest(phase, ["prefill", "decode"])
-            raise ConfigError(f"{path}: line {line}: column 'phase': '{phase}' is not a phase{hint}")
+            raise ConfigError(f"{path}: line {line}: column 'phase': '{short(phase)}' is not a phase{hint}")
         requests = _whole(path, line, "num_requests", row, least=1)
         chunk = _whole(path, line, "chunk_tokens", row, least=1 if phase == "prefill" else 0)
         cached = _whole(path, line, "cached_tokens", row, least=0)
@@ -310,14 +312,18 @@ def _seconds(table: dict[str, np.ndarray]) -> np.ndarray:
     return _by_group(table, table["seconds"][:, None])[:, 0]
 
 
+def _is_length(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 10 and int(text) <= LARGEST
+
+
 def _sums_of_chunks(path: Path, line: int, row: dict[str, str]) -> list[int]:
     """The eight sums of a line that lists its prefill chunks as ``chunk@cached;chunk@cached``."""
     pairs = []
     for entry in filter(None, (e.strip() for e in row["prefill_chunks"].split(";"))):
         chunk, at, cached = entry.partition("@")
-        if not at or not chunk.isdigit() or not cached.isdigit() or int(chunk) < 1:
+        if not at or not _is_length(chunk) or not _is_length(cached) or int(chunk) < 1:
             raise ConfigError(
-                f"{path}: line {line}: column 'prefill_chunks': '{entry}' is not chunk@cached, such as 256@0"
+                f"{path}: line {line}: column 'prefill_chunks': '{short(entry)}' is not chunk@cached, such as 256@0"
             )
         pairs.append((int(chunk), int(cached)))
     decodes = _whole(path, line, "decodes", row, least=0)
@@ -477,8 +483,7 @@ _Dumper.add_representer(dict, lambda d, v: d.represent_mapping("tag:yaml.org,200
 
 def _columns(path: Path) -> list[str]:
     """Names in the first line of a CSV file."""
-    with _open(path) as file:
-        return [c.strip() for c in next(csv.reader(file), [])]
+    return [c.strip() for c in next(csv_records(path), (1, []))[1]]
 
 
 def _read(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
@@ -488,15 +493,12 @@ def _read(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]
         if column not in present:
             raise ConfigError(f"{path}: line 1: column '{column}' is missing{_found(column, present)}")
     rows = []
-    with _open(path) as file:
-        reader = csv.reader(file)
-        next(reader)
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(present):
-                raise ConfigError(f"{path}: line {reader.line_num}: {len(cells)} cells, the header has {len(present)}")
-            rows.append((reader.line_num, dict(zip(present, cells, strict=True))))
+    for line, cells in islice(csv_records(path), 1, None):
+        if not cells:
+            continue
+        if len(cells) != len(present):
+            raise ConfigError(f"{path}: line {line}: {len(cells)} cells, the header has {len(present)}")
+        rows.append((line, dict(zip(present, cells, strict=True))))
     if not rows:
         raise ConfigError(f"{path}: no data lines")
     return rows
@@ -507,21 +509,16 @@ def _found(column: str, present: list[str]) -> str:
     return hint.replace("did you mean", "nearest column:").replace("?)", ")").replace("(valid:", "(columns:")
 
 
-def _open(path: Path):
-    try:
-        return path.open(newline="", encoding="utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-
-
 def _number(path: Path, line: int, column: str, row: dict[str, str], positive: bool = False) -> float:
     try:
         value = float(row[column])
     except ValueError:
-        raise ConfigError(f"{path}: line {line}: column '{column}': not a number, found '{row[column]}'") from None
-    if not np.isfinite(value) or value < 0 or (positive and value == 0):
-        bound = "more than 0" if positive else "at least 0"
-        raise ConfigError(f"{path}: line {line}: column '{column}': must be {bound}, found {row[column]}")
+        raise ConfigError(
+            f"{path}: line {line}: column '{column}': not a number, found '{short(row[column])}'"
+        ) from None
+    if not (LEAST_TIME if positive else 0) <= value <= LARGEST:
+        bound = f"at most {LARGEST}" if value > LARGEST else "more than 0" if positive else "at least 0"
+        raise ConfigError(f"{path}: line {line}: column '{column}': must be {bound}, found {short(row[column])}")
     return value
 
 
@@ -529,7 +526,7 @@ def _whole(path: Path, line: int, column: str, row: dict[str, str], least: int) 
     value = _number(path, line, column, row)
     if value != int(value) or value < least:
         raise ConfigError(
-            f"{path}: line {line}: column '{column}': must be a whole number from {least}, found {row[column]}"
+            f"{path}: line {line}: column '{column}': must be a whole number from {least}, found {short(row[column])}"
         )
     return int(value)
 

@@ -5,6 +5,8 @@ Heavy modules are imported inside the commands, so that ``fluidwait --help`` ans
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from fluidwait.experiments.cli import app as experiments
 from fluidwait.experiments.real.cli import app as real
 from fluidwait.report_cli import app as report
 from fluidwait.studies.cli import app as studies
+from fluidwait.writing import all_or_nothing, check_output
 
 PROGRAM = "fluidwait"
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -47,8 +50,11 @@ app.command("claims")(claims)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 (checked and found wanting), 2 (a mistake of the user) or 130."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # neither closed nor replaced by a test
+            stream.reconfigure(errors="backslashreplace")  # for screens that have ASCII only
     try:
-        code = app(args=list(arguments) or ["--help"], prog_name=PROGRAM, standalone_mode=False)
+        code = _run_command(list(arguments) or ["--help"])
     except FluidwaitError as error:
         return _told(str(error))
     except UsageError as error:
@@ -58,7 +64,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _told(f"{error.format_message().replace('Value error, ', '')} (see {_command(error)} --help)")
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except BrokenPipeError:  # whoever reads has enough, as `| head` has
+        _drop_output()
+        return FAILED
+    except MemoryError as error:
+        return _told(f"not enough memory{f' ({error})' if str(error) else ''}; ask for less at once")
+    except OSError as error:
+        return _told_by_the_system(error)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("polars", "pyarrow"):
+            raise
+        return _told(f"a table that was given is not the one that this command reads: {str(error).splitlines()[0]}")
     return code if isinstance(code, int) else 0
+
+
+def _run_command(arguments: list[str]) -> Any:
+    with all_or_nothing():
+        code = app(args=arguments, prog_name=PROGRAM, standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a full disk is an error of this command, not of Python's end
+    return code
+
+
+def _told_by_the_system(error: OSError) -> int:
+    """What the operating system refused, of a file or of the screen."""
+    where = "standard output" if error.filename is None else error.filename
+    if error.filename is None:
+        _drop_output()
+    return _told(f"{where}: {error.strerror or error}")
+
+
+def _drop_output() -> None:
+    """What could not be printed is not tried again when Python ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _told(message: str) -> int:
@@ -282,6 +321,8 @@ def simulate(
     out: Annotated[Path | None, typer.Option(help="also write every request to this Parquet file")] = None,
 ) -> None:
     """Run a policy once and print what the requests experienced."""
+    if out is not None:
+        check_output(out)
     job = _resolve(policy, workload, hardware, rate, requests, seed, semantics, time_model)
     run = _run(job, engine)
     from fluidwait.experiments.sweep import columns_of
@@ -545,6 +586,7 @@ def _is_number(text: str) -> bool:
 @contextmanager
 def _writing(out: Path) -> Iterator[None]:
     """Tell an operating system's refusal to write ``out`` as the user's mistake that it is."""
+    check_output(out)
     try:
         yield
     except OSError as error:

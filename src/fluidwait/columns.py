@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-import csv
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from fluidwait.config import ConfigError, nearest
+from fluidwait.config import LARGEST, ConfigError, csv_lines, csv_records, nearest, short
 
-LARGEST = 1_000_000_000  # of any whole number read here: sums and products of lengths then stay exact
+TABLE_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What Polars raises at a file that is no table."""
+
+
+def load_table(path: str | Path, **options: Any) -> pl.DataFrame:
+    """A table that the project wrote, with the types that Polars finds or ``options`` of ``polars.read_csv`` say.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, or no such table.
+    """
+    for _ in csv_lines(path):  # missing, or no text
+        pass
+    try:
+        return pl.read_csv(path, **options)
+    except (*TABLE_ERRORS, OSError) as error:
+        raise ConfigError(f"{path}: not the table that it should be ({str(error).splitlines()[0]})") from None
+
+
+def needs(table: pl.DataFrame, path: str | Path, *columns: str) -> pl.DataFrame:
+    """The table, if it has these columns.
+
+    Raises:
+        ConfigError: one is missing; names the nearest.
+    """
+    for name in columns:
+        if name not in table.columns:
+            raise ConfigError(f"{path}: no column '{name}'{nearest(name, table.columns)}")
+    return table
 
 
 def column_names(path: str | Path) -> list[str]:
@@ -56,17 +82,9 @@ def read_columns(path: str | Path, whole: Mapping[str, int], real: Sequence[str]
 
 def _header(path: Path) -> tuple[int, list[str]]:
     """Number of lines above the header, and the header's names."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for above, line in enumerate(file):
-                if line.strip() and not line.startswith("#"):
-                    return above, [name.strip() for name in next(csv.reader([line], skipinitialspace=True))]
-    except FileNotFoundError:
-        there = [p.name for p in path.parent.glob("*")]
-        hint = nearest(path.name, difflib.get_close_matches(path.name, there, n=1, cutoff=0.5))
-        raise ConfigError(f"{path}: no such file{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as CSV text ({error})") from None
+    for above, line in enumerate(csv_lines(path)):
+        if line.strip() and not line.startswith("#"):
+            return above, [name.strip() for name in next(csv_records(path, above, skipinitialspace=True))[1]]
     raise ConfigError(f"{path}: the file is empty")
 
 
@@ -78,7 +96,7 @@ def _text_columns(path: Path, above: int, header: list[str], names: list[str]) -
         frame = pl.read_csv(path, skip_lines=above, infer_schema=False, columns=sorted(places))
     except pl.exceptions.NoDataError:
         raise ConfigError(f"{path}: no rows below the header") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (*TABLE_ERRORS, OSError) as error:
         raise ConfigError(f"{path}: {_why_unreadable(path, above, len(header), error)}") from None
     frame.columns = [names[i] for i in in_file_order]  # as the header has them, without spaces around
     stripped = frame.with_columns(pl.all().str.strip_chars())
@@ -97,21 +115,16 @@ def _without_blank_lines(rows: pl.DataFrame, path: Path, above: int) -> pl.DataF
 def _why_unreadable(path: Path, above: int, fields: int, error: Exception) -> str:
     try:
         wrong = [(line, len(record)) for line, record in _records(path, above) if len(record) not in (0, fields)]
-        for line, found in sorted(wrong, key=lambda w: w[1] < fields):  # a row too short may be a missing value
-            return f"line {line}: {found} fields where the header has {fields}"
-    except (UnicodeDecodeError, csv.Error) as found:
-        return f"cannot be read as CSV text ({found})"
+    except ConfigError as found:
+        return str(found).removeprefix(f"{path}: ")
+    for line, found in sorted(wrong, key=lambda w: w[1] < fields):  # a row too short may be a missing value
+        return f"line {line}: {found} fields where the header has {fields}"
     return f"cannot be read as CSV text ({str(error).splitlines()[0]})"
 
 
-def _records(path: Path, above: int) -> Iterator[tuple[int, list[str]]]:
+def _records(path: Path, above: int) -> islice:
     """Line number and fields of every record below the header."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(islice(file, above + 1, None))
-        start = above + 2
-        for record in reader:
-            yield start, record
-            start = above + 2 + reader.line_num
+    return islice(csv_records(path, above), 1, None)
 
 
 class _Lines:
@@ -138,9 +151,8 @@ def _numbers(text: pl.Series, line_of: _Lines, path: Path, least: int | None) ->
 def _fault(text: str | None, value: float, least: int | None) -> str:
     if text is None:
         return "the value is missing"
-    shown = f"'{text if len(text) <= 40 else text[:37] + '...'}'"
     if not np.isfinite(value):
-        return f"{shown} is not a number"
+        return f"'{short(text)}' is not a number"
     if value != np.rint(value):
-        return f"{shown} is not a whole number (nearest: {value:.0f})"
-    return f"{shown} is out of range, must be {least} to {LARGEST}"
+        return f"'{short(text)}' is not a whole number (nearest: {value:.0f})"
+    return f"'{short(text)}' is out of range, must be {least} to {LARGEST}"

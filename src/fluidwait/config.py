@@ -7,12 +7,22 @@ line that names the file, the key, what is wrong and the nearest valid value.
 
 from __future__ import annotations
 
+import csv
 import difflib
+import json
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+
+LARGEST = 1_000_000_000
+"""Of any whole number that is read: sums and products of lengths then stay exact, and sizes can be counted up to."""
+
+DEEPEST, MOST_VALUES = 100, 1_000_000
+"""Of a YAML file; aliases count as often as they are used."""
 
 
 class FluidwaitError(Exception):
@@ -28,6 +38,25 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True)
 
+    @field_validator("*", mode="after")
+    @classmethod
+    def _countable(cls, value: Any, info: ValidationInfo) -> Any:
+        """Whole numbers are sizes and counts: beyond :data:`LARGEST` nothing can hold them. Seeds are only names."""
+        wrong = next((n for n in _whole_numbers(value) if abs(n) > LARGEST), None)
+        if wrong is not None and "seed" not in info.field_name:
+            valid = LARGEST if wrong > 0 else -LARGEST
+            raise ValueError(f"{wrong} is out of range (nearest valid value: {valid})")
+        return value
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:
+    """A whole number, or those in a list or in lists of lists."""
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _whole_numbers(part)
+
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -38,25 +67,156 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, unreadable, not YAML, not a mapping, or gives a key twice.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file{_nearest(path.name, _siblings(path))}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
-    try:
-        data = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(
-            f"{path}: not valid YAML{where}: {getattr(error, 'problem', None) or 'syntax error'}"
-        ) from None
+    data = parse_yaml(read_text(path), path)
     if not isinstance(data, dict):
         found = "nothing" if data is None else type(data).__name__
         raise ConfigError(f"{path}: expected a mapping of keys to values, found {found}")
     return data
+
+
+def parse_yaml(text: str, source: str | Path) -> Any:
+    """The value of a YAML text. A date stays the text that it is written as.
+
+    Raises:
+        ConfigError: not YAML, a key twice, aliases or depth without end, a number or character that no setting holds.
+    """
+    try:
+        data = yaml.load(text, _Loader)
+        _check_values(data, source)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "syntax error"
+        raise ConfigError(f"{source}: not valid YAML{where}: {problem}") from None
+    except (ValueError, TypeError, LookupError, AttributeError) as error:  # a tag such as !!int before what is none
+        raise ConfigError(f"{source}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{source}: not valid YAML: nested too deeply (at most {DEEPEST} levels)") from None
+    return data
+
+
+def _check_values(data: Any, source: str | Path) -> None:
+    """Refuse what YAML can say and nothing here can use; the message names the key."""
+    todo, seen = [((), data)], 0
+    while todo:
+        keys, value = todo.pop()
+        seen += 1
+        where = f"{source}: {'.'.join(map(str, keys)) or '(top level)'}"
+        if len(keys) > DEEPEST or seen > MOST_VALUES:
+            raise ConfigError(
+                f"{source}: {keys[0]}: nested too deeply, or aliases without end (at most {DEEPEST} levels)"
+            )
+        if isinstance(value, dict):
+            todo += [((*keys, _shown(key)), part) for key, part in value.items()]
+            todo += [((*keys, _shown(key)), key) for key in value if isinstance(key, str)]
+        elif isinstance(value, list):
+            todo += [((*keys, i), part) for i, part in enumerate(value)]
+        elif isinstance(value, int) and abs(value) >= 2**63:
+            raise ConfigError(f"{where}: a whole number beyond 64 bits (nearest valid value: {LARGEST})")
+        elif isinstance(value, str) and (wrong := next(filter(_is_control, value), None)) is not None:
+            raise ConfigError(f"{where}: holds the character U+{ord(wrong):04X}, which is no text")
+
+
+def _shown(key: Any) -> str:
+    return "".join("?" if _is_control(c) else c for c in str(key))[:60]
+
+
+def _is_control(character: str) -> bool:
+    """NUL and the like, and halves of surrogate pairs, which neither files nor screens can be given."""
+    return (character < " " and character not in "\n\t\r") or "\ud800" <= character <= "\udfff"
+
+
+# --- text files ------------------------------------------------------------------------------------------------------
+
+_LOOKS_LIKE = {
+    b"\x1f\x8b": "compressed with gzip",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"BZh": "compressed with bzip2",
+    b"\xfd7zXZ\x00": "compressed with xz",
+    b"PK\x03\x04": "a ZIP archive or a spreadsheet",
+    b"PAR1": "Parquet",
+    b"ARROW1": "an Arrow file",
+    b"%PDF": "PDF",
+    b"\x89PNG": "PNG",
+    b"\x89HDF": "HDF5",
+    b"SQLite": "an SQLite database",
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
+}
+"""First bytes of what is taken for text by mistake."""
+
+
+def read_text(path: str | Path, kind: str = "text") -> str:
+    """The text of a UTF-8 file, without a byte order mark. The only place where text files are read.
+
+    Args:
+        kind: what the text should be, for the message.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, or not UTF-8; says what it looks like instead.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file{_nearest(path.name, _siblings(path))}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise ConfigError(f"{path}: cannot be read as {kind} ({getattr(error, 'strerror', None) or error})") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: cannot be read as {kind} ({_not_text(content, error)})") from None
+
+
+def _not_text(content: bytes, error: UnicodeDecodeError) -> str:
+    for start, kind in _LOOKS_LIKE.items():
+        if content.startswith(start):
+            return f"it looks like {kind}; UTF-8 text is needed"
+    line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
+    kind = "binary data" if b"\0" in content else "text in another encoding"
+    return f"line {line}: byte 0x{byte:02x} is not UTF-8; it looks like {kind}"
+
+
+def read_json(path: str | Path) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        ConfigError: what :func:`read_text` raises, or it is not JSON.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid JSON ({error})") from None
+
+
+def csv_lines(path: str | Path) -> Iterator[str]:
+    """Lines of a CSV file as they are, one at a time; the errors of :func:`read_text`."""
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            yield from file
+    except (OSError, ValueError):  # a UnicodeDecodeError is a ValueError
+        read_text(path, "CSV text")  # says what is wrong
+        raise
+
+
+def csv_records(path: str | Path, above: int = 0, **dialect: Any) -> Iterator[tuple[int, list[str]]]:
+    """(line number, fields) of every record of a CSV file below its first ``above`` lines.
+
+    Raises:
+        ConfigError: what :func:`read_text` raises, or a quote without end.
+    """
+    reader, line = csv.reader(islice(csv_lines(path), above, None), **dialect), above + 1
+    try:
+        for record in reader:
+            yield line, record
+            line = above + 1 + reader.line_num
+    except csv.Error as error:
+        told = f"{error}: a quote without end?" if "field larger" in str(error) else str(error)
+        raise ConfigError(f"{path}: line {line}: cannot be read as CSV text ({told})") from None
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
 
 
 def parse(model: type[Model], data: dict[str, Any], source: str | Path) -> Model:
@@ -77,7 +237,15 @@ def load(model: type[Model], path: str | Path) -> Model:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # the compiled parser is ten times faster
-    """YAML's own safe loader keeps the last of two equal keys without a word; this one refuses them."""
+    """YAML's own safe loader keeps the last of two equal keys without a word; this one refuses them.
+
+    It also makes dates of what looks like one, which no setting is, and fails at the 30th of February.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[Any] = set()
@@ -87,6 +255,24 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # the compiled pa
                     raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' again", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _whole(loader: yaml.SafeLoader, node: yaml.Node) -> int:
+    try:
+        return loader.construct_yaml_int(node)
+    except ValueError:  # Python reads no more than 4,300 digits
+        problem = f"not a whole number that can be read (nearest valid value: {LARGEST})"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+
+
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str)
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole)
+
+
+def short(value: Any) -> str:
+    """A wrong value for a message: on one line, and not longer than tells what it is."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def nearest(word: str, valid: list[str] | tuple[str, ...]) -> str:
@@ -102,9 +288,10 @@ def _nearest(word: str, valid: list[str]) -> str:
 
 
 def _siblings(path: Path) -> list[str]:
-    if not path.parent.is_dir():
+    try:
+        near = [p.name for p in path.parent.iterdir()]
+    except OSError:
         return []
-    near = [p.name for p in path.parent.glob(f"*{path.suffix}")]
     return difflib.get_close_matches(path.name, near, n=1, cutoff=0.5)
 
 
@@ -127,12 +314,14 @@ def _describe(error: ValidationError, model: type[BaseModel], data: dict[str, An
         valid = str(context.get("expected") or context.get("expected_tags") or "")
         names = [v.strip(" '") for v in valid.replace(" or ", ", ").split(",") if v.strip(" '")]
         wrong = context.get("tag", value) if kind == "union_tag_invalid" else value
-        return f"{key}: '{wrong}' is not a valid value{_nearest(str(wrong), names)}"
+        return f"{key}: '{short(wrong)}' is not a valid value{_nearest(str(wrong), names)}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    shown = repr(value) if isinstance(value, str | int | float | bool | type(None)) else None
-    told = kind == "value_error" and shown is not None and shown in message  # by a validator of ours
-    return f"{key}: {message}" + (f", found {shown}" if shown is not None and not told else "")
+    found = repr(value) if isinstance(value, int | float | bool | type(None)) else None
+    if isinstance(value, str):
+        found = f"'{short(value)}'"
+    told = kind == "value_error" and found is not None and found in message  # by a validator of ours
+    return f"{key}: {message}" + (f", found {found}" if found is not None and not told else "")
 
 
 def _keys(location: tuple[str | int, ...], data: Any) -> list[str]:

@@ -13,9 +13,10 @@ from pydantic import Field, model_validator
 
 from fluidwait.config import ConfigError, Strict, load_yaml, parse
 from fluidwait.paths import project_root
-from fluidwait.timing import TimeModel, linear
+from fluidwait.timing import TimeModel, iteration_time, linear
 
 GIB = 2**30
+MOST_TOKENS = 10_000_000  # of a batch in a table of times, which has an entry for each number up to its last
 
 
 class ModelShape(Strict):
@@ -85,8 +86,14 @@ class ProfileTiming(Strict):
             raise ValueError(f"tokens has {len(self.tokens)} entries and seconds {len(self.seconds)}")
         if any(b <= a for a, b in zip([0, *self.tokens], self.tokens, strict=False)):
             raise ValueError("tokens must increase from at least 1")
+        if self.tokens and self.tokens[-1] > MOST_TOKENS:
+            raise ValueError(f"tokens: no batch has {self.tokens[-1]} (nearest valid value: {MOST_TOKENS})")
         if not all(0 <= s < np.inf for s in self.seconds):
             raise ValueError("seconds must be finite and not negative")
+        model = self.time_model()
+        for phase, sums in (("prefill", (1, 1, 1, 1, 1, 0, 0, 0)), ("decode", (1, 2, 0, 0, 0, 0, 1, 2))):
+            if not iteration_time(model, *sums) > 0:
+                raise ValueError(f"a batch of one {phase} token takes no time, and time would stand still")
         return self
 
     def compute(self) -> np.ndarray:

@@ -20,10 +20,13 @@ def project_root() -> Path:
         ConfigError: ``FLUIDWAIT_ROOT`` is not a folder, or none of the three exists.
     """
     if chosen := os.environ.get(ROOT_VARIABLE):
-        root = Path(chosen).expanduser()
-        if not root.is_dir():
+        try:
+            root = Path(chosen).expanduser()
+        except RuntimeError as error:  # ~ without HOME
+            raise ConfigError(f"{ROOT_VARIABLE}={chosen}: {error}") from None
+        if not is_folder(root):
             raise ConfigError(f"{ROOT_VARIABLE}={chosen}: no such folder")
-        return root.resolve()
+        return resolved(root)
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "Snakefile").is_file() and (folder / "src" / "fluidwait").is_dir():
@@ -32,3 +35,31 @@ def project_root() -> Path:
     if (checkout / "src" / "fluidwait").is_dir():
         return checkout
     raise ConfigError(f"{here}: not inside a fluidwait checkout; run from one, or set {ROOT_VARIABLE} to its folder")
+
+
+def resolved(path: str | Path) -> Path:
+    """The absolute path without links.
+
+    Raises:
+        ConfigError: links that lead in a circle, or a folder on the way that may not be searched.
+    """
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a circle, before Python 3.13
+        raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file; a path that is too long, or that may not be looked at, is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; as :func:`is_file`."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False

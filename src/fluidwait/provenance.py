@@ -15,7 +15,6 @@ import ast
 import contextlib
 import datetime
 import enum
-import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -31,12 +30,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ValidationError
 
 import fluidwait
-from fluidwait.config import ConfigError, Strict
-from fluidwait.paths import project_root
+from fluidwait import writing
+from fluidwait.config import ConfigError, Strict, parse_yaml, read_text
+from fluidwait.paths import is_file, is_folder, project_root, resolved
+from fluidwait.writing import all_or_nothing, atomic_path, check_output, sidecar_path, write_text
+
+__all__ = ["all_or_nothing", "atomic_path", "check_output", "sidecar_path", "write_text"]
 
 PACKAGES = ("fluidwait", "numpy", "scipy", "numba", "vidur", "polars", "pyarrow", "matplotlib")
 """Packages whose version can change the bytes of an artifact."""
@@ -45,9 +47,7 @@ IGNORED = ("logs", "benchmarks")
 """Folders of a results tree that hold no artifacts."""
 
 _PACKAGE_DIR = Path(fluidwait.__file__).resolve().parent
-_WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 _HASH_MARK = "fluidwait-config:"
-_YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the compiled parser is ten times faster
 
 
 # --- canonical JSON and hashes -------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def canonical_json(value: Any) -> str:
 
 def config_hash(config: Mapping[str, Any] | BaseModel) -> str:
     """SHA-256 (64 hex digits) of the canonical JSON of ``config``."""
-    return hashlib.sha256(canonical_json(config).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(config).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def file_sha256(path: str | Path) -> str:
@@ -180,7 +180,7 @@ def _module_path(name: str) -> Path:
     base, *parts = name.split(".")
     stem = _PACKAGE_DIR.joinpath(*parts)
     candidates = [stem / "__init__.py", stem.with_suffix(".py")] if parts else [_PACKAGE_DIR / "__init__.py"]
-    path = next((p for p in candidates if p.is_file()), None)
+    path = next((p for p in candidates if is_file(p)), None)
     if base != "fluidwait" or path is None:
         raise ConfigError(f"{name}: no such module in fluidwait")
     return path
@@ -263,24 +263,19 @@ def describe_input(path: str | Path, root: str | Path | None = None) -> Input:
 def _input_sha256(path: Path, of: str) -> str:
     if of != "content":
         return file_sha256(path)
-    try:
-        content = yaml.load(path.read_bytes(), _YamlLoader)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {getattr(error, 'problem', None) or 'syntax error'}") from None
+    content = parse_yaml(read_text(path), path)
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
 def _root(root: str | Path | None) -> Path:
-    return (project_root() if root is None else Path(root)).resolve()
+    return resolved(project_root() if root is None else root)
 
 
 def _portable(path: Path, root: Path) -> str:
     shared = os.environ.get("FLUIDWAIT_SHARED")
-    full = (root / path).resolve() if not path.is_absolute() else path.resolve()
-    if shared and full.is_relative_to(Path(shared).resolve()) and not full.is_relative_to(root):
-        return "$FLUIDWAIT_SHARED/" + full.relative_to(Path(shared).resolve()).as_posix()
+    full = resolved(root / path)
+    if shared and full.is_relative_to(resolved(shared)) and not full.is_relative_to(root):
+        return "$FLUIDWAIT_SHARED/" + full.relative_to(resolved(shared)).as_posix()
     return Path(os.path.relpath(full, root)).as_posix()
 
 
@@ -289,73 +284,6 @@ def _located(portable: str, root: Path) -> Path:
     if head == "$FLUIDWAIT_SHARED":
         return Path(os.environ.get("FLUIDWAIT_SHARED") or root.parent / "shared") / rest
     return root / portable
-
-
-# --- atomic writing ------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success it is flushed to disk and renamed to ``path`` in one step.
-
-    On any failure the temporary file is removed and ``path`` is left as it was, so a half-written file is never seen
-    under its final name. The temporary name is hidden and keeps the suffix.
-
-    Raises:
-        ConfigError: the folder cannot be written, or the disk is full.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
-        temporary.open("xb").close()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
-    try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except OSError as error:
-        if error.errno in _WRITE_ERRORS or str(error.filename or "") == str(temporary):
-            raise ConfigError(f"{path}: cannot be written ({os.strerror(error.errno or errno.EIO)})") from None
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text atomically; see :func:`atomic_path` for the errors."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(text.encode())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove the temporary files of killed writers of ``path``."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.tmp{re.escape(path.suffix)}")
-    for other in path.parent.iterdir():
-        match = pattern.fullmatch(other.name)
-        if match and not _is_running(int(match[1])):
-            other.unlink(missing_ok=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # runs, under another user
-    return pid != os.getpid()
 
 
 # --- artifacts and their sidecars ----------------------------------------------------------------------------------
@@ -396,7 +324,7 @@ def write_artifact(
     root: str | Path | None = None,
     wall_seconds: float | None = None,
 ) -> str:
-    """Write an artifact and its sidecar, both atomically, and return the configuration hash.
+    """Write an artifact and its sidecar, both or neither, and return the configuration hash.
 
     Args:
         path: final path of the artifact.
@@ -415,37 +343,35 @@ def write_artifact(
         ConfigError: an input is missing, a module does not exist, or the folder cannot be written.
     """
     path = Path(path)
+    check_output(path)
     root = _root(root)
     described = sorted((describe_input(i, root) for i in inputs), key=lambda i: i.path)
     prints = code_fingerprint(code, root)
     key = artifact_hash(config, described, prints)
     started = time.perf_counter()
-    with atomic_path(path) as temporary:
+    with writing.temporary(sidecar_path(path)) as temporary_sidecar, writing.temporary(path) as temporary:
         writer(temporary, key)
-        sha256 = file_sha256(temporary)
-    seconds = time.perf_counter() - started if wall_seconds is None else wall_seconds
-    sidecar = Sidecar(
-        artifact=path.name,
-        sha256=sha256,
-        config_hash=key,
-        config=_plain(config),
-        inputs=described,
-        code=prints,
-        rule=rule,
-        packages=package_versions(packages),
-        python=platform.python_version(),
-        git=git_state(root),
-        device={"machine": platform.machine(), "processors": os.cpu_count()},
-        wall_seconds=round(seconds, 3),
-    )
-    write_text(sidecar_path(path), sidecar.model_dump_json(indent=1) + "\n")
+        seconds = time.perf_counter() - started if wall_seconds is None else wall_seconds
+        sidecar = Sidecar(
+            artifact=path.name,
+            sha256=file_sha256(temporary),
+            config_hash=key,
+            config=_plain(config),
+            inputs=described,
+            code=prints,
+            rule=rule,
+            packages=package_versions(packages),
+            python=platform.python_version(),
+            git=git_state(root),
+            device={"machine": platform.machine(), "processors": os.cpu_count()},
+            wall_seconds=round(seconds, 3),
+        )
+        temporary_sidecar.write_bytes((sidecar.model_dump_json(indent=1) + "\n").encode())
+        writing.sync(temporary_sidecar)  # on disk before either has its name: what can fail has not failed
+        writing.made.append(path)
+        writing.move(temporary, path)
+        writing.move(temporary_sidecar, sidecar_path(path))
     return key
-
-
-def sidecar_path(artifact: str | Path) -> Path:
-    """``<artifact>.json``."""
-    artifact = Path(artifact)
-    return artifact.with_name(artifact.name + ".json")
 
 
 def read_sidecar(artifact: str | Path) -> Sidecar:
@@ -455,7 +381,7 @@ def read_sidecar(artifact: str | Path) -> Sidecar:
         ConfigError: it is missing, or not a sidecar.
     """
     path = sidecar_path(artifact)
-    if not path.is_file():
+    if not is_file(path):
         raise ConfigError(f"{artifact}: has no sidecar {path.name}")
     sidecar = _parse_sidecar(path)
     if sidecar is None:
@@ -495,8 +421,11 @@ def _git(root: Path, *arguments: str) -> str:
 def _parse_sidecar(path: Path) -> Sidecar | None:
     try:
         data = json.loads(path.read_bytes())
-        return Sidecar.model_validate(data) if "record" in data else None
-    except (OSError, ValueError, TypeError, ValidationError):
+        if "record" not in data:
+            return None
+        _plain(data)  # nested deeper than can be hashed
+        return Sidecar.model_validate(data)
+    except (OSError, ValueError, TypeError, ValidationError, RecursionError):
         return None
 
 
@@ -579,8 +508,8 @@ def verify(results_dir: str | Path, root: str | Path | None = None) -> list[Find
     Raises:
         ConfigError: there is no such folder.
     """
-    base = Path(results_dir).resolve()
-    if not base.is_dir():
+    base = resolved(results_dir)
+    if not is_folder(base):
         raise ConfigError(f"{results_dir}: no such folder")
     root = _root(root)
     sidecars, untracked = _inventory(base)
@@ -601,26 +530,26 @@ def verify_artifact(artifact: str | Path, root: str | Path | None = None) -> lis
     root = _root(root)
     read_sidecar(artifact)
     found: list[Finding] = []
-    todo, seen = [Path(artifact).resolve()], set()
+    todo, seen = [resolved(artifact)], set()
     while todo:
         path = todo.pop()
-        if path in seen or not sidecar_path(path).is_file():
+        if path in seen or not is_file(sidecar_path(path)):
             continue
         seen.add(path)
         sidecar = _parse_sidecar(sidecar_path(path))
         found += [Finding(_portable(path, root), *finding) for finding in _findings(path, sidecar, root)]
-        todo += [_located(i.path, root).resolve() for i in sidecar.inputs] if sidecar else []
+        todo += _made_from(sidecar, root)
     return sorted(found)
 
 
 def artifacts(results_dir: str | Path) -> list[Path]:
     """Paths of the artifacts below a folder that have a sidecar, sorted."""
-    return sorted(_inventory(Path(results_dir).resolve())[0])
+    return sorted(_inventory(resolved(results_dir))[0])
 
 
 def _inventory(base: Path) -> tuple[dict[Path, Sidecar | None], list[Path]]:
     """Artifacts with their sidecars (None: cannot be read), and files that have none."""
-    files = [p for p in sorted(base.rglob("*")) if p.is_file() and not _is_ignored(p.relative_to(base))]
+    files = sorted(path for path in _files_below(base) if not _is_ignored(path.relative_to(base)))
     names = set(files)
     sidecars: dict[Path, Sidecar | None] = {}
     for path in files:
@@ -631,6 +560,19 @@ def _inventory(base: Path) -> tuple[dict[Path, Sidecar | None], list[Path]]:
                 sidecars[artifact] = data
     known = set(sidecars) | {sidecar_path(a) for a in sidecars}
     return sidecars, [p for p in files if p not in known]
+
+
+def _files_below(base: Path) -> Iterator[Path]:
+    def unreadable(error: OSError) -> None:
+        raise ConfigError(f"{error.filename or base}: cannot be read ({error.strerror})")
+
+    for folder, _, names in os.walk(base, onerror=unreadable):
+        for path in (Path(folder, name) for name in names):
+            try:
+                if path.is_file():
+                    yield path
+            except OSError as error:
+                unreadable(error)
 
 
 def _is_ignored(relative: Path) -> bool:
@@ -653,7 +595,7 @@ def _artifact_findings(artifact: Path, sidecar: Sidecar) -> Iterator[tuple[str, 
         yield ALTERED, "its sidecar's configuration hash is not the hash of the configuration it holds"
     if sidecar.artifact != artifact.name:
         yield ALTERED, f"its sidecar is that of {sidecar.artifact}"
-    if not artifact.is_file():
+    if not is_file(artifact):
         yield MISSING, "its sidecar is there, the file is not"
     elif file_sha256(artifact) != sidecar.sha256:
         yield ALTERED, "its bytes are not those that were written"
@@ -663,7 +605,7 @@ def _artifact_findings(artifact: Path, sidecar: Sidecar) -> Iterator[tuple[str, 
 
 def _input_findings(recorded: Input, root: Path) -> Iterator[tuple[str, str]]:
     path = _located(recorded.path, root)
-    if not path.is_file():
+    if not is_file(path):
         yield MISSING, f"input {recorded.path} is gone"
         return
     try:
@@ -706,8 +648,17 @@ def _spread_staleness(
     while todo:
         source = todo.pop()
         for artifact, sidecar in sidecars.items():
-            made_from = {_located(i.path, root).resolve() for i in sidecar.inputs} if sidecar else set()
-            if source in made_from and artifact not in bad:
+            if source in _made_from(sidecar, root) and artifact not in bad:
                 found[artifact].append((STALE, f"input {_portable(source, root)} is itself not up to date"))
                 bad.add(artifact)
                 todo.append(artifact)
+
+
+def _made_from(sidecar: Sidecar | None, root: Path) -> set[Path]:
+    """The files that an artifact was made from, there or not."""
+    located = {_located(i.path, root) for i in sidecar.inputs} if sidecar else set()
+    found = set()
+    for path in located:
+        with contextlib.suppress(ConfigError):  # links in a circle lead to no file
+            found.add(resolved(path))
+    return found

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fluidwait.config import ConfigError, nearest
+from fluidwait.paths import is_file
 from fluidwait.provenance import canonical_json
 
 FORMAT = "1"
@@ -246,7 +247,7 @@ def _plain(values: np.ndarray, kind: pa.DataType) -> pa.Array:
 
 def _open(path: str | Path, record: str | None = None) -> pq.ParquetFile:
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         near = nearest(path.name, [p.name for p in path.parent.glob("*.parquet")]) if path.parent.is_dir() else ""
         raise ConfigError(f"{path}: no such file{near}")
     try:

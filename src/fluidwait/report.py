@@ -19,16 +19,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from fluidwait.claims.claim import claims_path, load_claims
 from fluidwait.claims.scorecard import warning
-from fluidwait.config import ConfigError, load_yaml
+from fluidwait.columns import load_table
+from fluidwait.config import ConfigError, load_yaml, read_text
+from fluidwait.config import read_json as json_value
 from fluidwait.experiments.audit import TOLERANCE
 from fluidwait.figures.tables import read_json
-from fluidwait.paths import project_root
+from fluidwait.paths import is_file, project_root, resolved
 from fluidwait.provenance import (
     PACKAGES,
+    check_output,
     code_fingerprint,
     config_hash,
     describe_input,
@@ -132,7 +133,7 @@ class _Made:
 
 def _below(path: Path, root: Path) -> Path:
     full = path if path.is_absolute() else root / path
-    if not full.is_file():
+    if not is_file(full):
         raise ConfigError(f"{path}: no such file")
     return full.relative_to(root) if full.is_relative_to(root) else path
 
@@ -160,7 +161,7 @@ def _experiment(name: str, config: Mapping[str, Any], made: _Made) -> dict[str, 
     summary = made.tables.get((name, "summary.csv"))
     if summary is None:
         return about
-    rows = pl.read_csv(summary)
+    rows = load_table(summary)
     about |= {
         "policies": rows["policy"].n_unique(),
         "rates": [rows["rate"].min(), rows["rate"].max()],
@@ -229,10 +230,7 @@ def read_list(path: Path) -> list[dict[str, Any]]:
     Raises:
         ConfigError: it is not.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not valid JSON ({error})") from None
+    data = json_value(path)
     if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
         raise ConfigError(f"{path}: not a list of objects")
     return data
@@ -262,7 +260,7 @@ def _figures(made: _Made, known: Mapping[str, Any], claims: list[dict[str, Any]]
             "experiment": owner,
             "kind": kind,
             "shown": owner in known and owner not in tried and ("policies" not in known[owner] or kind in shown),
-            "caption": text.read_text(encoding="utf-8").strip(),
+            "caption": read_text(text).strip(),
         }
     return found
 
@@ -295,7 +293,7 @@ def _audit(made: _Made) -> dict[str, Any]:
     rows = []
     for (name, table), path in sorted(made.tables.items(), key=lambda item: _natural(item[0][0])):
         if table == "audit.csv":
-            rows += [{"experiment": name} | row for row in pl.read_csv(path).to_dicts()]
+            rows += [{"experiment": name} | row for row in load_table(path).to_dicts()]
     by_experiment = [
         {"experiment": name} | _audited([row for row in rows if row["experiment"] == name])
         for name in dict.fromkeys(row["experiment"] for row in rows)
@@ -389,11 +387,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         ConfigError: the file is missing or is not text.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as CSV text ({error})") from None
-    table = csv.DictReader(line for line in lines if not line.startswith("#"))
+    table = csv.DictReader(line for line in read_text(path).splitlines() if not line.startswith("#"))
     return [{key: _value(text) for key, text in row.items()} for row in table]
 
 
@@ -448,6 +442,7 @@ def environment() -> dict[str, str]:
 
 def write_data(scale: str, files: Files, out: str | Path) -> None:
     """Write :func:`gather` as JSON, an artifact; the same errors."""
+    check_output(out)
     files = sorted(map(str, files))
     data = gather(scale, files)
     write_artifact(
@@ -480,6 +475,10 @@ def write_pdf(source: str | Path, data: str | Path, out: str | Path) -> None:
     """
     root = project_root()
     source, data = root / source, root / data
+    for path in (source, data):
+        if not resolved(path).is_relative_to(resolved(root)):
+            raise ConfigError(f"{path}: must lie in the project folder {root}, the only one that Typst reads")
+    check_output(out)
     figures = read_json(data).get("figures", {}).values() if data.suffix == ".json" else ()
     write_artifact(
         out,
@@ -501,14 +500,14 @@ def typeset(source: Path, data: Path, key: str, **options: Any) -> Any:
     import matplotlib
     import typst
 
-    root = project_root().resolve()
+    root = resolved(project_root())
     try:
         return typst.compile(
-            str(source.resolve()),
+            str(resolved(source)),
             root=str(root),
             font_paths=[f"{matplotlib.get_data_path()}/fonts/ttf"],
             ignore_system_fonts=True,
-            sys_inputs={"data": f"/{data.resolve().relative_to(root).as_posix()}", "hash": key},
+            sys_inputs={"data": f"/{resolved(data).relative_to(root).as_posix()}", "hash": key},
             **options,
         )
     except typst.TypstError as error:

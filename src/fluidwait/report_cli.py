@@ -22,8 +22,10 @@ def document(
     out: Out,
 ) -> None:
     """Gather every number that the report prints, and typeset it."""
+    from fluidwait.provenance import check_output
     from fluidwait.report import write_data, write_pdf
 
+    check_output(out)
     write_data(scale, files, data)
     write_pdf(source, data, out)
 
@@ -36,8 +38,10 @@ def appendix(
     out: Out,
 ) -> None:
     """Add up times and memory of all jobs by rule, and typeset them."""
+    from fluidwait.provenance import check_output
     from fluidwait.report import write_pdf
     from fluidwait.rule_times import write
 
+    check_output(out)
     write(scale, times)
     write_pdf(source, times, out)

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fluidwait.config import ConfigError
+from fluidwait.config import read_text
 from fluidwait.paths import project_root
 from fluidwait.provenance import write_text
 
@@ -84,7 +84,7 @@ def differences(folder: Path) -> list[str]:
         path = folder / name
         if not path.is_file():
             found.append(f"{path}: missing")
-        elif _read(path) != text(schema):
+        elif read_text(path) != text(schema):
             found.append(f"{path}: differs from its model")
     return found + [f"{path}: belongs to no model" for path in _extra(folder)]
 
@@ -97,13 +97,6 @@ def text(schema: dict[str, Any]) -> str:
 def _extra(folder: Path) -> list[Path]:
     known = set(schemas())
     return [path for path in sorted(folder.glob(f"*{SUFFIX}")) if path.name not in known]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
 
 
 def _sayable(value: Any) -> Any:

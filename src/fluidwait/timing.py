@@ -6,10 +6,13 @@ measured profile is one whose ``per_kv`` is zero. No branch on the kind of model
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+
+from fluidwait.config import FluidwaitError
 
 
 class TimeModel(NamedTuple):
@@ -43,7 +46,25 @@ class TimeModel(NamedTuple):
     prefill_launch: float = 0.0
 
 
-@njit(cache=True)
+def kept_on_disk(function, **options):
+    """Compile with Numba and keep the machine code on disk.
+
+    Raises:
+        FluidwaitError: Numba finds no folder that it can write to.
+    """
+    try:
+        return njit(function, cache=True, **options)
+    except (RuntimeError, OSError):
+        folder = os.environ.get("NUMBA_CACHE_DIR")
+        raise FluidwaitError(
+            f"NUMBA_CACHE_DIR={folder}: Numba cannot keep its machine code there; name a folder that can be written"
+            if folder
+            else "neither the checkout nor the home folder can be written, so Numba cannot keep its machine code; "
+            "set NUMBA_CACHE_DIR to a folder that can be written"
+        ) from None
+
+
+@kept_on_disk
 def iteration_time(
     tm, tokens, kv_tokens, prefills, prefill_tokens, prefill_squares, prefill_context, decodes, decode_context
 ):

@@ -24,13 +24,14 @@ from pydantic import Field, field_validator, model_validator
 
 from fluidwait.columns import LARGEST, read_columns
 from fluidwait.config import ConfigError, Strict, load_yaml, nearest, parse
-from fluidwait.paths import project_root
+from fluidwait.paths import is_file, project_root, resolved
 from fluidwait.workload_table import read_table
 
 Tokens = Annotated[int, Field(strict=True, ge=1, le=LARGEST)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+MOST_REQUESTS = 100_000_000  # of a run: with what the simulator keeps of each about 20 GB
 TRUNCATION = 3.0  # mean gaps; what Vidur's Poisson generator cuts its gaps at
 
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
@@ -593,6 +594,8 @@ def _named(workload: Workload) -> Iterator[None]:
 def _check_arguments(workload: Workload, n: int, rate: float | None, seed: int, replication: int) -> None:
     if n < 1:
         raise ConfigError(f"workload {workload.name}: n: must be at least 1 request, found {n}")
+    if n > MOST_REQUESTS:
+        raise ConfigError(f"workload {workload.name}: n: must be at most {MOST_REQUESTS} requests, found {n}")
     if rate is not None and not (0 < rate < np.inf):
         raise ConfigError(f"workload {workload.name}: rate: must be above 0 requests/s and finite, found {rate}")
     for name, value in (("seed", seed), ("replication", replication)):
@@ -606,7 +609,7 @@ def _workload_path(path_or_name: str | Path) -> Path:
         return path
     folder = project_root() / "config" / "workloads"
     found = folder / f"{path}.yaml"
-    if not found.is_file():
+    if not is_file(found):
         names = sorted(p.stem for p in folder.glob("*.yaml"))
         raise ConfigError(f"workload '{path}': no such file {found}{nearest(str(path), names)}")
     return found
@@ -619,13 +622,13 @@ def _with_found_file(data: dict[str, Any], source: Path) -> dict[str, Any]:
         return data
     root, file = project_root(), lengths["file"]
     for folder in (source.parent, root):
-        if (folder / file).is_file():
-            found = (folder / file).resolve()
+        if is_file(folder / file):
+            found = resolved(folder / file)
             break
     else:
         there = [p.name for folder in (source.parent / file, root / file) for p in folder.parent.glob("*")]
         hint = nearest(Path(file).name, difflib.get_close_matches(Path(file).name, there, n=1, cutoff=0.5))
         raise ConfigError(f"{source}: lengths.file: no file '{file}' beside this file or in the project folder{hint}")
-    inside = found.is_relative_to(root.resolve())
-    name = found.relative_to(root.resolve()).as_posix() if inside else str(found)
+    inside = found.is_relative_to(resolved(root))
+    name = found.relative_to(resolved(root)).as_posix() if inside else str(found)
     return data | {"lengths": lengths | {"file": name}}

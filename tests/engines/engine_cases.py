@@ -108,6 +108,72 @@ def random_policy(name: str, seed: int, g: np.random.Generator) -> dict:
     return {"policy": name, **settings}
 
 
+POLICIES = ("vllm_v0", "sarathi", "orca", "vllm_v1", "wait_chunked", "nested_wait", "wait")
+NEVER_RESTARTED = ("vllm_v0", "sarathi", "orca")  # in Vidur, whose own schedulers recompute
+
+
+def corner_case(seed: int, paper: bool = False) -> Case:
+    """Tiny blocks, few blocks, small caps, and requests up to the longest that the memory can serve.
+
+    Any policy, ``serving`` or ``decode``, and with ``paper`` also the paper's semantics. One in ten has requests that
+    are longer than that, which the engines refuse.
+    """
+    g = np.random.default_rng([seed, 77])
+    name = str(g.choice(POLICIES))
+    size, blocks = int(g.choice([1, 2, 3, 4, 8, 16, 32, 63])), int(g.integers(1, 12 if g.random() < 0.6 else 60))
+    watermark = min(int(g.choice([0, 0, 0, 1, 2])), blocks - 1)
+    recompute = bool(g.random() < 0.75) or name in NEVER_RESTARTED
+    semantics = core.Semantics(blocks, size, watermark, True, recompute, 0, bool(g.random() < 0.25))
+    if paper and g.random() < 0.3:
+        semantics = semantics._replace(block_size=1, prefill_emits=False, remote_prefill=False)
+    some = _corner_requests(g, semantics)
+    return Case(_corner_policy(name, g, some, semantics), some, semantics)
+
+
+def _corner_requests(g: np.random.Generator, semantics: Semantics) -> Requests:
+    blocks, size = semantics.blocks, semantics.block_size
+    most = (blocks - semantics.watermark) * size
+    if g.random() < 0.9:
+        most = min(most, (blocks - 1) * size + (2 if semantics.prefill_emits else 1))
+    n, longest = int(g.integers(1, 30)), int(g.integers(2, max(3, most + 1)))
+    length = np.full(n, longest) if g.random() < 0.3 else g.integers(2, longest + 1, n)
+    output = np.array([int(g.integers(1, total)) for total in length])
+    if g.random() < 0.2:
+        output[:] = 1
+    elif g.random() < 0.3:
+        output = length - output
+    arrival = np.cumsum(g.exponential(1 / g.choice([2, 20, 200]), n))
+    return requests(np.round(arrival, 1) if g.random() < 0.3 else arrival, length - output, output)
+
+
+def _corner_policy(name: str, g: np.random.Generator, some: Requests, semantics: Semantics) -> dict:
+    """A policy with caps that are small beside the requests."""
+    longest, output = int((some.prompt + some.output).max()), int(some.output.max())
+    budget = int(g.choice([1, 2, 5, 22, 53, 100])) if g.random() < 0.6 else int(g.integers(1, 300))
+    most = int(g.choice([1, 2, 3, 5, 50]))
+    patience = {"max_wait": float(g.choice([0, 0.02, 0.5, 1e9]))}
+    ends = sorted({*map(int, g.integers(1, output + 1, int(g.integers(0, 3)))), output})
+    settings = {
+        "sarathi": {"token_budget": budget, "max_requests": most},
+        "vllm_v0": {"token_cap": max(budget, longest if g.random() < 0.8 else 0), "max_requests": most},
+        "vllm_v1": {"token_budget": budget, "max_requests": most},
+        "orca": {
+            "max_requests": most,
+            "max_model_len": max(longest, int(g.integers(1, semantics.blocks * semantics.block_size + 1))),
+        },
+        "wait_chunked": {
+            "in_service": most + len(ends),
+            "chunk": budget,
+            "boundaries": ends,
+            "gate": bool(g.random() < 0.8),
+            **patience,
+        },
+        "nested_wait": {"boundaries": ends, "thresholds": g.integers(1, 8, len(ends)).tolist(), **patience},
+        "wait": {"thresholds": [int(g.integers(1, 6))], **patience},
+    }[name]
+    return {"policy": name, **settings}
+
+
 def simulated(case: Case, **changed) -> Run:
     """The case in the simulator, with some settings changed."""
     return run({**case.spec, **changed}, case.requests, case.semantics, case.time_model)

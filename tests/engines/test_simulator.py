@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 import pytest
-from engine_cases import NO_SETTINGS, only_once, prepared, requests, run
+from engine_cases import NO_SETTINGS, only_once, policy_file, prepared, requests, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -17,7 +17,7 @@ from fluidwait.engines.simulator import simulate
 from fluidwait.experiments.metrics import check_littles_law
 from fluidwait.fluid import wait_thresholds
 from fluidwait.policies import load_policy
-from fluidwait.timing import linear
+from fluidwait.timing import TimeModel, linear
 from fluidwait.workload import LengthLaw
 
 SECOND = linear(1.0, 0.0)  # every iteration takes one second
@@ -542,3 +542,102 @@ def test_an_output_beyond_the_stages_of_a_policy_is_refused(spec):
 def test_a_reservation_larger_than_memory_is_refused():
     with pytest.raises(ConfigError, match="reserves 64 tokens for a request, the KV memory has 48"):
         run({"policy": "orca", "max_model_len": 64}, requests([0.0], 4, 4), core.serving(3), SECOND)
+
+
+# --- every run ends, or says why --------------------------------------------------------------------------------------
+
+NO_TIME = TimeModel(0.0, 0.0, np.zeros(1), *[0.0] * 8)
+NEVER_OPEN = {"policy": "nested_wait", "boundaries": [9, 13, 24], "thresholds": [5, 2, 1], "max_wait": 0.5}
+TIGHT = core.Semantics(41, 4, 2, True, False)
+
+
+def test_a_gate_that_evicts_and_admits_for_ever_is_told():
+    """Iterations that take no time: neither an arrival nor the end of anyone's patience ever comes.
+
+    The oldest requests are held at a boundary of which the threshold is never met, while the newest is evicted, comes
+    back, and is evicted again.
+    """
+    told = 0
+    for seed in range(40):
+        g = np.random.default_rng(seed)
+        arrival = np.cumsum(g.exponential(1 / g.choice([1, 5, 20, 100]), 30))
+        some = requests(arrival, g.integers(1, g.choice([30, 60, 130]), 30), g.integers(1, 25, 30))
+        try:
+            run(NEVER_OPEN, some, TIGHT, NO_TIME)
+        except EngineError as error:
+            told += 1
+            assert str(error).startswith("nested_wait: no end in sight at t = ")
+            assert "does not come to its end" in str(error) and "\n" not in str(error)
+        assert run(NEVER_OPEN, some, TIGHT, SECOND).completion.max() < np.inf  # patience ends where time passes
+    assert told > 0
+
+
+def test_a_policy_that_asks_to_be_woken_for_ever_is_told(tmp_path):
+    body = "    return 0, view.now + 1e-3\n"
+    spec = {"policy": str(policy_file(tmp_path, "sleeper", body))}
+    with pytest.raises(EngineError, match="sleeper: no end in sight"):
+        run(spec, requests([0.0], 8, 4), core.serving(10), SECOND)
+
+
+SMALL = [("vllm_v0", {}), ("vllm_v1", {}), ("sarathi", {}), ("wait_chunked", {"in_service": 4, "segments": 1})]
+SMALL += [("nested_wait", {"segments": 1, "thresholds": [1]}), ("wait", {"thresholds": [1]})]
+
+
+@pytest.mark.parametrize(("name", "settings"), SMALL, ids=[name for name, _ in SMALL])
+@pytest.mark.parametrize("kind", ["recompute", "restart", "decode", "paper"])
+def test_what_passes_the_check_at_the_start_is_served(name, settings, kind):
+    """Memory for hardly one request. Every length is refused, or takes the sum of its iterations and no eviction."""
+    served, refused = 0, 0
+    for blocks, size in ((1, 32), (7, 4), (2, 63), (7, 3), (7, 8), (3, 1)):
+        semantics = {
+            "recompute": core.serving(blocks, size, 0.0),
+            "restart": core.serving(blocks, size, 0.0)._replace(recompute=False),
+            "decode": core.decode(blocks, size, 0.0),
+            "paper": core.paper(blocks * size),
+        }[kind]
+        longest = blocks * size if kind == "paper" else (blocks - 1) * size + 2
+        for prompt in (1, 2, max(1, longest // 2), longest - 1):
+            for output in {1, 2, longest - prompt - 1, longest - prompt, longest - prompt + 1, blocks * size - prompt}:
+                if prompt < 1 or output < 1:
+                    continue
+                some = requests([1.0], prompt, output)
+                try:
+                    result = run({"policy": name, **settings}, some, semantics, LINEAR, log=True)
+                except ConfigError as error:
+                    refused += 1
+                    assert prompt + output > longest and output > 1 or prompt + output > blocks * size
+                    assert "nearest valid value: " in str(error)
+                    continue
+                served += 1
+                assert prompt + output <= longest or output == 1
+                assert result.evictions.tolist() == [0]
+                iterations = output + (kind == "paper")
+                assert result.iterations == iterations
+                assert result.completion[0] - 1 == pytest.approx(alone(prompt, iterations, kind), rel=1e-12)
+    assert served > 20 and (refused > 5 or kind == "paper")
+
+
+LINEAR = linear(0.5, 0.01)
+
+
+def alone(prompt: int, iterations: int, kind: str) -> float:
+    """Seconds of a request by itself under LINEAR: the prefill, then one token more in the cache each time."""
+    return sum(0.5 + 0.01 * (prompt + i) for i in range(iterations))
+
+
+def test_the_spare_block_of_a_decode_is_part_of_the_check():
+    """7 blocks of 4 tokens: 26 tokens can be decoded to their end, 27 find no spare block for the last one."""
+    for name in ("vllm_v0", "vllm_v1", "sarathi"):
+        run({"policy": name}, requests([0.0], 1, 25), core.serving(7, 4, 0.0), SECOND)
+        with pytest.raises(ConfigError) as error:
+            run({"policy": name}, requests([0.0], 1, 26), core.serving(7, 4, 0.0), SECOND)
+        text = one_line(error)
+        assert "holds 26 tokens of one request and the spare block that every decode asks for" in text
+        assert text.endswith("(nearest valid value: 26)")
+    run({"policy": "vllm_v0"}, requests([0.0], 27, 1), core.serving(7, 4, 0.0), SECOND)  # never decodes
+
+
+def test_a_reservation_of_less_than_a_block_is_refused():
+    with pytest.raises(ConfigError) as error:
+        run({"policy": "orca", "max_model_len": 20}, requests([0.0], 4, 4), core.serving(9, 32), SECOND)
+    assert one_line(error).endswith("less than one block of memory (nearest valid value: 32)")

@@ -11,8 +11,10 @@ from functools import cache
 import numpy as np
 import pytest
 from engine_cases import (
+    POLICIES,
     UNLIMITED,
     Case,
+    corner_case,
     in_vidur,
     only_once,
     prepared,
@@ -26,7 +28,7 @@ from fluidwait.engines import core
 from fluidwait.engines.core import EngineError
 from fluidwait.engines.simulator import LOG_COLUMNS, simulate
 from fluidwait.engines.vidur import NATIVE, VERSION, native_policies, simulate_vidur
-from fluidwait.timing import linear
+from fluidwait.timing import TimeModel, linear
 
 pytest.importorskip("vidur", reason="Vidur is not installed (pip install 'fluidwait[vidur]')")
 
@@ -178,6 +180,109 @@ def test_same_log(name, seed):
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).max() <= TOLERANCE
     assert (ours[-1, LOG_COLUMNS.index("evictions")] > 0) == (name != "orca")
+
+
+# --- corners: tiny blocks, few blocks, small caps, requests as long as the memory can serve ---------------------------
+
+CORNERS = range(240)
+
+
+@cache
+def corner(seed: int):
+    """(case, simulator's run, Vidur's run), the runs None where the simulator refuses the requests."""
+    case = corner_case(seed)
+    try:
+        return case, simulated(case), in_vidur(case, native=case.spec["policy"] in native_policies(case.semantics))
+    except ConfigError as error:
+        assert "nearest valid value" in str(error) or "the KV memory has" in str(error)
+        return case, None, None
+
+
+@pytest.mark.parametrize("first", CORNERS[::20])
+def test_same_times_in_corners(first):
+    for seed in range(first, first + 20):
+        case, ours, theirs = corner(seed)
+        if ours is None:
+            native = case.spec["policy"] in native_policies(case.semantics)
+            with pytest.raises(ConfigError):  # Vidur's engine refuses them as well
+                in_vidur(case, native=native)
+            continue
+        assert_same(ours, theirs)
+
+
+def test_corners_are_corners():
+    """They reach what the other configurations do not, and most runs are not refused."""
+    cases = [(case, ours) for case, ours, _ in map(corner, CORNERS) if ours is not None]
+    assert len(cases) > 0.8 * len(CORNERS)
+    assert {case.spec["policy"] for case, _ in cases} == set(POLICIES)
+    few = [ours for case, ours in cases if case.semantics.blocks <= 4]
+    tiny = [ours for case, ours in cases if case.semantics.block_size <= 3]
+    whole = [1 for case, _ in cases if _longest(case) >= (case.semantics.blocks - 1) * case.semantics.block_size]
+    assert len(few) > 20 and len(tiny) > 60 and len(whole) > 20
+    assert sum(ours.evictions.sum() > 0 for ours in tiny) > 20
+    assert sum(ours.peak_blocks == case.semantics.blocks for case, ours in cases) > 40
+
+
+def _longest(case: Case) -> int:
+    return int((case.requests.prompt + case.requests.output).max())
+
+
+@pytest.mark.parametrize(
+    ("blocks", "size", "spec", "decode"),
+    [
+        (7, 3, {"policy": "vllm_v0", "token_cap": 22}, False),
+        (7, 8, {"policy": "vllm_v0", "token_cap": 53}, False),
+        (2, 32, {"policy": "vllm_v0"}, True),
+        (2, 8, {"policy": "vllm_v1", "token_budget": 1}, False),
+        (1, 32, {"policy": "vllm_v0"}, True),
+        (1, 32, {"policy": "vllm_v1", "token_budget": 1}, False),
+    ],
+)
+def test_memory_for_hardly_more_than_one_request(blocks, size, spec, decode):
+    """Where the two once differed: a request alone in a full memory evicted itself.
+
+    Vidur takes it back at once and has its last tokens out of prefills; our policies of these names left the server
+    idle. Both engines now refuse such a request, and agree on every one that can be decoded to its end.
+    """
+    semantics = core.serving(blocks, size, 0.0)._replace(remote_prefill=decode)
+    longest = (blocks - 1) * size + 2
+    native = spec["policy"] in native_policies(semantics)
+    evictions = 0
+    for seed in range(8):
+        g = np.random.default_rng(seed)
+        length = g.integers(2, longest + 1, 12)
+        length[g.random(12) < 0.3] = longest
+        output = np.array([int(g.integers(1, total)) for total in length])
+        case = Case(spec, requests(np.cumsum(g.exponential(0.1, 12)), length - output, output), semantics)
+        ours = simulated(case)
+        assert_same(ours, in_vidur(case, native=native))
+        evictions += ours.evictions.sum()
+        for engine in (simulated, lambda case: in_vidur(case, native=native)):
+            with pytest.raises(ConfigError, match="nearest valid value"):
+                engine(case._replace(requests=requests([0.0, 1.0], 1, [1, longest])))
+    assert evictions > 0 or blocks == 1
+
+
+def test_vidur_alone_serves_what_we_refuse(monkeypatch):
+    """The fault of the test above, so that we notice when Vidur changes: it evicts the only request, and again."""
+    from fluidwait.engines import vidur
+
+    monkeypatch.setattr(vidur, "check_requests", lambda *_: None)
+    case = Case({"policy": "vllm_v0"}, requests([0.0], 11, 10), core.serving(7, 3, 0.0))
+    theirs = in_vidur(case, native=True)
+    assert theirs.evictions.tolist() == [1] and theirs.iterations == 10
+
+
+def test_a_run_without_end_is_told_in_vidur_too(monkeypatch):
+    monkeypatch.setattr(core, "most_fruitless", lambda state: 50)
+    policy = Case(
+        {"policy": "nested_wait", "boundaries": [9, 13, 24], "thresholds": [5, 2, 1], "max_wait": 0.5},
+        requests(np.arange(30) / 100, 40, np.arange(30) % 24 + 1),
+        core.Semantics(41, 4, 2, True, False),
+        TimeModel(0.0, 0.0, np.zeros(1), *[0.0] * 8),
+    )
+    with pytest.raises(EngineError, match="vidur: nested_wait: no end in sight"):
+        in_vidur(policy)
 
 
 # --- Vidur's own faults, so that we notice when a later version repairs them ------------------------------------------

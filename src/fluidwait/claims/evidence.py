@@ -8,8 +8,9 @@ from pathlib import Path
 import polars as pl
 
 from fluidwait.claims.claim import Check, Claim
+from fluidwait.columns import load_table
 from fluidwait.config import ConfigError, FluidwaitError
-from fluidwait.paths import project_root
+from fluidwait.paths import is_file, project_root
 from fluidwait.provenance import ENVIRONMENT, file_sha256, read_sidecar, verify_artifact
 
 RECORDINGS = "data/gpu"
@@ -78,14 +79,11 @@ class Evidence:
         if path not in self._frames:
             self._check(path)
             self.sha256[path] = file_sha256(self.root / path)
-            try:
-                self._frames[path] = pl.read_csv(self.root / path, comment_prefix="#", infer_schema_length=None)
-            except pl.exceptions.PolarsError as error:
-                raise ConfigError(f"{path}: not a table ({str(error).splitlines()[0]})") from None
+            self._frames[path] = load_table(self.root / path, comment_prefix="#", infer_schema_length=None)
         return self._frames[path]
 
     def _check(self, path: str) -> None:
-        if not (self.root / path).is_file():
+        if not is_file(self.root / path):
             raise ConfigError(f"{path}: not made yet{self._how(path)}")
         if not path.startswith("results/"):
             return  # a file of the project itself

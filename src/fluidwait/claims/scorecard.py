@@ -12,7 +12,7 @@ import polars as pl
 from fluidwait.claims import words
 from fluidwait.claims.claim import claims_path
 from fluidwait.claims.judge import VERDICTS, Judgement, Outcome
-from fluidwait.config import ConfigError
+from fluidwait.config import ConfigError, read_json
 from fluidwait.experiments.experiment import split_scale
 from fluidwait.paths import project_root
 from fluidwait.provenance import imported_modules, write_artifact
@@ -192,9 +192,7 @@ def differences(ours: list[dict[str, Any]], other: Path, *, common: bool = False
 
 def _verdicts(path: Path) -> dict[str, str]:
     try:
-        return {claim["id"]: claim["verdict"] for claim in _list(json.loads(path.read_text(encoding="utf-8")))}
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+        return {claim["id"]: claim["verdict"] for claim in _list(read_json(path))}
     except (ValueError, TypeError, KeyError):
         raise ConfigError(f"{path}: not a claims.json of fluidwait") from None
 

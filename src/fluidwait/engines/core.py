@@ -144,6 +144,17 @@ def decide(knobs, memory, state, semantics, now, draining, free, head, tail, res
 
 
 @jit
+def most_fruitless(state):
+    """Decisions that evict or idle, without an arrival or a completion in between, after which a run is given up.
+
+    A policy that serves its oldest resident completes it within as many iterations as it has tokens, counted twice
+    because of a recompute. A gate may hold the oldest one while the newest is evicted and comes back, over and over:
+    for as long as its patience lasts, which is for ever where iterations take no time.
+    """
+    return 100_000 + 2 * (np.sum(state.prompt) + np.sum(state.output))
+
+
+@jit
 def decodes_fall_short(view, out):
     """True when some planned decode finds no free block, in admission order.
 

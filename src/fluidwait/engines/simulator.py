@@ -20,7 +20,7 @@ from fluidwait.engines.core import EngineError, Semantics, State, admission_bloc
 from fluidwait.policies.contract import jit
 from fluidwait.timing import TimeModel, iteration_time
 
-DONE, STRANDED, OVERCOMMITTED, BAD_PLAN, BROKEN_INVARIANT = range(5)
+DONE, STRANDED, OVERCOMMITTED, BAD_PLAN, BROKEN_INVARIANT, FRUITLESS = range(6)
 LOG_COLUMNS = ("start", "duration", "tokens", "batch_size", "kv_tokens", "evictions")
 """Of an iteration; kv_tokens of all residents at its end, before the finished ones leave; evictions since time 0."""
 
@@ -77,7 +77,7 @@ def _once(requests, policy, knobs, time_model, semantics, rows, check) -> Run:
         knobs, memory, state, time_model, semantics, rows, check
     )
     if status != DONE:
-        raise EngineError(_explain(status, where, at, policy.name, state))
+        raise EngineError(explain(status, where, at, policy.name, state))
     return Run(state.first_token, state.completion, state.evictions, iterations, busy, peak, None)
 
 
@@ -87,10 +87,21 @@ def memory_size(module, knobs) -> int:
 
 
 def reservation(module, knobs, semantics: Semantics) -> Semantics:
-    """``semantics`` with the blocks that this policy reserves for a whole sequence at admission, if it does."""
+    """``semantics`` with the blocks that this policy reserves for a whole sequence at admission, if it does.
+
+    Raises:
+        ConfigError: it reserves less than a block.
+    """
     if not hasattr(module, "reserved_tokens"):
         return semantics
-    return semantics._replace(reserved_blocks=module.reserved_tokens(knobs) // semantics.block_size)
+    tokens = module.reserved_tokens(knobs)
+    if tokens < semantics.block_size:
+        name = module.__name__.rpartition(".")[2]
+        raise ConfigError(
+            f"{name}: reserves {tokens} tokens for a request, less than one block of memory "
+            f"(nearest valid value: {semantics.block_size})"
+        )
+    return semantics._replace(reserved_blocks=tokens // semantics.block_size)
 
 
 def check_requests(requests, policy, knobs, semantics: Semantics) -> None:
@@ -99,23 +110,15 @@ def check_requests(requests, policy, knobs, semantics: Semantics) -> None:
     Raises:
         ConfigError: names the first such request and the longest that fits.
     """
-    usable = (semantics.blocks - semantics.watermark) * semantics.block_size
-    reason = f"the KV memory holds {usable} tokens of one request"
-    if semantics.reserved_blocks > 0:
-        usable = semantics.reserved_blocks * semantics.block_size
-        reason = f"'{policy.name}' reserves {usable} tokens for a request"
-        if semantics.reserved_blocks > semantics.blocks:
-            raise ConfigError(f"{policy.name}: {reason}, the KV memory has {semantics.blocks * semantics.block_size}")
-    if hasattr(policy.module, "longest_prompt"):
-        longest = policy.module.longest_prompt(knobs)
-        if longest < usable:
-            usable, reason = longest, f"'{policy.name}' prefills at most {longest} tokens at once"
     length = requests.prompt + requests.output
-    if len(length) and length.max() > usable:
-        r = int(np.argmax(length > usable))
+    limits = _limits(requests, policy, knobs, semantics)
+    most = np.min([np.broadcast_to(limit, length.shape) for limit, _ in limits], axis=0)
+    if np.any(length > most):
+        r = int(np.argmax(length > most))
+        reason = next(reason for limit, reason in limits if np.broadcast_to(limit, length.shape)[r] == most[r])
         raise ConfigError(
             f"request {r}: prompt {requests.prompt[r]} + output {requests.output[r]} = {length[r]} tokens, "
-            f"but {reason} (nearest valid value: {usable})"
+            f"but {reason} (nearest valid value: {most[r]})"
         )
     if hasattr(policy.module, "longest_output") and len(length):
         longest = policy.module.longest_output(knobs, requests.kind)
@@ -125,6 +128,31 @@ def check_requests(requests, policy, knobs, semantics: Semantics) -> None:
                 f"request {r}: output {requests.output[r]} tokens, but '{policy.name}' is set up for outputs of at "
                 f"most {longest[r]} tokens of its type (nearest valid value: {longest[r]})"
             )
+
+
+def _limits(requests, policy, knobs, semantics: Semantics) -> list[tuple[Any, str]]:
+    """What bounds prompt + output, each as (tokens or int64[N] of them by request, the reason in words).
+
+    Raises:
+        ConfigError: the policy reserves more for a request than the memory holds.
+    """
+    blocks, size, limits = semantics.blocks, semantics.block_size, []
+    if hasattr(policy.module, "longest_prompt"):
+        longest = policy.module.longest_prompt(knobs)
+        limits.append((longest, f"'{policy.name}' prefills at most {longest} tokens at once"))
+    if semantics.reserved_blocks > 0:
+        reserved = semantics.reserved_blocks * size
+        reason = f"'{policy.name}' reserves {reserved} tokens for a request"
+        if semantics.reserved_blocks > blocks:
+            raise ConfigError(f"{policy.name}: {reason}, the KV memory has {blocks * size}")
+        return [*limits, (reserved, reason)]
+    usable = (blocks - semantics.watermark) * size
+    limits.append((usable, f"the KV memory holds {usable} tokens of one request"))
+    # The last decode starts with the KV of all tokens but those that it and the prefill yield, and a spare block.
+    decoding = (blocks - 1) * size + (2 if semantics.prefill_emits else 1)
+    decodes = requests.output > (1 if semantics.prefill_emits else 0)
+    reason = f"the KV memory holds {decoding} tokens of one request and the spare block that every decode asks for"
+    return [*limits, (np.where(decodes, decoding, usable), reason)]
 
 
 @cache
@@ -138,10 +166,14 @@ def _run(knobs, memory, state, time_model, semantics, rows, check):
     zero = np.int64(0)  # a literal 0 has a type of its own: what is called with it would be compiled twice
     free, head, tail, residents, finished, iterations = semantics.blocks, zero, zero, zero, zero, zero
     now, busy, kv_tokens, peak, evictions = 0.0, 0.0, zero, zero, zero
+    fruitless, most_fruitless = zero, core.most_fruitless(state)
     while finished < n:
         while tail < n and state.arrival[tail] <= now:
             state.waiting[tail] = tail
             tail += 1
+            fruitless = zero
+        if fruitless > most_fruitless:
+            return FRUITLESS, first(state, head, tail, residents), now, iterations, busy, peak
         before = residents
         admitted, wake, free, head, residents = decide(
             knobs, memory, state, semantics, now, tail == n, free, head, tail, residents
@@ -151,6 +183,7 @@ def _run(knobs, memory, state, time_model, semantics, rows, check):
             kv_tokens = 0
             for k in range(residents):
                 kv_tokens += state.cached[state.resident[k]]
+            fruitless += 1
         duration, tokens, batch, free, head, residents, kv_tokens, status = _start(
             state, time_model, semantics, admitted, free, head, residents, kv_tokens
         )
@@ -159,7 +192,8 @@ def _run(knobs, memory, state, time_model, semantics, rows, check):
         if batch == 0:
             following = min(wake, state.arrival[tail] if tail < n else np.inf)
             if not following > now or following == np.inf:
-                return STRANDED, _first(state, head, tail, residents), now, iterations, busy, peak
+                return STRANDED, first(state, head, tail, residents), now, iterations, busy, peak
+            fruitless += 1
             now = following
             continue
         peak = max(peak, semantics.blocks - free)
@@ -172,6 +206,8 @@ def _run(knobs, memory, state, time_model, semantics, rows, check):
         free, residents, left, left_tokens = _finish(state, semantics, now, duration, free, residents)
         finished += left
         kv_tokens -= left_tokens
+        if left > 0:
+            fruitless = zero
         if check and not _holds(state, semantics, free, head, tail, residents, finished, kv_tokens, now):
             return BROKEN_INVARIANT, -1, now, iterations, busy, peak
     return DONE, -1, now, iterations, busy, peak
@@ -317,18 +353,26 @@ def _holds(state, semantics, free, head, tail, residents, finished, kv_tokens, n
 
 
 @jit
-def _first(state, head, tail, residents):
+def first(state, head, tail, residents):
+    """The oldest request in service, else the first that waits; -1 without any."""
     if residents > 0:
         return np.int64(state.resident[0])
     return np.int64(state.waiting[head]) if head < tail else -1
 
 
-def _explain(status: int, where: int, at: float, policy: str, state: State) -> str:
+def explain(status: int, where: int, at: float, policy: str, state: State) -> str:
+    """One line that says why a run ended at time ``at`` (s) with this status; ``where`` is the request concerned."""
     when = f"at t = {at:.6g} s"
     if status == STRANDED:
         return (
             f"{policy}: requests stranded {when}: no arrival and no wake-up is left, request {where} "
             f"(prompt {state.prompt[where]}, {state.generated[where]} tokens generated) would wait for ever"
+        )
+    if status == FRUITLESS:
+        return (
+            f"{policy}: no end in sight {when}: {core.most_fruitless(state)} decisions that evicted or idled since the "
+            f"last arrival and completion, request {where} (prompt {state.prompt[where]}, {state.generated[where]} "
+            "tokens generated) does not come to its end"
         )
     if status == OVERCOMMITTED:
         return f"{policy}: the plan {when} admits more than the free KV blocks hold"

@@ -25,7 +25,7 @@ import numpy as np
 from fluidwait.config import ConfigError
 from fluidwait.engines import core, simulator
 from fluidwait.engines.core import EngineError, Semantics, admission_blocks, new_state
-from fluidwait.engines.simulator import LOG_COLUMNS, Run, check_requests, memory_size, reservation
+from fluidwait.engines.simulator import FRUITLESS, LOG_COLUMNS, Run, check_requests, memory_size, reservation
 from fluidwait.timing import TimeModel, iteration_time
 
 VERSION = "0.0.26"
@@ -241,6 +241,7 @@ def _vidur():
             self._decide = decide_for(self._job.policy.module)
             self._head = self._tail = self._residents = 0
             self._wakes: set[float] = set()
+            self._fruitless, self._most_fruitless = 0, core.most_fruitless(self._state)
 
         @property
         def num_pending_requests(self) -> int:
@@ -252,6 +253,7 @@ def _vidur():
         def add_request(self, request) -> None:
             self._state.waiting[self._tail] = request.index
             self._tail += 1
+            self._fruitless = 0
 
         def on_batch_end(self, batch) -> None:
             super().on_batch_end(batch)
@@ -264,6 +266,7 @@ def _vidur():
                 if request.completed:
                     self.free(request.id)
                     state.held[r] = 0
+                    self._fruitless = 0
             for k in range(self._residents):
                 r = state.resident[k]
                 if not self._job.replayed[r].completed:
@@ -291,6 +294,10 @@ def _vidur():
                 self._job.replayed[r].restart()
                 self.free(self._job.replayed[r].id)
             served = self._reserve(semantics) + self._admit(admitted, semantics)
+            self._fruitless += not served or self._residents - admitted < before
+            if self._fruitless > self._most_fruitless:
+                where = simulator.first(state, self._head, self._tail, self._residents)
+                raise EngineError("vidur: " + simulator.explain(FRUITLESS, where, time, self._job.policy.name, state))
             if served:
                 requests = [self._job.replayed[r] for r, _ in served]
                 tokens = [int(q) for _, q in served]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fluidwait.columns import load_table
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.metrics import mean_interval
 from fluidwait.experiments.setting import Setting, resolve
@@ -83,7 +84,7 @@ def stability(
 def _searched(experiment: Experiment, table: Path | None) -> dict[str, Any]:
     if table is None:
         return {}
-    stars = pl.read_csv(table, schema={"replication": pl.Int64, "lambda_star": pl.Float64})["lambda_star"]
+    stars = load_table(table, schema={"replication": pl.Int64, "lambda_star": pl.Float64})["lambda_star"]
     if stars.is_empty():
         return {}
     row = {"replications": len(stars), "resolution": experiment.boundary.resolution}
@@ -95,7 +96,7 @@ def _searched(experiment: Experiment, table: Path | None) -> dict[str, Any]:
 
 
 def _on_the_grid(metrics: Path) -> float | None:
-    runs = pl.read_csv(metrics, schema_overrides={"stable": pl.Boolean})
+    runs = load_table(metrics, schema_overrides={"stable": pl.Boolean})
     if runs["stable"].has_nulls():
         return None  # the arrival rate changes, so there is no λ*
     runs = runs.filter(pl.col("requests") == pl.col("requests").max())  # the longest tell most
@@ -171,7 +172,7 @@ def bound_identity(setting: Setting) -> dict[str, Any]:
 
 def _shares(setting: Setting, table: Path) -> pl.DataFrame:
     bound = fluid_bound(setting)
-    rows = pl.read_csv(table, schema=SCHEMA).with_columns(
+    rows = load_table(table, schema=SCHEMA).with_columns(
         workload=pl.lit(setting.workload.name),
         experiment=pl.lit(setting.experiment.id),
         low=pl.col("lambda_star_low"),

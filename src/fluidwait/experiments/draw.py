@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import polars as pl
 from matplotlib.figure import Figure
 
 from fluidwait import figures
+from fluidwait.columns import load_table
 from fluidwait.experiments.experiment import Experiment, load_experiment, replayed_rows, workload_of
 from fluidwait.figures import boundaries
 from fluidwait.provenance import imported_modules, save_figure, write_artifact
@@ -65,7 +65,7 @@ def boundary_sizes(experiment: Experiment, scale: str) -> dict[str, int]:
 
 def draw_boundaries(table: Path, scale: str, outs: list[Path]) -> None:
     """Write the figure of a boundaries.csv to every path of ``outs``, as :func:`draw`."""
-    names = pl.read_csv(table, columns=["experiment"])["experiment"].unique(maintain_order=True)
+    names = load_table(table, columns=["experiment"])["experiment"].unique(maintain_order=True)
     sizes = {name: boundary_sizes(load_experiment(name), scale) for name in names}
     recorded = {
         "config": {"figure": "boundaries", "scale": scale, "sizes": sizes},

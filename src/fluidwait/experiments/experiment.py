@@ -27,12 +27,23 @@ def split_scale(name: str) -> tuple[str, int]:
     return (base, int(number)) if separator and number.isdecimal() else (name, 0)
 
 
+MOST_RATES = 10_000
+"""Of a range."""
+
+
 class RateRange(Strict):
     """Equally spaced rates, requests/s, both ends included."""
 
     start: float = Field(gt=0)
     stop: float = Field(gt=0)
     step: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _not_endless(self):
+        if not (self.stop - self.start) / self.step < MOST_RATES:
+            least = (self.stop - self.start) / MOST_RATES
+            raise ValueError(f"more than {MOST_RATES} rates (nearest valid step: {least:.4g})")
+        return self
 
     def values(self) -> list[float]:
         count = int(np.floor((self.stop - self.start) / self.step + 1e-9)) + 1

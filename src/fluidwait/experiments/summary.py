@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
+from fluidwait.columns import load_table
 from fluidwait.experiments.experiment import Experiment, workload_of
 from fluidwait.experiments.metrics import metrics_table, summarise
 from fluidwait.experiments.stability import MARGIN, drift
@@ -43,7 +44,7 @@ def summary(experiment: Experiment, tables: dict[str, Path], out: Path) -> None:
     def write(path: Path, _: str) -> None:
         parts, point = [], ["rate", "requests"]
         for key, table in tables.items():
-            runs = pl.read_csv(table, schema_overrides={"stable": pl.Boolean})
+            runs = load_table(table, schema_overrides={"stable": pl.Boolean})
             shares = runs.group_by(point).agg(
                 pl.col("stable").mean().alias("stable_share"), pl.col("settings").first().alias("settings")
             )

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fluidwait.columns import load_table
 from fluidwait.config import ConfigError
 from fluidwait.engines.simulator import Run, simulate
 from fluidwait.experiments.experiment import Experiment, replayed_rows
@@ -142,7 +143,7 @@ def winners(tuning: Path | None) -> dict[float, dict[str, Any]]:
     """The chosen combination of every rate; empty without a tuning table."""
     if tuning is None:
         return {}
-    table = pl.read_csv(tuning).filter(pl.col("winner"))
+    table = load_table(tuning).filter(pl.col("winner"))
     return {rate: json.loads(settings) for rate, settings in zip(table["rate"], table["settings"], strict=True)}
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
-from fluidwait.columns import column_names
+from fluidwait import config
+from fluidwait.columns import column_names, load_table, needs
 from fluidwait.config import ConfigError, nearest
 from fluidwait.experiments.metrics import WINDOW
+from fluidwait.paths import resolved
 
 
 class Shown(NamedTuple):
@@ -43,7 +44,7 @@ def shown(experiment: Mapping[str, Any], results_dir: str | Path) -> Shown:
     baseline = experiment.get("baseline") or guess
     if baseline not in labels:
         raise ConfigError(f"experiment: baseline: '{baseline}' is not a policy{nearest(baseline, list(labels))}")
-    scale = experiment.get("scale") or Path(results_dir).resolve().parent.name
+    scale = experiment.get("scale") or resolved(results_dir).parent.name
     window = float(experiment.get("window") or WINDOW)
     names = str(experiment["id"]), str(experiment["title"])
     constant, replayed = bool(experiment.get("constant_rate", True)), experiment.get("replayed")
@@ -63,10 +64,7 @@ def read_table(
     for name in (*wanted, *text):
         if name not in header:
             raise ConfigError(f"{path}: no column '{name}'{nearest(name, header)}")
-    try:
-        table = pl.read_csv(path, infer_schema=False, comment_prefix="#").select(*wanted, *text)
-    except pl.exceptions.PolarsError as error:
-        raise ConfigError(f"{path}: cannot be read as CSV text ({str(error).splitlines()[0]})") from None
+    table = needs(load_table(path, infer_schema=False, comment_prefix="#"), path, *wanted, *text).select(*wanted, *text)
     if table.is_empty():
         raise ConfigError(f"{path}: no rows below the header")
     values = {name: _numbers(table[name], path, empty=name in optional) for name in wanted}
@@ -101,12 +99,9 @@ def read_json(path: str | Path, *keys: str) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing or not JSON, or a key is missing or null.
     """
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not valid JSON ({error})") from None
+    data = config.read_json(path)
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: not a JSON object")
     for key in keys:
         inside: Any = data
         for part in key.split("."):

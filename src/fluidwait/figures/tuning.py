@@ -17,6 +17,7 @@ from matplotlib.ticker import FixedLocator
 from fluidwait.config import ConfigError
 from fluidwait.figures import style
 from fluidwait.figures.tables import read_table, shown
+from fluidwait.paths import is_file
 
 INPUTS = ("tuning/{policy}.csv",)
 """Files read, below the folder of the experiment; those of the policies shown that exist."""
@@ -60,7 +61,7 @@ def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str,
 
 def _grids(folder: Path, labels: Mapping[str, str]) -> dict[str, pl.DataFrame]:
     paths = {key: folder / "tuning" / f"{key}.csv" for key in labels}
-    grids = {key: _grid(path) for key, path in paths.items() if path.is_file()}
+    grids = {key: _grid(path) for key, path in paths.items() if is_file(path)}
     if not grids:
         raise ConfigError(f"{folder / 'tuning'}: no tuning of any policy shown ({', '.join(labels)})")
     return grids

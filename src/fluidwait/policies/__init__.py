@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from fluidwait.config import ConfigError, load_yaml, nearest, parse
-from fluidwait.paths import project_root
+from fluidwait.paths import is_file, project_root
 from fluidwait.policies.contract import Context, PolicySettings
 
 _NOT_POLICIES = {"contract"}
@@ -76,7 +76,7 @@ def _module(name: str, source: str) -> ModuleType:
             raise ConfigError(f"{source}: policy: '{name}' is not a policy{nearest(name, names())}")
         return importlib.import_module(f"{__name__}.{name}")
     path = (project_root() / name).resolve()
-    if not path.is_file():
+    if not is_file(path):
         raise ConfigError(f"{source}: policy: no such file {path}")
     qualified = f"fluidwait_policy_{path.stem}"
     loaded = sys.modules.get(qualified)

@@ -31,6 +31,7 @@ import numpy as np
 from numba import njit
 
 from fluidwait.config import Strict
+from fluidwait.timing import kept_on_disk
 
 
 def jit(function):
@@ -43,7 +44,7 @@ def jit(function):
 
 def jit_cached(function):
     """:func:`jit`, with the machine code kept on disk."""
-    return njit(function, _nrt=False, error_model="numpy", cache=True)
+    return kept_on_disk(function, _nrt=False, error_model="numpy")
 
 
 class View(NamedTuple):

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from fluidwait.config import Strict
 from fluidwait.fluid import kv_work
-from fluidwait.workload import LengthLaw, Requests, Workload, generate, length_law
+from fluidwait.workload import MOST_REQUESTS, LengthLaw, Requests, Workload, generate, length_law
 
 
 class InstanceType(Strict):
@@ -61,7 +61,7 @@ class Offered(NamedTuple):
     def requests_until(self, horizon: float, seed: int, replication: int) -> Requests:
         """Every request that arrives within ``horizon`` s, and a few later ones, so that the run goes on past it."""
         expected = self.rate * horizon
-        n = int(expected + 8.0 * np.sqrt(expected) + 50)
+        n = int(min(expected + 8.0 * np.sqrt(expected) + 50, 2.0 * MOST_REQUESTS))  # more than `generate` draws
         while True:
             drawn = generate(self.workload, n=n, rate=self.rate, seed=seed, replication=replication)
             if drawn.arrival[-1] > horizon:

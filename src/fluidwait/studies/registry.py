@@ -27,7 +27,7 @@ def load_study(path_or_name: str | Path, wanted: type[Study] | None = None) -> A
     data = load_yaml(path)
     if "id" not in data:
         raise ConfigError(f"{path}: id: required key is missing (valid: {', '.join(MODELS)})")
-    if data["id"] not in MODELS:
+    if not isinstance(data["id"], str) or data["id"] not in MODELS:
         raise ConfigError(f"{path}: id: '{data['id']}' is not a study{nearest(str(data['id']), list(MODELS))}")
     if wanted is not None and MODELS[data["id"]] is not wanted:
         (name,) = (name for name, model in MODELS.items() if model is wanted)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import polars as pl
 
-from fluidwait.columns import column_names
+from fluidwait.columns import column_names, load_table
 from fluidwait.config import ConfigError, nearest
 from fluidwait.studies.cases import run_cases
 from fluidwait.studies.e11 import E11
@@ -135,4 +135,4 @@ def _read(tables: list[Path]) -> pl.DataFrame:
         for name in ("case", "replication", "zeta_t", "iterations", *QUANTITIES):
             if name not in names:
                 raise ConfigError(f"{table}: no column '{name}'{nearest(name, names)}")
-    return pl.concat([pl.read_csv(table, schema_overrides={"thresholds": pl.String}) for table in tables])
+    return pl.concat([load_table(table, schema_overrides={"thresholds": pl.String}) for table in tables])

@@ -26,11 +26,12 @@ from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
+from fluidwait.columns import load_table
 from fluidwait.config import ConfigError, Strict, nearest
 from fluidwait.experiments.real.pace import Pace
 from fluidwait.experiments.real.target import Target
 from fluidwait.hardware import Hardware, load_hardware
-from fluidwait.paths import project_root
+from fluidwait.paths import project_root, resolved
 from fluidwait.provenance import atomic_path, file_sha256, write_text
 from fluidwait.records import Run, iter_runs
 
@@ -93,7 +94,7 @@ class Bundle(NamedTuple):
         return defaultdict(lambda: Pace([]), found)
 
     def generations(self) -> pl.DataFrame:
-        return pl.read_csv(self.path("generations.csv"))
+        return load_table(self.path("generations.csv"))
 
 
 def read_bundle(folder: str | Path) -> Bundle:
@@ -124,7 +125,7 @@ def home(device: str, machine: str) -> Path:
 def keep(bundle: Bundle) -> Path:
     """Copy a bundle, without what is needed to go on with it, to the project's data; returns the folder."""
     folder = home(bundle.target.device, bundle.about.machine)
-    if folder.resolve() == bundle.folder.resolve():
+    if resolved(folder) == resolved(bundle.folder):
         return folder
     for name in (*bundle.about.files, DESCRIPTION):  # the description last: it makes the folder a bundle
         with atomic_path(folder / name) as temporary:

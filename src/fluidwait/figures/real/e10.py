@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fluidwait.columns import load_table
 from fluidwait.experiments.real.bundle import Bundle
 from fluidwait.figures import style
 from fluidwait.figures.real.words import looks, origin, stamp
@@ -80,9 +81,9 @@ def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
         return f"E10. {origin(bundle, fresh)} The recording was cut short before its first run."
     titles = "; ".join(
         f"({'abcdef'[i]}) {v.title}, N = {v.requests}, {v.replications} replication{'s' * (v.replications > 1)}"
-        for i, v in enumerate(target.variants[name] for name in _variants(bundle, pl.read_csv(folder / "summary.csv")))
+        for i, v in enumerate(target.variants[name] for name in _variants(bundle, load_table(folder / "summary.csv")))
     )
-    overall = pl.read_csv(folder / "gain.csv").filter(pl.col("share").is_null())
+    overall = load_table(folder / "gain.csv").filter(pl.col("share").is_null())
     found = "; ".join(
         f"{r['label']}, {NAMES.get(r['variant'], r['variant'])}: {_interval(r, 'reduction')}"
         for r in overall.to_dicts()

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fluidwait.columns import load_table
 from fluidwait.experiments.real.bundle import Bundle
 from fluidwait.figures import style
 from fluidwait.figures.real.words import looks, origin, stamp
@@ -56,7 +57,7 @@ def make(folder: Path, bundle: Bundle, fresh: bool) -> Figure:
 
 def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
     whole = bundle.target.generation
-    scores = {(r["what"], r["model"], r["sample"]): r for r in pl.read_csv(folder / "fit.csv").to_dicts()}
+    scores = {(r["what"], r["model"], r["sample"]): r for r in load_table(folder / "fit.csv").to_dicts()}
     linear, beyond = scores["generation", "linear", "fitted"], scores["generation", "linear", "extrapolated"]
     held = scores["iteration", "profile", "held out"]
     text = (
@@ -70,7 +71,7 @@ def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
         f"{100 * held['mape']:.3g} % on {held['rows']} iterations held out of its fit."
     )
     if bundle.has_runs():
-        table, metered = pl.read_csv(folder / "reality.csv"), bundle.about.pace is not None
+        table, metered = load_table(folder / "reality.csv"), bundle.about.pace is not None
         known = "settings and the calibrated times"
         if metered:
             known = "settings, the calibrated times, and the machine's pace from a meter beside the engine"

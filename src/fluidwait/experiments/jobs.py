@@ -182,7 +182,7 @@ def boundaries_figure_key(names: tuple[str, ...], scale: str) -> str:
 def summary_key(name: str, scale: str) -> str:
     """Key of the summary and of the stability boundaries, whose prediction asks every policy for its limits."""
     entries = experiment(name).model_dump(mode="json", include={"policies"})
-    return _key(boundaries.CODE, [entries, shared_key(name, scale, summary.__name__)])
+    return _key(boundaries.code(_setting(name)), [entries, shared_key(name, scale, summary.__name__)])
 
 
 @cache
@@ -195,7 +195,8 @@ def thresholds_key(names: tuple[str, ...], scale: str) -> str:
 @cache
 def parameters_key(names: tuple[str, ...], scale: str) -> str:
     """Key of the table of all settings."""
-    return _key(parameters.CODE, [parameters.settings_identity(_setting(name), scale) for name in names])
+    settings = [_setting(name) for name in names]
+    return _key(parameters.code(settings), [parameters.settings_identity(setting, scale) for setting in settings])
 
 
 def _key(modules: tuple[str, ...], parts: list) -> str:

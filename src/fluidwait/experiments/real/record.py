@@ -252,7 +252,7 @@ class _Session:
         policy = self.target.policy(plan.policy)
         return SCHEDULER, {
             "fluidwait": {
-                "policy": policy.name,
+                "policy": policy.use,
                 "settings": policy.settings.model_dump(mode="json"),
                 "hardware": str((self.folder / "hardware.yaml").resolve()),
                 "workload": self.target.variants[plan.variant].workload,

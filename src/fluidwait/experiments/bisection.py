@@ -156,8 +156,15 @@ def check(setting: Setting, scale: str) -> None:
     """Whether λ* can be searched, if it is to be.
 
     Raises:
-        ConfigError: the arrivals have no constant rate.
+        ConfigError: the arrivals have no constant rate, or the search has no room.
     """
+    if is_searched(setting.experiment, scale):
+        low, high = setting.experiment.bracket_at(scale)
+        if low >= high:
+            raise ConfigError(
+                f"experiment {setting.experiment.id}: boundary: the search goes from {low:g} to {high:g} requests/s "
+                f"(low and high, else the lowest and highest of the rates): give a low below {high:g} or a higher high"
+            )
     process = setting.workload.arrivals.process
     if is_searched(setting.experiment, scale) and process in ("piecewise", "trace"):
         where = f"experiment {setting.experiment.id}: boundary"

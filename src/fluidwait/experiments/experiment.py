@@ -26,6 +26,10 @@ def split_scale(name: str) -> tuple[str, int]:
     return (base, int(number)) if separator and number.isdecimal() else (name, 0)
 
 
+MOST_RATES = 1000
+"""Of an experiment."""
+
+
 class RateRange(Strict):
     """Equally spaced rates, requests/s, both ends included."""
 
@@ -33,9 +37,25 @@ class RateRange(Strict):
     stop: float = Field(gt=0)
     step: float = Field(gt=0)
 
+    @model_validator(mode="after")
+    def _few(self):
+        if not (self.stop - self.start) / self.step < MOST_RATES:
+            raise ValueError(f"step: {self.step:g} makes more than {MOST_RATES} rates")
+        return self
+
     def values(self) -> list[float]:
         count = int(np.floor((self.stop - self.start) / self.step + 1e-9)) + 1
         return [round(self.start + i * self.step, 9) for i in range(count)]
+
+
+def _rising(rates: list[float] | RateRange) -> list[float] | RateRange:
+    values = rates.values() if isinstance(rates, RateRange) else rates
+    if not values or not 0 < min(values) <= max(values) < np.inf or sorted(set(values)) != list(values):
+        raise ValueError("must be increasing rates above 0 requests/s")
+    return rates
+
+
+Rates = Annotated[list[float] | RateRange, AfterValidator(_rising)]
 
 
 def _increasing(horizons: list[int]) -> list[int]:
@@ -52,7 +72,7 @@ class Scale(Strict):
 
     requests: int = Field(ge=40, description="requests of a run")
     replications: int = Field(ge=1)
-    rates: list[float] | RateRange | None = Field(None, description="instead of the experiment's rates")
+    rates: Rates | None = Field(None, description="instead of the experiment's rates")
     horizons: Horizons | None = Field(None, description="instead of the experiment's horizons")
     tuning_requests: int = Field(ge=40, description="requests of a run in the search of a grid")
     tuning_replications: int = Field(1, ge=1)
@@ -91,7 +111,7 @@ class PolicyEntry(Strict):
     use: str = Field(description="name of a file in config/policies")
     label: str = Field(description="name in figures and tables")
     settings: dict[str, Any] = Field(default_factory=dict, description="settings that differ from that file")
-    grid: dict[str, list[Any]] | None = Field(
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] | None = Field(
         None, description="settings to try in all combinations at every rate, on other seeds than the evaluation's"
     )
 
@@ -117,7 +137,7 @@ class Experiment(Strict):
     )
     time_model: Literal["profile", "linear"] = "profile"
     memory_margin: float | None = Field(None, ge=0, lt=1, description="instead of the hardware's")
-    rates: list[float] | RateRange
+    rates: Rates
     horizons: Horizons | None = Field(
         None, description="numbers of requests, with a run for each, instead of the scale's"
     )
@@ -129,15 +149,14 @@ class Experiment(Strict):
     traces: Traces | None = Field(None, description="runs whose memory is recorded against time")
     scales: dict[str, Scale]
     boundary: BoundarySearch | None = Field(None, description="how λ* is searched; without it, it is not")
-    policies: dict[str, PolicyEntry]
+    policies: dict[str, PolicyEntry] = Field(min_length=1)
 
-    @field_validator("rates")
+    @field_validator("figures")
     @classmethod
-    def _positive(cls, rates):
-        values = rates.values() if isinstance(rates, RateRange) else rates
-        if not values or min(values) <= 0 or sorted(set(values)) != list(values):
-            raise ValueError("must be increasing rates above 0 requests/s")
-        return rates
+    def _each_once(cls, figures):
+        if twice := [kind for kind in figures if figures.count(kind) > 1]:
+            raise ValueError(f"'{twice[0]}' is there twice")
+        return figures
 
     @field_validator("tuning_seed")
     @classmethod

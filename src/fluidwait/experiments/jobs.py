@@ -13,6 +13,7 @@ from pathlib import Path
 from fluidwait import figures as kinds
 from fluidwait.config import ConfigError
 from fluidwait.experiments import audit, bisection, boundaries, draw, fluid_tables, parameters, summary, trace
+from fluidwait.experiments import check as checks
 from fluidwait.experiments.draw import boundary_sizes, described
 from fluidwait.experiments.experiment import Experiment, load_experiment
 from fluidwait.experiments.setting import resolve
@@ -96,15 +97,17 @@ def check(names: list[str], scale: str) -> None:
     """Find every mistake in the configuration before any job starts.
 
     Raises:
-        ConfigError: one line; see :func:`fluidwait.experiments.setting.resolve`. Also when results or figures cannot
-            be written.
+        ConfigError: one line; see :func:`fluidwait.experiments.setting.resolve` and
+            :func:`fluidwait.experiments.check.check`. Also when results or figures cannot be written.
     """
     for name in names:
         setting = _setting(name)
-        setting.experiment.scale(scale)
-        bisection.check(setting, scale)
-        for policy, entry in setting.experiment.policies.items():
-            setting.policy(policy, entry.combinations()[0])
+        if setting.experiment.id != name:
+            raise ConfigError(
+                f"config/experiments/{name}.yaml: id: must be the name of the file, found '{setting.experiment.id}' "
+                f"(nearest valid value: '{name}')"
+            )
+        checks.check(setting, scale)
     for top in ("results", "figures"):
         _check_writable(project_root() / top)
 

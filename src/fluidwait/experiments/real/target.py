@@ -16,6 +16,7 @@ from fluidwait.engines.vllm.loadgen_engine import EngineSettings
 from fluidwait.hardware import GIB, Hardware, ModelShape
 from fluidwait.paths import project_root
 from fluidwait.policies import Policy, load_policy
+from fluidwait.provenance import imported_modules
 from fluidwait.workload import LengthLaw, Workload, length_law, load_workload
 
 STOCK = "stock"
@@ -110,6 +111,15 @@ class Target(Strict):
             return load_policy({"policy": "vllm_v1"} | limits | curve.settings, source)
         base = load_yaml(project_root() / "config" / "policies" / f"{curve.use}.yaml")
         return load_policy(base | curve.settings, source)
+
+    def own_policies(self) -> tuple[str, ...]:
+        """Files of the user's that define policies of the target, from the project's root."""
+        policies = map(self.policy, self.policies)
+        return tuple(sorted({policy.code for policy in policies if policy.file is not None}))
+
+    def code(self) -> tuple[str, ...]:
+        """Modules and files whose code schedules the requests of a recording."""
+        return (*imported_modules("fluidwait.engines.vllm.scheduler", *self.own_policies()), "fluidwait.policies.*")
 
     def header(self) -> dict[str, Any]:
         """The hardware file without times: a memory that holds exactly the engine's KV blocks."""

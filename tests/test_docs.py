@@ -151,7 +151,10 @@ def links(page: Path) -> list[str]:
 def test_links_and_named_files_of_a_page_exist(page):
     for target in filter(None, links(page)):
         assert (page.parent / target).exists(), target
-    for named in re.findall(r"`((?:src|tests|workflow|config/experiments)/[\w/.-]+)`", page.read_text()):
+    text = page.read_text()
+    written = {FILE_NAME.search(text, 0, block.start()) for block in FENCE.finditer(text)} - {None}
+    own = {name["path"] for name in written}
+    for named in set(re.findall(r"`((?:src|tests|workflow|config/experiments)/[\w/.-]+)`", text)) - own:
         assert (CHECKOUT / named).exists(), named
 
 

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from fluidwait.config import ConfigError, Strict, nearest, parse
+from fluidwait.config import ConfigError, Strict, load_yaml, nearest, parse
+from fluidwait.experiments.experiment import split_scale
 from fluidwait.paths import project_root
 
+SCALES = ("quick", "paper")
 SOURCE = "config/config.yaml or --config"
 
 
@@ -44,6 +46,15 @@ class Selection(Strict):
         return list(dict.fromkeys(n for name in self.experiments for n in (name, *variants.get(name, []))))
 
 
+def check_file() -> None:
+    """Whether ``config/config.yaml`` is YAML: Snakemake's own words do not say where it is not.
+
+    Raises:
+        ConfigError: file, line and column.
+    """
+    load_yaml(project_root() / "config" / "config.yaml")
+
+
 def read_selection(config: Mapping[str, Any]) -> Selection:
     """Check the workflow's configuration.
 
@@ -51,6 +62,9 @@ def read_selection(config: Mapping[str, Any]) -> Selection:
         ConfigError: an unknown key, or a name that no file has.
     """
     selection = parse(Selection, dict(config), SOURCE)
+    if not selection.experiments and not selection.studies and split_scale(selection.scale)[0] not in SCALES:
+        hint = nearest(selection.scale, SCALES)  # of nothing that could say itself which scales it has
+        raise ConfigError(f"{SOURCE}: scale: '{selection.scale}' is not defined{hint}")
     folders = {"experiments": selection.made(), "studies": selection.studies, "real": selection.real}
     for key, names in folders.items():
         _check_names(key, names, project_root() / "config" / key)

@@ -10,7 +10,6 @@ from fluidwait import report as document
 from fluidwait.claims import select as claims
 from fluidwait.config import FluidwaitError
 from fluidwait.experiments import jobs
-from fluidwait.selection import read_selection
 from fluidwait.studies import jobs as studies
 
 

@@ -124,6 +124,7 @@ def _compile_error(path: Path, error: Exception, plan: CPUDispatcher, knobs) -> 
         lines = sorted({int(n) for n in re.findall(rf'{re.escape(path.name)}", line (\d+)', text)})
         what = "plan must return (requests admitted, time to be asked again) everywhere; its returns differ, in lines "
         return mistake(path, what + ", ".join(map(str, lines)), line_of(path, "plan"))
+    linecache.checkcache(str(path))
     code = linecache.getline(str(path), line).strip() if line else "plan"
     line = line or line_of(path, "plan")
     return mistake(path, f"Numba cannot compile '{code}': {_reason(text)} ({ALLOWED})", line)
@@ -145,7 +146,7 @@ def _reason(text: str) -> str:
     lines = [line for line in lines if not line.startswith("Failed in nopython")] or ["it gives no reason"]
     if "NRT required" in lines[0]:
         return "it needs new memory"
-    return re.sub(r"\b(View|Plan|\w*Knobs)\((?:[^()]|\([^()]*\))*\)", r"\1", lines[0]).rstrip(" :.")
+    return re.sub(r"\b(View|Plan|\w*Knobs)\((?:[^()]|\([^()]*\))*\)", r"\1", lines[0]).strip(" -:.")
 
 
 # --- the run in Python ---------------------------------------------------------------------------------------------

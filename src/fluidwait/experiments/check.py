@@ -12,10 +12,11 @@ import numpy as np
 from fluidwait.config import ConfigError, FluidwaitError
 from fluidwait.engines import rehearsal
 from fluidwait.engines.simulator import check_requests, reservation
-from fluidwait.experiments import bisection
+from fluidwait.experiments import bisection, reference
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import Setting
 from fluidwait.figures import style
+from fluidwait.paths import project_root
 from fluidwait.workload import MixtureLengths, Requests
 
 KEY = re.compile(r"[A-Za-z0-9_.+-]+")
@@ -64,6 +65,9 @@ def _check_figures(setting: Setting, scale: str) -> None:
         raise ConfigError("figures: 'audit' needs audit_requests of the scale and audit_share above 0")
     if "reference" in figures and setting.hardware.timing.profile is None:
         raise ConfigError(f"figures: 'reference' needs timing.profile, which hardware {setting.hardware.name} lacks")
+    for path in (reference.PUBLISHED, reference.MEDIANS) if "reference" in figures else ():
+        if not (project_root() / path).is_file():
+            raise ConfigError(f"figures: 'reference' needs {path}, which is not there")
     if "mstar" in figures and setting.hardware.timing.linear is None:
         raise ConfigError(f"figures: 'mstar' needs timing.linear, which hardware {setting.hardware.name} lacks")
 
@@ -99,11 +103,24 @@ def _check_policy(setting: Setting, key: str, scale: str, drawn: Requests) -> No
     """Its settings, the lengths that it takes, and, of a file of the user's, a rehearsal."""
     rates = setting.experiment.rates_at(scale)
     combinations = setting.experiment.entry(key).combinations()
+    _check_grid(setting, key, combinations[0])
     policy = setting.policy(key, combinations[0])
     for rate in dict.fromkeys((rates[0], rates[-1])):
         knobs = _feasible(setting, key, combinations, rate)
     if policy.file is not None:
         rehearsal.rehearse(drawn, policy, knobs, setting.time_model, setting.semantics)
+
+
+def _check_grid(setting: Setting, key: str, first: dict[str, Any]) -> None:
+    """A value that no setting may have is a mistake; a combination that the policy refuses is left out by the search."""
+    for name, values in (setting.experiment.entry(key).grid or {}).items():
+        for value in values:
+            try:
+                setting.policy(key, first | {name: value})
+            except ConfigError as error:
+                if f": {name}: " in str(error):
+                    where = f"policies.{key}"
+                    raise ConfigError(str(error).replace(where, f"{where}.grid", 1)) from error.__cause__
 
 
 def _feasible(setting: Setting, key: str, combinations: list[dict[str, Any]], rate: float) -> Any:

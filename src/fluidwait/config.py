@@ -110,7 +110,9 @@ def _siblings(path: Path) -> list[str]:
 
 def _describe(error: ValidationError, model: type[BaseModel], data: dict[str, Any]) -> str:
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a typo explains a missing key
-    if first["type"].endswith("_type"):  # of one member of a union, while another has the right kind and a mistake inside
+    if first["type"].endswith(
+        "_type"
+    ):  # of one member of a union, while another has the right kind and a mistake inside
         inside = [e for e in error.errors() if e["loc"][:-1] != first["loc"][:-1]]
         first = next((e for e in inside if e["loc"][: len(first["loc"]) - 1] == first["loc"][:-1]), first)
     keys = _keys(first["loc"], data, first["type"] == "missing")

@@ -31,7 +31,9 @@ class Selection(Strict):
 
     scale: str = Field(min_length=1, description="quick, paper, or another key under scales of every experiment")
     experiments: Names = Field(description="names in config/experiments")
-    variants: dict[str, Names] = Field(default_factory=dict, description="made with an experiment, but for quick scales")
+    variants: dict[str, Names] = Field(
+        default_factory=dict, description="made with an experiment, but for quick scales"
+    )
     studies: Names = Field(description="names in config/studies")
     real: Names = Field(description="names in config/real")
 

@@ -76,7 +76,10 @@ MISTAKES = {
         BATCH_OF + "\ndef prepare(settings):\n    return settings\n",
         "mine.py:35: prepare must take prepare(settings, context), found prepare(settings)",
     ),
-    "a list": (inserted("queue = [admitted]\n    free = len(queue)"), "mine.py:27: Numba cannot compile 'queue = [admitted]': "),
+    "a list": (
+        inserted("queue = [admitted]\n    free = len(queue)"),
+        "mine.py:27: Numba cannot compile 'queue = [admitted]': ",
+    ),
     "an array": (
         "import numpy as np\n" + inserted("a = np.zeros(3)").replace("from __future__ import annotations\n", ""),
         "mine.py:27: Numba cannot compile 'a = np.zeros(3)': ",
@@ -85,7 +88,8 @@ MISTAKES = {
     "a string": (inserted("name = str(admitted)"), "mine.py:27: Numba cannot compile 'name = str(admitted)': "),
     "a file": (inserted("open('x')"), "mine.py:27: Numba cannot compile 'open('x')': "),
     "a helper without @jit": (
-        "def helper(view):\n    return 0\n\n" + inserted("helper(view)").replace("from __future__ import annotations", ""),
+        "def helper(view):\n    return 0\n\n"
+        + inserted("helper(view)").replace("from __future__ import annotations", ""),
         "mine.py:30: Numba cannot compile 'helper(view)': Untyped global name 'helper'",
     ),
     "of the view": (changed("view.free\n", "view.fre\n"), "mine.py:26: view has no 'fre' (did you mean 'free'?)"),
@@ -96,10 +100,19 @@ MISTAKES = {
         "mine.py:16: plan must return (requests admitted, time to be asked again), found int64",
     ),
     "nothing at times": (inserted("if free > 3: return None"), "mine.py:16: plan returns None, but must return"),
-    "more than waits": (changed(END, END.replace("admitted", "admitted + 1")), "plan admits 7 requests at t = 0.5 s, but 6 wait"),
+    "more than waits": (
+        changed(END, END.replace("admitted", "admitted + 1")),
+        "plan admits 7 requests at t = 0.5 s, but 6 wait",
+    ),
     "less than none": (changed(END, END.replace("admitted", "-1")), "mine.py:16: plan admits -1 requests"),
-    "twice the same": (changed("out.admit[admitted] = admitted", "out.admit[admitted] = 0"), "(out.admit[1]); positions"),
-    "an empty chunk": (changed("= to_prefill(view, r)", "= 0"), "mine.py:16: plan admits with a first chunk of 0 tokens"),
+    "twice the same": (
+        changed("out.admit[admitted] = admitted", "out.admit[admitted] = 0"),
+        "(out.admit[1]); positions",
+    ),
+    "an empty chunk": (
+        changed("= to_prefill(view, r)", "= 0"),
+        "mine.py:16: plan admits with a first chunk of 0 tokens",
+    ),
     "two decodes": (changed("[:residents] = 1\n", "[:residents] = 2\n"), "mine.py:16: plan gives resident 0 2 tokens"),
     "no time": (changed("return 0, patience", "return 0, float('nan')"), "a time that is not a number"),
     "beyond an array": (inserted("out.tokens[10**6] = 1"), "mine.py:27: IndexError: index 1000000 is out of bounds"),
@@ -206,7 +219,9 @@ def test_policies_that_ship_are_not_rehearsed(monkeypatch):
 @pytest.mark.parametrize("answer", ["waiting + 1", "-1", "10**9"])
 def test_the_engines_refuse_a_plan_that_admits_what_does_not_wait(project, answer):
     """Also when it comes later than a rehearsal looks: nothing is read beyond an array."""
-    source = changed("    if waiting == 0:", f"    if view.now > 2.0:\n        return {answer}, 0.0\n    if waiting == 0:")
+    source = changed(
+        "    if waiting == 0:", f"    if view.now > 2.0:\n        return {answer}, 0.0\n    if waiting == 0:"
+    )
     policy = load_policy(write(project, source, "late"))
     knobs = policy.prepare(None)
     with pytest.raises(FluidwaitError, match="admits what does not wait"):

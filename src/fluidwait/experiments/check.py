@@ -30,7 +30,7 @@ def check(setting: Setting, scale: str) -> None:
         ConfigError: one line: file, key, what is wrong, nearest valid value.
     """
     experiment = setting.experiment
-    with _named(f"experiment {experiment.id}"):
+    with named(f"experiment {experiment.id}"):
         experiment.scale(scale)
         bisection.check(setting, scale)
         _check_figures(setting, scale)
@@ -39,12 +39,12 @@ def check(setting: Setting, scale: str) -> None:
         for key in experiment.policies:
             if not KEY.fullmatch(key):
                 raise ConfigError(f"policies: '{key}': a key consists of letters, digits and _ . + -")
-            with _named(f"policies.{key}"):
+            with named(f"policies.{key}"):
                 _check_policy(setting, key, scale, drawn)
 
 
 @contextmanager
-def _named(where: str) -> Iterator[None]:
+def named(where: str) -> Iterator[None]:
     """Put ``where`` in front of an error that does not say it yet."""
     try:
         yield
@@ -57,7 +57,7 @@ def _check_figures(setting: Setting, scale: str) -> None:
     experiment = setting.experiment
     keys, figures = list(experiment.policies), experiment.figures
     if {"latency", "gap", "horizon"} & set(figures):
-        with _named("policies"):
+        with named("policies"):
             style.styles(keys)
     if "gap" in figures and len(keys) < 2:
         raise ConfigError(f"figures: 'gap' compares policies, and there is only '{keys[0]}'; leave it out or add one")
@@ -95,7 +95,7 @@ def _most_requests(setting: Setting, scale: str) -> Requests:
     if bisection.is_searched(experiment, scale):
         asked["boundary.requests"] = experiment.boundary_requests_at(scale)
     name = max(asked, key=asked.__getitem__)
-    with _named(f"scales.{scale}.{name}"):
+    with named(f"scales.{scale}.{name}"):
         return setting.requests(asked[name], experiment.rates_at(scale)[-1], experiment.seed_at(scale), 0)
 
 

@@ -101,7 +101,9 @@ def check(names: list[str], scale: str) -> None:
             :func:`fluidwait.experiments.check.check`. Also when results or figures cannot be written.
     """
     for name in names:
-        setting = _setting(name)
+        experiment(name)  # a mistake in its own file names that file
+        with checks.named(f"experiment {name}"):
+            setting = _setting(name)
         if setting.experiment.id != name:
             raise ConfigError(
                 f"config/experiments/{name}.yaml: id: must be the name of the file, found '{setting.experiment.id}' "

@@ -2,7 +2,7 @@
 
     --additional-config '{"fluidwait": {"policy": "wait_chunked", "settings": {"in_service": 64, "chunk": 256}}}'
 
-``policy`` is one of those that ship for vLLM, the name of a file in ``config/policies``, or the path of a policy's file.
+``policy`` is one of those that ship for vLLM, the name of a file in ``config/policies``, or the path of a policy file.
 
 ``"fluidwait": "auto"`` is short for ``{"policy": "auto"}``, which is also what no entry at all means.
 """

@@ -120,9 +120,9 @@ def _plain_mapping(value: Mapping) -> dict[str, Any]:
 def imported_modules(*roots: str) -> tuple[str, ...]:
     """Names of ``roots`` and of every fluidwait module that they import, directly or not, sorted.
 
-    A root is a module of this package, or a file outside it (``policies/mine.py``, from the project's root). Read from the source
-    without importing anything, so an import inside a function counts and one of a package that is not installed does no
-    harm.
+    A root is a module of this package, or a file outside it (``policies/mine.py``, from the project's root). Read from
+    the source without importing anything, so an import inside a function counts and one of a package that is not
+    installed does no harm.
 
     Raises:
         ConfigError: a root is not a module of this package, or a file that cannot be read.

@@ -228,8 +228,6 @@ def specialise(template: FunctionType, policy: ModuleType, sources: list[ModuleT
 
 
 def _policy_sources(policy: ModuleType) -> list[str]:
-    """Files whose code is compiled into a policy: the contract's, its own, and those of policies that it borrows from."""
-    borrowed = {
-        getattr(value, "__module__", None) for value in vars(policy).values() if isinstance(value, CPUDispatcher)
-    }
+    """Files whose code is compiled into a policy: the contract's, its own, those of policies that it borrows from."""
+    borrowed = {value.__module__ for value in vars(policy).values() if isinstance(value, CPUDispatcher)}
     return [contract.__file__, policy.__file__, *sorted(sys.modules[name].__file__ for name in borrowed)]

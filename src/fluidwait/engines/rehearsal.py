@@ -182,7 +182,7 @@ def _locked(view: View) -> View:
 
 
 def interpreted(function, **names) -> FunctionType:
-    """A compiled function, and all compiled ones that it calls, as plain Python; ``names`` are bound to other values."""
+    """A compiled function, and all compiled ones that it calls, as plain Python; ``names`` are bound anew."""
     function = getattr(function, "py_func", function)
     called = {name: function.__globals__.get(name) for name in _names_in(function.__code__)}
     replaced = {name: interpreted(f) for name, f in called.items() if isinstance(f, CPUDispatcher)}

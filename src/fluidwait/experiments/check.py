@@ -112,7 +112,7 @@ def _check_policy(setting: Setting, key: str, scale: str, drawn: Requests) -> No
 
 
 def _check_grid(setting: Setting, key: str, first: dict[str, Any]) -> None:
-    """A value that no setting may have is a mistake; a combination that the policy refuses is left out by the search."""
+    """A value that no setting may have is a mistake; a combination that the policy refuses is passed over."""
     for name, values in (setting.experiment.entry(key).grid or {}).items():
         for value in values:
             try:

@@ -225,7 +225,7 @@ MISTAKES = {
     "more policies than a figure tells apart": (
         "config/experiments/small.yaml",
         ("  wait: {", "".join(f"  wait_{i}: {{use: wait, label: {i}}}\n" for i in "abc") + "  wait: {"),
-        "experiment small: policies: labels: 'wait_tuned': a figure can tell only 4 policies like 'wait' apart",
+        "experiment small: policies: 'wait_tuned': a figure can tell only 4 policies like 'wait' apart",
     ),
     "a bracket that is not closed": (
         "config/config.yaml",
@@ -287,7 +287,7 @@ def test_the_reason_of_a_failed_job_is_the_last_that_is_said(tmp_path):
     experiment = project / "config" / "experiments" / "small.yaml"
     experiment.write_text(experiment.read_text().replace("{use: sarathi, label: Sarathi}", "{use: late, label: Late}"))
     done = subprocess.run(
-        [*command(), "results/tiny/small/metrics/sarathi.csv"],
+        [*command(), "--until", "sweep"],
         cwd=project,
         env=environment(project),
         stdout=subprocess.PIPE,

@@ -57,8 +57,10 @@ def _check_figures(setting: Setting, scale: str) -> None:
     experiment = setting.experiment
     keys, figures = list(experiment.policies), experiment.figures
     if {"latency", "gap", "horizon"} & set(figures):
-        with named("policies"):
+        try:
             style.styles(keys)
+        except ConfigError as error:
+            raise ConfigError(f"policies: {str(error).removeprefix('labels: ')}") from None
     if "gap" in figures and len(keys) < 2:
         raise ConfigError(f"figures: 'gap' compares policies, and there is only '{keys[0]}'; leave it out or add one")
     if "audit" in figures and not (experiment.scale(scale).audit_requests and experiment.audit_share):

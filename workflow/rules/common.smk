@@ -12,7 +12,6 @@ from fluidwait.config import FluidwaitError
 from fluidwait.experiments import jobs
 from fluidwait.studies import jobs as studies
 
-
 try:
     SELECTION = read_selection(config)
     EXPERIMENTS, STUDIES = SELECTION.made(), SELECTION.studies

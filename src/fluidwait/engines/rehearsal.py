@@ -56,31 +56,11 @@ def rehearse(requests, policy, knobs: Any, time_model: TimeModel, semantics: Sem
     for name in WHOLE_NUMBERS:
         if hasattr(policy.module, name):
             getattr(policy.module, name)(knobs)
-    state, memory = core.new_state(few, semantics), _memory(policy, knobs)
+    state = core.new_state(few, semantics)
+    memory = np.zeros(simulator.memory_size(policy.module, knobs), dtype=np.int64)
+    _compile(policy, (_view(state, semantics), knobs, memory, _plan(state)))
     rows = np.empty((0, len(simulator.LOG_COLUMNS)))
-    arguments = (knobs, memory, state, time_model, semantics, rows, True)
-    compile_simulator(policy, arguments)
-    _run_in_python(policy, arguments)
-
-
-def compile_simulator(policy, arguments: tuple) -> None:
-    """Compile the simulator for a policy and such arguments, or read it from Numba's cache.
-
-    Raises:
-        ConfigError: Numba cannot compile the policy's file.
-    """
-    try:
-        simulator.compiled(policy.module).compile(tuple(map(typeof, arguments)))
-    except Exception as error:
-        if policy.file is None:
-            raise
-        knobs, memory, state, _, semantics = arguments[:5]
-        _explain_plan(policy, (_view(state, semantics), knobs, memory, _plan(state)))
-        raise _compile_error(policy.file, error, policy.module.plan, knobs) from error
-
-
-def _memory(policy, knobs) -> np.ndarray:
-    return np.zeros(simulator.memory_size(policy.module, knobs), dtype=np.int64)
+    _run_in_python(policy, (knobs, memory, state, time_model, semantics, rows, True))
 
 
 def _plan(state) -> Plan:
@@ -97,8 +77,11 @@ def _view(state, semantics: Semantics) -> View:
 # --- what Numba says -----------------------------------------------------------------------------------------------
 
 
-def _explain_plan(policy, arguments: tuple) -> None:
-    """Compile ``plan`` alone, which tells more than the simulator around it, and look at what it returns."""
+def _compile(policy, arguments: tuple) -> None:
+    """Compile ``plan`` for such arguments and look at what it returns.
+
+    Alone, it takes a fraction of the time of the simulator around it, and Numba says more of what is wrong.
+    """
     plan, path = policy.module.plan, policy.file
     signature = tuple(map(typeof, arguments))
     try:

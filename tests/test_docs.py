@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from fluidwait import cli, schemas
 from fluidwait.engines import core, simulator
 from fluidwait.paths import ROOT_VARIABLE
 from fluidwait.policies import load_policy
+from fluidwait.provenance import verify
 from fluidwait.timing import linear
 from fluidwait.workload import Requests
 
@@ -28,9 +33,12 @@ COMMAND = re.compile(r"^\$ (?P<line>.*)\n(?P<output>(?:(?!\$ ).*\n?)*)", re.MULT
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project folder with the configuration and data that ship, and nothing of the page yet."""
-    for name in ("config", "data", "paper"):
+    """A project folder with what ships, and nothing of the page yet."""
+    for name in ("config", "data", "paper", "workflow"):
         shutil.copytree(CHECKOUT / name, tmp_path / name)
+    (tmp_path / "profiles").symlink_to("workflow/profiles")
+    for name in ("Snakefile", "environment.yml"):
+        shutil.copy(CHECKOUT / name, tmp_path / name)
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -60,13 +68,72 @@ def test_a_page_does_what_it_says(page, project, capsys):
     if "--engine vidur" in text and not find_spec("vidur"):
         pytest.skip("Vidur is not installed (pip install 'fluidwait[vidur]')")
 
+    if "$ snakemake" in text and not find_spec("snakemake"):
+        pytest.skip("Snakemake is not installed (pip install 'fluidwait[workflow]')")
+
     def run(line: str, output: str) -> None:
         program, *arguments = shlex.split(line)
+        if program == "snakemake":
+            said = snakemake(arguments, project)
+            assert said.returncode == 0, said.stdout[-4000:]
+            return
         assert program == "fluidwait"
         assert cli.main(arguments) == 0, capsys.readouterr().err
         assert capsys.readouterr().out.rstrip() == output.rstrip(), f"{page}: $ {line}"
 
     assert follow(text, project, run) >= 3
+    if page == "adding-a-policy.md":
+        check_the_policy_of_the_page(project)
+
+
+def snakemake(arguments: list[str], project: Path) -> subprocess.CompletedProcess:
+    """Snakemake as a user starts it, in the folder of the project."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # the profile's long timespan is for many jobs, and would let this small run end seconds later
+    command = [sys.executable, "-m", "snakemake", *arguments, "--max-jobs-per-timespan", "100/1s"]
+    return subprocess.run(
+        command,
+        cwd=project,
+        env=os.environ | {"PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def check_the_policy_of_the_page(project: Path) -> None:
+    """Its results are there, a change of its file runs what depends on it again, and a mistake in it is told first."""
+    arguments = ["--cores", "2", "--config", "scale=quick", "experiments=batching", "studies=", "real="]
+    results = project / "results" / "quick"
+    stability = (results / "batching" / "stability.csv").read_text()
+    (row,) = [line for line in stability.splitlines() if line.startswith("batch_of_16,Static batching,")]
+    assert float(row.split(",")[2]) > 4
+    assert "batch_of_16" in (results / "batching" / "audit.csv").read_text()
+    assert (project / "figures" / "quick" / "batching_latency.png").is_file()
+    sidecar = json.loads((results / "batching" / "records" / "batch_of_16.parquet.json").read_text())
+    assert "policies/batch_of.py" in sidecar["code"]
+
+    policy = project / "policies" / "batch_of.py"
+    policy.write_text(policy.read_text() + "# changed\n")
+    assert {f.path for f in verify(results) if "policies/batch_of.py has changed" in f.detail} >= {
+        "batching/records/batch_of_16.parquet",
+        "batching/boundary/batch_of_16.csv",
+        "batching/audit.csv",
+        "batching/stability.csv",
+        "parameters.csv",
+    }
+    planned = snakemake(["-n", "--quiet", "progress", *arguments], project).stdout
+    again = set(re.findall(r"results/quick/batching/records/(\w+)\.parquet", planned))
+    assert again == {"batch_of_16"}, planned[-3000:]
+
+    policy.write_text(policy.read_text().replace("view.free\n", "view.fre\n"))
+    told = snakemake(arguments, project)
+    assert told.returncode != 0
+    last = told.stdout.rstrip().splitlines()[-1]
+    expected = "policies/batch_of.py:26: view has no 'fre' (did you mean 'free'?)"
+    assert last == f"fluidwait: error: experiment batching: policies.batch_of_16: {expected}"
 
 
 def test_every_command_of_the_pages_is_in_a_block_that_runs():
@@ -84,7 +151,10 @@ def links(page: Path) -> list[str]:
 def test_links_and_named_files_of_a_page_exist(page):
     for target in filter(None, links(page)):
         assert (page.parent / target).exists(), target
-    for named in re.findall(r"`((?:src|tests|workflow|config/experiments)/[\w/.-]+)`", page.read_text()):
+    text = page.read_text()
+    written = {FILE_NAME.search(text, 0, block.start()) for block in FENCE.finditer(text)} - {None}
+    own = {name["path"] for name in written}
+    for named in set(re.findall(r"`((?:src|tests|workflow|config/experiments)/[\w/.-]+)`", text)) - own:
         assert (CHECKOUT / named).exists(), named
 
 

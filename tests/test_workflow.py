@@ -211,6 +211,27 @@ MISTAKES = {
         ("tiny:", "tinny:"),
         "experiment small: scale 'tiny' is not defined (did you mean 'tinny'?)",
     ),
+    "a prompt longer than a policy takes": (
+        "config/experiments/small.yaml",
+        ("{use: sarathi, label: Sarathi}", "{use: vllm_v0, label: vLLM, settings: {token_cap: 256}}"),
+        "experiment small: policies.sarathi: request 0: prompt 512 + output 20 = 532 tokens, but 'vllm_v0' prefills at "
+        "most 256 tokens at once (nearest valid value: 256)",
+    ),
+    "a wrong value in a grid": (
+        "config/experiments/small.yaml",
+        ("[10, 30]", "[10, ten]"),
+        "experiment small: policies.wait_tuned.grid: in_service: input should be a valid integer",
+    ),
+    "more policies than a figure tells apart": (
+        "config/experiments/small.yaml",
+        ("  wait: {", "".join(f"  wait_{i}: {{use: wait, label: {i}}}\n" for i in "abc") + "  wait: {"),
+        "experiment small: policies: 'wait_tuned': a figure can tell only 4 policies like 'wait' apart",
+    ),
+    "a bracket that is not closed": (
+        "config/config.yaml",
+        ("scale: paper", "scale: [paper"),
+        "config.yaml: not valid YAML at line 3, column 1",
+    ),
     "a prompt longer than the memory": (
         "config/workloads/p512d20.yaml",
         ("prompt: 512", "prompt: 512000"),
@@ -239,6 +260,47 @@ def test_a_mistake_is_one_line_before_anything_runs(mistake, tmp_path):
     path.write_text(path.read_text().replace(old, new))
     assert message in mistaken(project)
     assert not (project / "results").exists()
+
+
+LATE = """
+from fluidwait.policies.contract import PolicySettings, admit_in_order, jit
+
+
+class Settings(PolicySettings):
+    most: int = 20
+
+
+@jit
+def plan(view, knobs, memory, out):
+    if view.now > 4.0:  # later than a rehearsal lasts
+        return 0, float("inf")
+    out.tokens[: len(view.resident)] = 1
+    return admit_in_order(view, out, knobs.most, 512, 2048, view.free), float("inf")
+"""
+
+
+def test_the_reason_of_a_failed_job_is_the_last_that_is_said(tmp_path):
+    project = make_project(tmp_path / "failing")
+    (project / "policies").mkdir()
+    (project / "policies" / "late.py").write_text(LATE)
+    (project / "config" / "policies" / "late.yaml").write_text("policy: policies/late.py\n")
+    experiment = project / "config" / "experiments" / "small.yaml"
+    experiment.write_text(experiment.read_text().replace("{use: sarathi, label: Sarathi}", "{use: late, label: Late}"))
+    done = subprocess.run(
+        [*command(), "--until", "sweep"],
+        cwd=project,
+        env=environment(project),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode != 0
+    *_, rule, reason = done.stdout.rstrip().splitlines()
+    assert rule == "rule sweep failed (log: results/tiny/small/logs/sweep_sarathi.log)", done.stdout
+    assert reason.startswith("fluidwait: error: late: requests stranded at t = ")
+    assert not (project / "results" / "tiny" / "small" / "records" / "sarathi.parquet").exists()
 
 
 def test_results_that_cannot_be_written_are_one_line(tmp_path):

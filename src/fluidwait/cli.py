@@ -387,7 +387,10 @@ def _resolve(policy, workload, hardware, rate, requests, seed, semantics, time_m
 
 
 def _run(job: _Job, engine: Engine) -> Any:
+    from fluidwait.engines.rehearsal import rehearse
+
     arguments = (job.requests, job.policy, job.knobs, job.time_model, job.semantics)
+    rehearse(*arguments)
     if engine is Engine.vidur:
         from fluidwait.engines.vidur import simulate_vidur
 
@@ -472,9 +475,7 @@ def _write_records(
 
     config = asked | choices | {"workload": job.workload, "hardware": job.hardware}
     config["policy"] = {"policy": job.policy.name} | job.policy.settings.model_dump()
-    module = job.policy.module.__name__
-    own = None if module.startswith("fluidwait.") else Path(job.policy.module.__file__)
-    code = imported_modules(f"fluidwait.engines.{choices['engine']}", *([module] if own is None else []))
+    code = imported_modules(f"fluidwait.engines.{choices['engine']}", job.policy.code)
 
     def write(path: Path, key: str) -> None:
         with RecordWriter(path, REQUESTS, engine=choices["engine"], policy=job.policy.name, config_hash=key) as records:
@@ -485,7 +486,7 @@ def _write_records(
         write,
         config=config,
         inputs=input_files(job.workload),
-        code=[*code, *([own] if own else [])],
+        code=code,
         rule="fluidwait simulate",
     )
 
@@ -532,10 +533,13 @@ def make_schemas(
 
 @app.command("policies")
 def list_policies() -> None:
-    """List the policies that ship with fluidwait, with their settings and defaults."""
+    """List the policies that ship with fluidwait and those of config/policies, with their settings and defaults."""
     from fluidwait import policies
+    from fluidwait.paths import project_root
 
-    for name in policies.names():
+    used = [load_yaml(path).get("policy") for path in sorted((project_root() / "config" / "policies").glob("*.yaml"))]
+    own = sorted({name for name in used if isinstance(name, str)} - set(policies.names()))
+    for name in [*policies.names(), *own]:
         module = policies.load_policy({"policy": name}).module
         print(f"{name}: {_first_paragraph(module.__doc__ or '')}")
         fields = module.Settings.model_fields.items()

@@ -297,7 +297,12 @@ def _siblings(path: Path) -> list[str]:
 
 def _describe(error: ValidationError, model: type[BaseModel], data: dict[str, Any]) -> str:
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a typo explains a missing key
-    keys = _keys(first["loc"], data)
+    if first["type"].endswith(
+        "_type"
+    ):  # of one member of a union, while another has the right kind and a mistake inside
+        inside = [e for e in error.errors() if e["loc"][:-1] != first["loc"][:-1]]
+        first = next((e for e in inside if e["loc"][: len(first["loc"]) - 1] == first["loc"][:-1]), first)
+    keys = _keys(first["loc"], data, first["type"] == "missing")
     kind, value, context = first["type"], first.get("input"), first.get("ctx", {})
     if kind.startswith("union_tag"):  # the mistake is in the key that chooses the member, or it is not there
         keys.append(context["discriminator"].strip("'"))
@@ -324,14 +329,17 @@ def _describe(error: ValidationError, model: type[BaseModel], data: dict[str, An
     return f"{key}: {message}" + (f", found {found}" if found is not None and not told else "")
 
 
-def _keys(location: tuple[str | int, ...], data: Any) -> list[str]:
-    """The location as the keys that stand in the file: without the tags that pydantic adds for members of a union."""
+def _keys(location: tuple[str | int, ...], data: Any, missing: bool) -> list[str]:
+    """The location as the keys that stand in the file: without the tags that pydantic adds for members of a union.
+
+    ``missing``: the last of them does not stand there.
+    """
     keys = []
     for index, part in enumerate(location):
         try:
             data = data[part]
         except (KeyError, IndexError, TypeError):
-            if index < len(location) - 1:
+            if index < len(location) - 1 or not missing:
                 continue
         keys.append(str(part))
     return keys

@@ -120,13 +120,18 @@ def _plain_mapping(value: Mapping) -> dict[str, Any]:
 def imported_modules(*roots: str) -> tuple[str, ...]:
     """Names of ``roots`` and of every fluidwait module that they import, directly or not, sorted.
 
-    Read from the source without importing anything, so an import inside a function counts and one of a package that is
-    not installed does no harm.
+    A root is a module of this package, or a file outside it (``policies/mine.py``, from the project's root). Read from
+    the source without importing anything, so an import inside a function counts and one of a package that is not
+    installed does no harm.
 
     Raises:
-        ConfigError: a root is not a module of this package.
+        ConfigError: a root is not a module of this package, or a file that cannot be read.
     """
-    return _imported_modules(roots, _PACKAGE_DIR)
+    files = [root for root in roots if root.endswith(".py")]
+    modules = [root for root in roots if root not in files]
+    for file in files:  # read anew each time: it is the user's, who may be changing it
+        modules += _modules_named_in(_source(project_root() / file, file), "", _PACKAGE_DIR)
+    return tuple(sorted({*_imported_modules(tuple(modules), _PACKAGE_DIR), *files}))
 
 
 @functools.cache
@@ -170,8 +175,12 @@ def _source_files(module: str | Path, root: Path) -> list[tuple[str, Path]]:
 
 
 def _source_sha256(path: Path, name: str) -> str:
+    return hashlib.sha256(_source(path, name).replace(b"\r\n", b"\n")).hexdigest()
+
+
+def _source(path: Path, name: str) -> bytes:
     try:
-        return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+        return path.read_bytes()
     except OSError:
         raise ConfigError(f"{name}: no such source file") from None
 
@@ -195,9 +204,14 @@ def _module_name(path: Path) -> str:
 def _imports_of(name: str, folder: Path) -> list[str]:
     path = _module_path(name)
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    return _modules_named_in(path.read_bytes(), package, folder)
+
+
+def _modules_named_in(source: bytes, package: str, folder: Path) -> list[str]:
+    """The fluidwait modules that the source of a module of ``package`` imports, with their parents."""
     # "from fluidwait.config import load" names a function: only what is a file is a module. A package's own file runs
     # whenever one of its modules is imported, so every parent counts.
-    wanted = [found for found in _named_in(path.read_bytes(), package) if found.split(".")[0] == "fluidwait"]
+    wanted = [found for found in _named_in(source, package) if found.split(".")[0] == "fluidwait"]
     return sorted({m for found in wanted for m in _with_parents(found) if m in _modules_below(folder)})
 
 
@@ -621,7 +635,7 @@ def _code_findings(recorded: Mapping[str, str], root: Path) -> Iterator[tuple[st
     for name, sha256 in recorded.items():
         try:
             # A package is recorded module by module, so its own name stands for its __init__.py alone.
-            path = root / name if name.endswith(".py") else _module_path(name)
+            path = _located(name, root) if name.endswith(".py") else _module_path(name)
             changed = _source_sha256(path, name) != sha256
         except ConfigError:
             yield STALE, f"code {name} is gone"

@@ -1,31 +1,38 @@
 # Helpers of the rules: what an experiment consists of, and the keys that decide when a job runs again.
+import atexit
 import os
 import sys
+import time
+from pathlib import Path
 
+from fluidwait import failures
 from fluidwait import report as document
 from fluidwait.claims import select as claims
 from fluidwait.config import FluidwaitError
 from fluidwait.experiments import jobs
 from fluidwait.studies import jobs as studies
 
-
-def names(key):
-    """A list of names in the configuration; on the command line a,b will do."""
-    return config[key].split(",") if isinstance(config[key], str) else config[key] or []
-
-
-EXPERIMENTS = names("experiments")
-if not config["scale"].startswith("quick"):
-    EXPERIMENTS = [name for key in EXPERIMENTS for name in (key, *config["variants"].get(key, []))]
-STUDIES = names("studies")
-
 try:
+    SELECTION = read_selection(config)
+    EXPERIMENTS, STUDIES = SELECTION.made(), SELECTION.studies
     jobs.check(EXPERIMENTS, config["scale"])
     TUNED = jobs.tuned_keys(EXPERIMENTS)
     studies.check(STUDIES, config["scale"])
     document_key = document.key()
+    claims.workflow_inputs(config["scale"], [*EXPERIMENTS, *STUDIES])
 except FluidwaitError as error:
     sys.exit(f"fluidwait: error: {error}")
+
+
+STARTED = time.time()
+
+
+def tell_reasons():
+    """Print why jobs failed when everything else is said: Snakemake has more to say after `onerror`."""
+    unfinished = [job for job in workflow.dag.jobs if not workflow.dag.finished(job)]
+    logs = [(job.rule.name, Path(log)) for job in unfinished for log in job.log]
+    if text := failures.reasons(logs, STARTED):
+        atexit.register(lambda: print(f"\n{text}", file=sys.stderr, flush=True))
 
 
 wildcard_constraints:

@@ -3,8 +3,8 @@ import os
 
 from fluidwait.experiments.real import jobs as real
 
-REAL = names("real")
-MEASURE = not config["scale"].startswith("quick")  # recording takes minutes, alone on the machine
+REAL = SELECTION.real
+MEASURE = not SELECTION.is_quick  # recording takes minutes, alone on the machine
 
 try:
     real.check(REAL)

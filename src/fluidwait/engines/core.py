@@ -8,11 +8,13 @@ rule and no eviction rule is written twice.
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import NamedTuple
 
 import numpy as np
+from numba.core.registry import CPUDispatcher
 
 from fluidwait.config import FluidwaitError
 from fluidwait.policies import contract
@@ -21,6 +23,10 @@ from fluidwait.policies.contract import Plan, View, blocks_for, growth, jit, jit
 
 class EngineError(FluidwaitError):
     """A run that cannot go on: requests stranded, a plan that breaks the contract, an invariant violated."""
+
+
+REFUSED = -1
+"""Requests admitted by a plan that admits what does not wait."""
 
 
 class Semantics(NamedTuple):
@@ -99,8 +105,8 @@ def new_state(requests, semantics: Semantics) -> State:
         np.zeros(n, dtype=np.uint64),  # unsigned: no test for negative indices at every access
         np.zeros(most_resident, dtype=np.uint64),
         np.zeros(most_resident, dtype=np.int64),
-        np.zeros(most_resident, dtype=np.int64),
-        np.zeros(most_resident, dtype=np.int64),
+        np.zeros(n, dtype=np.int64),
+        np.zeros(n, dtype=np.int64),
     )
 
 
@@ -108,6 +114,8 @@ def decide(knobs, memory, state, semantics, now, draining, free, head, tail, res
     """One decision by the policy whose function the global name ``plan`` is bound to (see :func:`specialise`).
 
     Returns (admitted, wake, free, head, residents) after the evictions that it took, if any.
+
+    ``admitted`` is :data:`REFUSED` when the plan admits what does not wait.
 
     Evicted requests are back in the waiting window, at its head. Nothing else changes: the plan stands in
     ``state.tokens``, ``state.admit`` and ``state.chunk`` and is carried out by the engine.
@@ -134,6 +142,8 @@ def decide(knobs, memory, state, semantics, now, draining, free, head, tail, res
         )
         state.tokens[:residents] = 0
         admitted, wake = plan(view, knobs, memory, out)  # noqa: F821
+        if not are_waiting(out, admitted, tail - head):
+            return REFUSED, wake, free, head, residents
         if semantics.reserved_blocks > 0 or free >= residents or not decodes_fall_short(view, out):
             return admitted, wake, free, head, residents
         residents -= 1
@@ -152,6 +162,17 @@ def most_fruitless(state):
     for as long as its patience lasts, which is for ever where iterations take no time.
     """
     return 100_000 + 2 * (np.sum(state.prompt) + np.sum(state.output))
+
+
+@jit
+def are_waiting(out, admitted, waiting):
+    """True when the plan admits some of ``waiting`` requests, each once: positions ascend. Nothing else is read."""
+    last = -1
+    for i in range(min(admitted, waiting)):
+        if not last < out.admit[i] < waiting:
+            return False
+        last = out.admit[i]
+    return 0 <= admitted <= waiting
 
 
 @jit
@@ -210,8 +231,14 @@ def specialise(template: FunctionType, policy: ModuleType, sources: list[ModuleT
     one process, but Numba does not cache such code.)
     """
     digest = hashlib.sha256()
-    for module in [*sources, contract, policy]:
-        digest.update(Path(module.__file__).read_bytes())
+    for path in dict.fromkeys([*(module.__file__ for module in sources), *_policy_sources(policy)]):
+        digest.update(Path(path).read_bytes())
     tag = f"{policy.__name__.rpartition('.')[2]}_{digest.hexdigest()[:16]}"
     decide_with_policy = jit(bind(decide, f"decide_{tag}", plan=policy.plan))
     return jit_cached(bind(template, f"{template.__name__}_{tag}", decide=decide_with_policy))
+
+
+def _policy_sources(policy: ModuleType) -> list[str]:
+    """Files whose code is compiled into a policy: the contract's, its own, those of policies that it borrows from."""
+    borrowed = {value.__module__ for value in vars(policy).values() if isinstance(value, CPUDispatcher)}
+    return [contract.__file__, policy.__file__, *sorted(sys.modules[name].__file__ for name in borrowed)]

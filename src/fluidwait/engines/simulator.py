@@ -220,7 +220,7 @@ def _start(state, time_model, semantics, admitted, free, head, residents, kv_tok
     tokens, batch, batch_kv = zero, zero, zero
     prefills, prefill_tokens, prefill_squares, prefill_context = zero, zero, zero, zero
     decodes, decode_context = zero, zero
-    status = DONE
+    status = BAD_PLAN if admitted < 0 else DONE
     for k in range(residents):
         q = state.tokens[k]
         if q == 0:
@@ -245,14 +245,12 @@ def _start(state, time_model, semantics, admitted, free, head, residents, kv_tok
         batch += 1
         tokens += q
         batch_kv += cached + q
-    last = -1
     for i in range(admitted):
         position, q = state.admit[i], state.chunk[i]
         r = state.waiting[head + position]
         cached = state.cached[r]
-        if position <= last or q < 1 or q > state.goal[r] - cached:
+        if q < 1 or q > state.goal[r] - cached:
             status = BAD_PLAN
-        last = position
         state.held[r] = admission_blocks(semantics, state.goal[r])
         free -= state.held[r]
         if free < 0:
@@ -296,7 +294,7 @@ def _start(state, time_model, semantics, admitted, free, head, residents, kv_tok
 def close_gaps(state, admitted, head):
     """Move the waiting requests that admissions skipped to the end of the space that the admitted ones leave."""
     gap = admitted - 1
-    if admitted == 0 or state.admit[gap] == gap:
+    if admitted <= 0 or state.admit[gap] == gap:
         return
     write = state.admit[gap]
     for read in range(state.admit[gap], -1, -1):
@@ -377,5 +375,5 @@ def explain(status: int, where: int, at: float, policy: str, state: State) -> st
     if status == OVERCOMMITTED:
         return f"{policy}: the plan {when} admits more than the free KV blocks hold"
     if status == BAD_PLAN:
-        return f"{policy}: the plan {when} breaks the contract (tokens out of range or positions not ascending)"
+        return f"{policy}: the plan {when} breaks the contract (admits what does not wait, or tokens out of range)"
     return f"{policy}: invariant violated {when} (conservation of requests, blocks or tokens; causality)"

@@ -290,6 +290,8 @@ def _vidur():
                 self._tail,
                 self._residents,
             )
+            if admitted < 0:
+                raise EngineError(simulator.explain(simulator.BAD_PLAN, -1, time, self._job.policy.name, state))
             for r in state.waiting[self._head : self._head + before - self._residents]:
                 self._job.replayed[r].restart()
                 self.free(self._job.replayed[r].id)

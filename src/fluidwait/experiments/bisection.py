@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fluidwait.config import ConfigError
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import Setting, check_requests, resolve
 from fluidwait.experiments.stability import drift, fitted_rate
@@ -149,6 +150,21 @@ def code(setting: Setting, key: str) -> tuple[str, ...]:
 def nearest_winner(chosen: dict[float, dict[str, Any]], rate: float) -> dict[str, Any] | None:
     """The combination chosen at the tuned rate nearest to ``rate``; None when nothing was tuned."""
     return chosen[min(chosen, key=lambda tuned: (abs(tuned - rate), tuned))] if chosen else None
+
+
+def check(setting: Setting, scale: str) -> None:
+    """Whether λ* can be searched, if it is to be.
+
+    Raises:
+        ConfigError: the search has no room.
+    """
+    if is_searched(setting.experiment, scale):
+        low, high = setting.experiment.bracket_at(scale)
+        if low >= high:
+            raise ConfigError(
+                f"experiment {setting.experiment.id}: boundary: the search goes from {low:g} to {high:g} requests/s "
+                f"(low and high, else the lowest and highest of the rates): give a low below {high:g} or a higher high"
+            )
 
 
 def _table(setting: Setting, key: str, scale: str, chosen: dict[float, dict[str, Any]]) -> pl.DataFrame:

@@ -19,8 +19,6 @@ from fluidwait.policies.contract import NO_LIMIT
 from fluidwait.provenance import imported_modules, write_artifact
 from fluidwait.workload import input_files
 
-CODE = (*imported_modules(__name__), "fluidwait.policies.*")  # the prediction asks policies for their limits
-
 SCHEMA = {
     "policy": pl.String,
     "label": pl.String,
@@ -47,6 +45,11 @@ SHARES = {
     "share": pl.Float64,
 }
 """Columns of ``boundaries.csv``; rates in requests/s, ``share`` is lambda_star / fluid_bound."""
+
+
+def code(setting: Setting) -> tuple[str, ...]:
+    """Modules that compute the table of an experiment: the prediction asks its policies for their limits."""
+    return (*imported_modules(__name__, *setting.own_policies()), "fluidwait.policies.*")
 
 
 # --- of one experiment ---------------------------------------------------------------------------------------------
@@ -78,7 +81,7 @@ def stability(
         "resolution": experiment.boundary.resolution if experiment.boundary else None,
     }
     inputs = [*tables.values(), *searched.values()]
-    write_artifact(out, write, config=config, inputs=inputs, code=CODE, rule="stability")
+    write_artifact(out, write, config=config, inputs=inputs, code=code(setting), rule="stability")
 
 
 def _searched(experiment: Experiment, table: Path | None) -> dict[str, Any]:

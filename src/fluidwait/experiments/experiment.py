@@ -115,7 +115,7 @@ class PolicyEntry(Strict):
     use: str = Field(description="name of a file in config/policies")
     label: str = Field(description="name in figures and tables")
     settings: dict[str, Any] = Field(default_factory=dict, description="settings that differ from that file")
-    grid: dict[str, list[Any]] | None = Field(
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] | None = Field(
         None, description="settings to try in all combinations at every rate, on other seeds than the evaluation's"
     )
 
@@ -153,7 +153,14 @@ class Experiment(Strict):
     traces: Traces | None = Field(None, description="runs whose memory is recorded against time")
     scales: dict[str, Scale]
     boundary: BoundarySearch | None = Field(None, description="how λ* is searched; without it, it is not")
-    policies: dict[str, PolicyEntry]
+    policies: dict[str, PolicyEntry] = Field(min_length=1)
+
+    @field_validator("figures")
+    @classmethod
+    def _each_once(cls, figures):
+        if twice := [kind for kind in figures if figures.count(kind) > 1]:
+            raise ValueError(f"'{twice[0]}' is there twice")
+        return figures
 
     @field_validator("tuning_seed")
     @classmethod

@@ -13,6 +13,7 @@ from pathlib import Path
 from fluidwait import figures as kinds
 from fluidwait.config import ConfigError
 from fluidwait.experiments import audit, bisection, boundaries, draw, fluid_tables, parameters, summary, trace
+from fluidwait.experiments import check as checks
 from fluidwait.experiments.draw import boundary_sizes, described
 from fluidwait.experiments.experiment import Experiment, load_experiment
 from fluidwait.experiments.setting import check_requests, resolve
@@ -96,15 +97,20 @@ def check(names: list[str], scale: str) -> None:
     """Find every mistake in the configuration before any job starts.
 
     Raises:
-        ConfigError: one line; see :func:`fluidwait.experiments.setting.resolve`. Also when results or figures cannot
-            be written.
+        ConfigError: one line; see :func:`fluidwait.experiments.setting.resolve` and
+            :func:`fluidwait.experiments.check.check`. Also when results or figures cannot be written.
     """
     for name in names:
-        setting = _setting(name)
-        setting.experiment.scale(scale)
+        experiment(name)  # a mistake in its own file names that file
+        with checks.named(f"experiment {name}"):
+            setting = _setting(name)
+        if setting.experiment.id != name:
+            raise ConfigError(
+                f"config/experiments/{name}.yaml: id: must be the name of the file, found '{setting.experiment.id}' "
+                f"(nearest valid value: '{name}')"
+            )
         check_requests(setting, scale)
-        for policy, entry in setting.experiment.policies.items():
-            setting.policy(policy, entry.combinations()[0])
+        checks.check(setting, scale)
     for top in ("results", "figures"):
         _check_writable(project_root() / top)
 
@@ -182,7 +188,7 @@ def boundaries_figure_key(names: tuple[str, ...], scale: str) -> str:
 def summary_key(name: str, scale: str) -> str:
     """Key of the summary and of the stability boundaries, whose prediction asks every policy for its limits."""
     entries = experiment(name).model_dump(mode="json", include={"policies"})
-    return _key(boundaries.CODE, [entries, shared_key(name, scale, summary.__name__)])
+    return _key(boundaries.code(_setting(name)), [entries, shared_key(name, scale, summary.__name__)])
 
 
 @cache
@@ -195,7 +201,8 @@ def thresholds_key(names: tuple[str, ...], scale: str) -> str:
 @cache
 def parameters_key(names: tuple[str, ...], scale: str) -> str:
     """Key of the table of all settings."""
-    return _key(parameters.CODE, [parameters.settings_identity(_setting(name), scale) for name in names])
+    settings = [_setting(name) for name in names]
+    return _key(parameters.code(settings), [parameters.settings_identity(setting, scale) for setting in settings])
 
 
 def _key(modules: tuple[str, ...], parts: list) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ from fluidwait.experiments.sweep import identity
 from fluidwait.provenance import config_hash, imported_modules, write_artifact
 from fluidwait.workload import input_files
 
-CODE = (*imported_modules(__name__), "fluidwait.policies.*")  # policies know their settings and derive their knobs
+
+def code(settings: Iterable[Setting]) -> tuple[str, ...]:
+    """Modules that compute the table: policies know their settings and derive their knobs."""
+    own = sorted({file for setting in settings for file in setting.own_policies()})
+    return (*imported_modules(__name__, *own), "fluidwait.policies.*")
 
 
 def parameters(experiments: list[Experiment], scale: str, out: Path) -> None:
@@ -33,7 +38,7 @@ def parameters(experiments: list[Experiment], scale: str, out: Path) -> None:
         lambda path, _: table(settings, scale).write_csv(path),
         config={"experiments": {setting.experiment.id: settings_identity(setting, scale) for setting in settings}},
         inputs=sorted({path for setting in settings for path in input_files(setting.workload)}),
-        code=CODE,
+        code=code(settings),
         rule="parameters",
     )
 

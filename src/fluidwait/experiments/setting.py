@@ -68,6 +68,11 @@ class Setting(NamedTuple):
         source = f"experiment {self.experiment.id}: policies.{key}"
         return load_policy(base | entry.settings | (change or {}), source)
 
+    def own_policies(self) -> tuple[str, ...]:
+        """Files of the user's that define policies of the experiment, from the project's root."""
+        used = (self.policy(key, entry.combinations()[0]) for key, entry in self.experiment.policies.items())
+        return tuple(sorted({policy.code for policy in used if policy.file is not None}))
+
 
 def resolve(experiment: Experiment) -> Setting:
     """Load and check what the experiment names.

@@ -87,7 +87,7 @@ def code_of(setting: Setting, key: str) -> tuple[str, ...]:
     """Modules that compute a policy's results, the policy's own among them."""
     entry = setting.experiment.entry(key)
     policy = setting.policy(key, entry.combinations()[0])
-    return imported_modules(__name__, policy.module.__name__)
+    return imported_modules(__name__, policy.code)
 
 
 # --- tuning --------------------------------------------------------------------------------------------------------

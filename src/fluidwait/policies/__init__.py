@@ -14,14 +14,13 @@ A policy file defines ``Settings`` (a pydantic model) and ``plan`` (a Numba func
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import pkgutil
-import sys
 from collections import namedtuple
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from fluidwait import policy_file
 from fluidwait.config import ConfigError, load_yaml, nearest, parse
 from fluidwait.paths import is_file, project_root
 from fluidwait.policies.contract import Context, PolicySettings
@@ -39,8 +38,27 @@ class Policy(NamedTuple):
     def prepare(self, context: Context) -> Any:
         """The knobs for a workload, a rate and a machine; see ``prepare`` in the policy's file for the errors."""
         if hasattr(self.module, "prepare"):
-            return self.module.prepare(self.settings, context)
-        return _knobs_type(self.module)(**self.settings.model_dump())
+            knobs = self.module.prepare(self.settings, context)
+        else:
+            knobs = _knobs_type(self.module)(**self.settings.model_dump())
+        if self.file is not None:
+            policy_file.check_knobs(knobs, self.file)
+        return knobs
+
+    @property
+    def file(self) -> Path | None:
+        """The file of a policy that does not ship with fluidwait."""
+        return None if self.module.__name__.startswith(f"{__name__}.") else Path(self.module.__file__)
+
+    @property
+    def use(self) -> str:
+        """What stands after ``policy:``: the name of a policy that ships, or a path from the project's root."""
+        return self.name if self.file is None else policy_file.shown(self.file)
+
+    @property
+    def code(self) -> str:
+        """The module, or the file, for a fingerprint of the code; see :func:`fluidwait.provenance.imported_modules`."""
+        return self.module.__name__ if self.file is None else self.use
 
 
 def names() -> list[str]:
@@ -78,24 +96,12 @@ def _module(name: str, source: str) -> ModuleType:
     path = (project_root() / name).resolve()
     if not is_file(path):
         raise ConfigError(f"{source}: policy: no such file {path}")
-    qualified = f"fluidwait_policy_{path.stem}"
-    loaded = sys.modules.get(qualified)
-    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
-        return loaded
-    spec = importlib.util.spec_from_file_location(qualified, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[qualified] = module
+    if path.stem in names():  # figures, tables and Vidur tell policies by this name
+        raise ConfigError(f"{source}: policy: {name}: '{path.stem}' is a policy that ships; give the file another name")
     try:
-        spec.loader.exec_module(module)
-        missing = [part for part in ("Settings", "plan") if not hasattr(module, part)]
-        if missing:
-            raise ConfigError(f"{source}: policy: {path} defines no '{missing[0]}'")
-    except Exception as error:
-        del sys.modules[qualified]
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{source}: policy: {path}: {type(error).__name__}: {error}") from error
-    return module
+        return policy_file.load_module(path)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: policy: {error}") from error.__cause__
 
 
 def _knobs_type(module: ModuleType) -> type:

@@ -2,20 +2,24 @@
 
     --additional-config '{"fluidwait": {"policy": "wait_chunked", "settings": {"in_service": 64, "chunk": 256}}}'
 
+``policy`` is one of those that ship for vLLM, the name of a file in ``config/policies``, or the path of a policy file.
+
 ``"fluidwait": "auto"`` is short for ``{"policy": "auto"}``, which is also what no entry at all means.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
-from fluidwait.config import ConfigError, Strict, parse
+from fluidwait.config import ConfigError, Strict, load_yaml, nearest, parse
+from fluidwait.paths import project_root
 from fluidwait.policies import Policy, load_policy
 
 SOURCE = "additional_config: fluidwait"
+NAMES = ("auto", "wait_chunked", "nested_wait", "wait")
 AUTO = {"policy": "wait_chunked", "in_service": "fluid", "batch_tokens": "fluid"}
 MAX_WAIT = 1.0
 """s, for the policies whose own default is to wait for ever: a server must not."""
@@ -24,8 +28,10 @@ MAX_WAIT = 1.0
 class SchedulerSettings(Strict):
     """The entry ``fluidwait`` of ``additional_config``. What is not given is estimated from the traffic."""
 
-    policy: Literal["auto", "wait_chunked", "nested_wait", "wait"] = Field(
-        "auto", description="'auto': wait_chunked with everything from the fluid model"
+    policy: str = Field(
+        "auto",
+        description="'auto': wait_chunked with everything from the fluid model; wait_chunked, nested_wait or wait; "
+        "a file in config/policies, by name; or the path of a policy's file",
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="of the policy, as in config/policies")
     hardware: str | None = Field(None, description="hardware file or its name, for iteration times")
@@ -52,13 +58,27 @@ def read_settings(additional_config: Any) -> tuple[SchedulerSettings, Policy]:
     if not isinstance(entry, dict):
         raise ConfigError(f"{SOURCE}: expected a mapping or the name of a policy, found {type(entry).__name__}")
     settings = parse(SchedulerSettings, entry, SOURCE)
-    spec = AUTO if settings.policy == "auto" else {"policy": settings.policy}
-    policy = load_policy(spec | settings.settings, f"{SOURCE}: settings")
+    policy = load_policy(_spec(settings.policy) | settings.settings, f"{SOURCE}: settings")
+    if not hasattr(policy.module, "queue_depth"):
+        raise ConfigError(f"{SOURCE}: policy: '{policy.use}' defines no queue_depth(knobs), which vLLM needs")
     return settings, _with_finite_wait(policy)
 
 
+def _spec(name: str) -> dict[str, Any]:
+    """The policy and the settings that a name or a path stands for."""
+    if name == "auto":
+        return AUTO
+    if name in NAMES or name.endswith(".py"):
+        return {"policy": name}
+    folder = project_root() / "config" / "policies"
+    known = sorted({*NAMES, *(path.stem for path in folder.glob("*.yaml"))})
+    if name not in known:
+        raise ConfigError(f"{SOURCE}: policy: '{name}' is not a valid value{nearest(name, known)}")
+    return load_yaml(folder / f"{name}.yaml")
+
+
 def _with_finite_wait(policy: Policy) -> Policy:
-    if math.isfinite(policy.settings.max_wait):
+    if math.isfinite(getattr(policy.settings, "max_wait", 0.0)):
         return policy
     if "max_wait" in policy.settings.model_fields_set:
         raise ConfigError(

@@ -74,9 +74,9 @@ def figures() -> list[str]:
 @cache
 def record_key(name: str) -> str:
     """Key of a recording: a changed target, scheduler or policy measures again."""
-    code = code_fingerprint([*imported_modules("fluidwait.engines.vllm.scheduler"), "fluidwait.policies.*"])
-    target = load_target(name).model_dump(exclude={"budget"})
-    return config_hash({"target": target, "code": code, "meter": pace.COMPUTATION})[:16]
+    target = load_target(name)
+    code = code_fingerprint(target.code())
+    return config_hash({"target": target.model_dump(exclude={"budget"}), "code": code, "meter": pace.COMPUTATION})[:16]
 
 
 @cache

@@ -30,7 +30,7 @@ from fluidwait.experiments.real.tables import evidence
 from fluidwait.experiments.real.target import AUTO, STOCK, Mixed, Target, workload_of
 from fluidwait.fluid import calibrated_boundary
 from fluidwait.hardware import Hardware, load_hardware
-from fluidwait.provenance import code_fingerprint, config_hash, file_sha256, imported_modules, write_text
+from fluidwait.provenance import code_fingerprint, config_hash, file_sha256, write_text
 from fluidwait.records import ITERATIONS, REQUESTS, RecordWriter
 from fluidwait.workload import Requests, check_offered, generate, input_files, load_workload
 
@@ -383,7 +383,7 @@ class _Session:
             bounds=self.bounds(hardware),
             config_hash=key,
             data={p.name: file_sha256(p) for name in sorted(workloads) for p in input_files(load_workload(name))},
-            code=code_fingerprint([*imported_modules("fluidwait.engines.vllm.scheduler"), "fluidwait.policies.*"]),
+            code=code_fingerprint(self.target.code()),
             recorded=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
             load=[round(float(f(self.loads)), 2) for f in (np.min, np.mean, np.max)],
             seconds=round(time.monotonic() - self.began + (self.before.seconds if self.before else 0.0), 1),

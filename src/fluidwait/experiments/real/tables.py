@@ -456,6 +456,6 @@ def write_table(bundle: Bundle, path: Path, writer: Callable[[Path], Any]) -> No
         lambda temporary, _: writer(temporary),
         config={"target": target, "window": target.window},
         inputs=[bundle.path("bundle.json"), *(bundle.path(name) for name in bundle.about.files), *set(lengths)],
-        code=CODE,
+        code=(*CODE, *imported_modules(*target.own_policies())),
         rule="real",
     )

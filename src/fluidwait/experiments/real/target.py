@@ -17,6 +17,7 @@ from fluidwait.engines.vllm.settings import SchedulerSettings
 from fluidwait.hardware import GIB, Hardware, ModelShape
 from fluidwait.paths import project_root
 from fluidwait.policies import Policy, load_policy
+from fluidwait.provenance import imported_modules
 from fluidwait.workload import LengthLaw, Workload, length_law, load_workload, rows_used
 
 STOCK, AUTO = "stock", "auto"
@@ -138,7 +139,16 @@ class Target(Strict):
             parse(SchedulerSettings, given, f"target {self.id}: policies.{key}: settings")
             return given
         policy = self.policy(key)
-        return {"policy": policy.name, "settings": policy.settings.model_dump(mode="json")}
+        return {"policy": policy.use, "settings": policy.settings.model_dump(mode="json")}
+
+    def own_policies(self) -> tuple[str, ...]:
+        """Files of the user's that define policies of the target, from the project's root."""
+        policies = [self.policy(key) for key, curve in self.policies.items() if curve.simulated]
+        return tuple(sorted({policy.code for policy in policies if policy.file is not None}))
+
+    def code(self) -> tuple[str, ...]:
+        """Modules and files whose code schedules the requests of a recording."""
+        return (*imported_modules("fluidwait.engines.vllm.scheduler", *self.own_policies()), "fluidwait.policies.*")
 
     def header(self) -> dict[str, Any]:
         """The hardware file without times: a memory that holds exactly the engine's KV blocks."""

@@ -1,0 +1,218 @@
+"""A rehearsal of a policy that a user wrote: compiled, and run on a few requests, before it is used in earnest.
+
+The run is the simulator's own, in plain Python: where compiled code reads or writes beyond an array without a word,
+Python names the line. Every plan is held against the contract.
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+from numba import typeof
+from numba.core import types
+from numba.core.registry import CPUDispatcher
+
+from fluidwait.config import ConfigError, nearest
+from fluidwait.engines import core, simulator
+from fluidwait.engines.core import Semantics
+from fluidwait.policies.contract import Plan, View
+from fluidwait.policy_file import WHOLE_NUMBERS, line_of, mistake, raised
+from fluidwait.timing import TimeModel
+
+REQUESTS = 40
+"""Of a rehearsal at most."""
+
+OUTPUT = 20
+"""Tokens that a request of a rehearsal generates at most: every stage of a request, in less than a second."""
+
+ALLOWED = "numbers, slices of arrays and loops are fine; new arrays, lists, strings and exceptions are not"
+
+
+class _Broken(Exception):
+    """A plan against the contract."""
+
+
+def rehearse(requests, policy, knobs: Any, time_model: TimeModel, semantics: Semantics) -> None:
+    """Find mistakes in a policy of the user's; nothing for a policy that ships.
+
+    Args:
+        requests, knobs, time_model, semantics: as in :func:`simulator.simulate`; the first few requests are used.
+
+    Raises:
+        ConfigError: ``file:line: what is wrong``.
+        EngineError: requests would wait for ever.
+    """
+    if policy.file is None:
+        return
+    few = requests._replace(**{name: getattr(requests, name)[:REQUESTS] for name in requests._fields})
+    few = few._replace(output=np.minimum(few.output, OUTPUT))
+    semantics = simulator.reservation(policy.module, knobs, semantics)
+    simulator.check_requests(few, policy, knobs, semantics)
+    for name in WHOLE_NUMBERS:
+        if hasattr(policy.module, name):
+            getattr(policy.module, name)(knobs)
+    state = core.new_state(few, semantics)
+    memory = np.zeros(simulator.memory_size(policy.module, knobs), dtype=np.int64)
+    _compile(policy, (_view(state, semantics), knobs, memory, _plan(state)))
+    rows = np.empty((0, len(simulator.LOG_COLUMNS)))
+    _run_in_python(policy, (knobs, memory, state, time_model, semantics, rows, True))
+
+
+def _plan(state) -> Plan:
+    return Plan(state.tokens, state.admit, state.chunk)
+
+
+def _view(state, semantics: Semantics) -> View:
+    """A view of the right types; its numbers do not matter."""
+    known = {name: getattr(state, name) for name in View._fields if hasattr(state, name)}
+    free, watermark, size = semantics.blocks, semantics.watermark, semantics.block_size
+    return View(now=0.0, draining=False, evicted=0, free=free, watermark=watermark, block_size=size, **known)
+
+
+# --- what Numba says -----------------------------------------------------------------------------------------------
+
+
+def _compile(policy, arguments: tuple) -> None:
+    """Compile ``plan`` for such arguments and look at what it returns.
+
+    Alone, it takes a fraction of the time of the simulator around it, and Numba says more of what is wrong.
+    """
+    plan, path = policy.module.plan, policy.file
+    signature = tuple(map(typeof, arguments))
+    try:
+        plan.compile(signature)
+    except Exception as error:
+        raise _compile_error(path, error, plan, arguments[1]) from error
+    returned = plan.overloads[signature].signature.return_type
+    parts = list(returned) if isinstance(returned, types.BaseTuple) else []
+    if len(parts) != 2 or not isinstance(parts[0], types.Integer) or not isinstance(parts[1], types.Number):
+        what = f"plan must return (requests admitted, time to be asked again), found {returned}"
+        raise mistake(path, what, line_of(path, "plan"))
+
+
+def _compile_error(path: Path, error: Exception, plan: CPUDispatcher, knobs) -> ConfigError:
+    text = re.sub(r"\x1b\[\d*m", "", str(error))
+    line = _line_in(path, error, text)
+    if match := re.search(r"Unknown attribute '(\w+)' of type (\w+)\(", text):
+        name, owner = match.groups()
+        fields = {"View": View._fields, "Plan": Plan._fields}.get(owner, getattr(knobs, "_fields", ()))
+        owner = {"View": "view", "Plan": "out"}.get(owner, "knobs")
+        return mistake(path, f"{owner} has no '{name}'{nearest(name, list(fields))}", line)
+    if "Can't unify return type" in text:
+        lines = sorted({int(n) for n in re.findall(rf'{re.escape(path.name)}", line (\d+)', text)})
+        what = "plan must return (requests admitted, time to be asked again) everywhere; its returns differ, in lines "
+        return mistake(path, what + ", ".join(map(str, lines)), line_of(path, "plan"))
+    linecache.checkcache(str(path))
+    code = linecache.getline(str(path), line).strip() if line else "plan"
+    line = line or line_of(path, "plan")
+    return mistake(path, f"Numba cannot compile '{code}': {_reason(text)} ({ALLOWED})", line)
+
+
+def _line_in(path: Path, error: Exception, text: str) -> int | None:
+    """The line of the file that an error of Numba's is about: the innermost, which comes first."""
+    where = getattr(error, "loc", None)
+    if where is not None and where.filename == str(path):
+        return where.line
+    patterns = (rf"{re.escape(str(path))} \((\d+)\)", rf'{re.escape(path.name)}", line (\d+)')
+    found = [match for pattern in patterns for match in re.finditer(pattern, text)]
+    return int(min(found, key=lambda match: match.start())[1]) if found else None
+
+
+def _reason(text: str) -> str:
+    """The line of an error of Numba's that says most."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("Failed in nopython")] or ["it gives no reason"]
+    if "NRT required" in lines[0]:
+        return "it needs new memory"
+    return re.sub(r"\b(View|Plan|\w*Knobs)\((?:[^()]|\([^()]*\))*\)", r"\1", lines[0]).strip(" -:.")
+
+
+# --- the run in Python ---------------------------------------------------------------------------------------------
+
+
+def _run_in_python(policy, arguments: tuple) -> None:
+    path, plan = policy.file, interpreted(policy.module.plan)
+
+    def checked(view, knobs, memory, out):
+        answer = plan(_locked(view), knobs, memory, out)
+        _check_answer(answer, view, out)
+        return answer
+
+    decide = interpreted(core.decide, plan=checked)
+    run = interpreted(simulator._run, decide=decide)
+    try:
+        with np.errstate(all="ignore"):  # as compiled code has it
+            status, where, at, *_ = run(_numbers(arguments[0]), *arguments[1:])
+    except _Broken as error:
+        raise mistake(path, f"plan {error}", line_of(path, "plan")) from None
+    except Exception as error:
+        raise raised(path, error) from error
+    if status != simulator.DONE:
+        raise core.EngineError(simulator.explain(status, where, at, policy.use, arguments[2]))
+
+
+def _locked(view: View) -> View:
+    """The view with arrays that cannot be written: they are the engine's."""
+    arrays = {name: value.view() for name, value in view._asdict().items() if isinstance(value, np.ndarray)}
+    for array in arrays.values():
+        array.flags.writeable = False
+    return view._replace(**arrays)
+
+
+def interpreted(function, **names) -> FunctionType:
+    """A compiled function, and all compiled ones that it calls, as plain Python; ``names`` are bound anew."""
+    function = getattr(function, "py_func", function)
+    called = {name: function.__globals__.get(name) for name in _names_in(function.__code__)}
+    replaced = {name: interpreted(f) for name, f in called.items() if isinstance(f, CPUDispatcher)}
+    copy = core.bind(function, function.__name__, **(replaced | names))
+    copy.__defaults__ = function.__defaults__
+    return copy
+
+
+def _names_in(code) -> set[str]:
+    inner = [part for part in code.co_consts if isinstance(part, type(code))]
+    return set(code.co_names).union(*map(_names_in, inner))
+
+
+def _numbers(knobs):
+    """The knobs with NumPy's numbers, which divide by zero as compiled code does."""
+    return knobs._replace(
+        **{
+            name: np.asarray(value)[()]
+            for name, value in knobs._asdict().items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+    )
+
+
+def _check_answer(answer: Any, view: View, out: Plan) -> None:
+    """Hold a plan against the contract of :mod:`fluidwait.policies.contract`."""
+    if not isinstance(answer, tuple) or len(answer) != 2:
+        raise _Broken(f"returns {answer!r}, but must return (requests admitted, time to be asked again)")
+    admitted, wake = answer
+    waiting, at = len(view.waiting), f"at t = {view.now:.6g} s"
+    if not 0 <= admitted <= waiting:
+        raise _Broken(f"admits {admitted} requests {at}, but {waiting} wait")
+    if np.isnan(wake):
+        raise _Broken(f"asks {at} to be asked again at a time that is not a number")
+    for k, r in enumerate(view.resident):
+        most = max(view.goal[r] - view.cached[r], 1)
+        if not 0 <= out.tokens[k] <= most:
+            raise _Broken(f"gives resident {k} {out.tokens[k]} tokens {at} (nearest valid: 0 to {most})")
+    last = -1
+    for i in range(admitted):
+        position = out.admit[i]
+        if not last < position < waiting:
+            raise _Broken(
+                f"admits position {position} {at} (out.admit[{i}]); positions ascend and lie below {waiting}, the "
+                "number of waiting requests"
+            )
+        r, last = view.waiting[position], position
+        most = view.goal[r] - view.cached[r]
+        if not 1 <= out.chunk[i] <= most:
+            raise _Broken(f"admits with a first chunk of {out.chunk[i]} tokens {at} (nearest valid: 1 to {most})")

@@ -1,0 +1,147 @@
+"""Mistakes in an experiment that its configuration alone reveals, found before any of its jobs starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from fluidwait.config import ConfigError, FluidwaitError
+from fluidwait.engines import rehearsal
+from fluidwait.engines.simulator import check_requests, reservation
+from fluidwait.experiments import bisection, reference
+from fluidwait.experiments.experiment import Experiment
+from fluidwait.experiments.setting import Setting
+from fluidwait.figures import style
+from fluidwait.paths import project_root
+from fluidwait.workload import MixtureLengths, Requests
+
+KEY = re.compile(r"[A-Za-z0-9_.+-]+")
+"""Of a policy in an experiment: it is part of the names of files."""
+
+
+def check(setting: Setting, scale: str) -> None:
+    """Check one experiment at a scale.
+
+    Raises:
+        ConfigError: one line: file, key, what is wrong, nearest valid value.
+    """
+    experiment = setting.experiment
+    with named(f"experiment {experiment.id}"):
+        experiment.scale(scale)
+        bisection.check(setting, scale)
+        _check_figures(setting, scale)
+        _check_traces(experiment, scale)
+        drawn = _most_requests(setting, scale)
+        for key in experiment.policies:
+            if not KEY.fullmatch(key):
+                raise ConfigError(f"policies: '{key}': a key consists of letters, digits and _ . + -")
+            with named(f"policies.{key}"):
+                _check_policy(setting, key, scale, drawn)
+
+
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """Put ``where`` in front of an error that does not say it yet."""
+    try:
+        yield
+    except FluidwaitError as error:
+        text = str(error)
+        raise type(error)(text if where in text else f"{where}: {text}") from error.__cause__
+
+
+def _check_figures(setting: Setting, scale: str) -> None:
+    experiment = setting.experiment
+    keys, figures = list(experiment.policies), experiment.figures
+    if {"latency", "gap", "horizon"} & set(figures):
+        try:
+            style.styles(keys)
+        except ConfigError as error:
+            raise ConfigError(f"policies: {str(error).removeprefix('labels: ')}") from None
+    if "gap" in figures and len(keys) < 2:
+        raise ConfigError(f"figures: 'gap' compares policies, and there is only '{keys[0]}'; leave it out or add one")
+    if "audit" in figures and not (experiment.scale(scale).audit_requests and experiment.audit_share):
+        raise ConfigError("figures: 'audit' needs audit_requests of the scale and audit_share above 0")
+    if "reference" in figures and setting.hardware.timing.profile is None:
+        raise ConfigError(f"figures: 'reference' needs timing.profile, which hardware {setting.hardware.name} lacks")
+    for path in (reference.PUBLISHED, reference.MEDIANS) if "reference" in figures else ():
+        if not (project_root() / path).is_file():
+            raise ConfigError(f"figures: 'reference' needs {path}, which is not there")
+    if "mstar" in figures and setting.hardware.timing.linear is None:
+        raise ConfigError(f"figures: 'mstar' needs timing.linear, which hardware {setting.hardware.name} lacks")
+
+
+def _check_traces(experiment: Experiment, scale: str) -> None:
+    """A tuned policy has winners at the rates of the sweep only."""
+    rates = experiment.rates_at(scale)
+    for key in experiment.traced():
+        for rate in experiment.traces.rates if experiment.entry(key).grid else ():
+            if rate not in rates:
+                close = min(rates, key=lambda other: abs(other - rate))
+                raise ConfigError(
+                    f"traces.rates: {rate:g} is not a rate of the sweep, where '{key}' is tuned "
+                    f"(nearest valid value: {close:g})"
+                )
+
+
+def _most_requests(setting: Setting, scale: str) -> Requests:
+    """The requests of a run of the most that any asks for, at the highest rate: a recorded trace may have too few."""
+    experiment = setting.experiment
+    sizes = experiment.scale(scale)
+    asked = {"requests": max(experiment.horizons_at(scale))}
+    if any(entry.grid for entry in experiment.policies.values()):
+        asked["tuning_requests"] = sizes.tuning_requests
+    if bisection.is_searched(experiment, scale):
+        asked["boundary.requests"] = experiment.boundary_requests_at(scale)
+    name = max(asked, key=asked.__getitem__)
+    with named(f"scales.{scale}.{name}"):
+        return setting.requests(asked[name], experiment.rates_at(scale)[-1], experiment.seed_at(scale), 0)
+
+
+def _check_policy(setting: Setting, key: str, scale: str, drawn: Requests) -> None:
+    """Its settings, the lengths that it takes, and, of a file of the user's, a rehearsal."""
+    rates = setting.experiment.rates_at(scale)
+    combinations = setting.experiment.entry(key).combinations()
+    _check_grid(setting, key, combinations[0])
+    policy = setting.policy(key, combinations[0])
+    for rate in dict.fromkeys((rates[0], rates[-1])):
+        knobs = _feasible(setting, key, combinations, rate)
+    if policy.file is not None:
+        rehearsal.rehearse(drawn, policy, knobs, setting.time_model, setting.semantics)
+
+
+def _check_grid(setting: Setting, key: str, first: dict[str, Any]) -> None:
+    """A value that no setting may have is a mistake; a combination that the policy refuses is passed over."""
+    for name, values in (setting.experiment.entry(key).grid or {}).items():
+        for value in values:
+            try:
+                setting.policy(key, first | {name: value})
+            except ConfigError as error:
+                if f": {name}: " in str(error):
+                    where = f"policies.{key}"
+                    raise ConfigError(str(error).replace(where, f"{where}.grid", 1)) from error.__cause__
+
+
+def _feasible(setting: Setting, key: str, combinations: list[dict[str, Any]], rate: float) -> Any:
+    """Knobs of the first combination that serves every request; the reason of the first when none does."""
+    reason: ConfigError | None = None
+    for change in combinations:
+        try:
+            policy = setting.policy(key, change)
+            knobs = policy.prepare(setting.context(rate))
+            semantics = reservation(policy.module, knobs, setting.semantics)
+            check_requests(_every_length(setting), policy, knobs, semantics)
+            return knobs
+        except ConfigError as error:
+            reason = reason or error
+    raise reason
+
+
+def _every_length(setting: Setting) -> Requests:
+    """A request of every kind and length that can come, at time 0."""
+    prompt, output = (getattr(setting.law, name).astype(np.int64) for name in ("prompt", "output"))
+    each = np.arange(len(prompt)) if isinstance(setting.workload.lengths, MixtureLengths) else np.zeros_like(prompt)
+    return Requests(np.zeros(len(prompt)), prompt, output, each)

@@ -19,7 +19,7 @@ from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange  # no
 from vllm.sampling_params import StructuredOutputsParams  # noqa: E402
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402
 from vllm.v1.core.sched.interface import PauseState  # noqa: E402
-from vllm.v1.request import Request  # noqa: E402
+from vllm.v1.request import Request, RequestStatus  # noqa: E402
 
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
 
@@ -75,7 +75,7 @@ def state(scheduler) -> dict:
     kv = scheduler.kv_cache_manager
     return {
         "running": [r.request_id for r in scheduler.running],
-        "waiting": [(r.request_id, r.status.name) for r in scheduler.waiting],
+        "waiting": [(r.request_id, r.status == RequestStatus.PREEMPTED) for r in scheduler.waiting],
         "kv_holding": [r.request_id for r in getattr(scheduler, "kv_holding_waiting", ())],
         "deferred": {r.request_id for r in getattr(scheduler, "deferred_waiting", ())},
         "counts": scheduler.get_request_counts(),

@@ -268,13 +268,13 @@ class Gate:
         """
         engine, everyone, queue = self.engine, self.engine.running, self.engine.waiting
         taken: list = []
+        self._aside = (len(everyone) - len(handed), len(queue) - len(entering) if hold_back else 0)
         if hold_back:
             taken = self._take(queue, entering)
             engine.waiting = create_request_queue(engine.policy)
             for request in entering:
                 engine.waiting.add_request(request)
         engine.running = handed
-        self._aside = (len(everyone) - len(handed), len(queue) if hold_back else 0)
         if not self._parents_own_queues():
             engine.max_num_scheduled_tokens = min(self._stock_tokens, budget)
         kept, last = len(handed), handed[-1] if handed else None

@@ -5,6 +5,8 @@ The plans here have no gate and no caps below the engine's, so that whatever dif
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import random
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -13,10 +15,12 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)")
 
-from fake_engine import EOS, FakeEngine, make_request, make_scheduler  # noqa: E402
+import fake_engine  # noqa: E402
+from fake_engine import BLOCK_SIZE, EOS, FakeEngine, make_request, make_scheduler  # noqa: E402
 from vllm import SamplingParams  # noqa: E402
 from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange  # noqa: E402
 from vllm.sampling_params import StructuredOutputsParams  # noqa: E402
+from vllm.v1.core.encoder_cache_manager import EncoderCacheManager  # noqa: E402
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402
 from vllm.v1.core.sched.interface import PauseState  # noqa: E402
 from vllm.v1.request import Request, RequestStatus  # noqa: E402
@@ -32,6 +36,10 @@ CHUNKED = {
 POLICIES = pytest.mark.parametrize("entry", [CHUNKED, NESTED], ids=["wait_chunked", "nested_wait"])
 RANKS = pytest.mark.parametrize("ranks", ["fcfs", "priority"])
 ACCEPTING = SimpleNamespace(accept_tokens=lambda name, tokens: True, is_terminated=lambda: False)
+
+
+def with_settings(entry: dict, **changes) -> dict:
+    return entry | {"settings": entry["settings"] | changes}
 
 
 class Twins:
@@ -212,10 +220,284 @@ SETUPS = {
 @POLICIES
 def test_random_requests_are_scheduled_as_by_vllm(engine_options, entry, ranks, depth, setup):
     more = {"enable_prefix_caching": True, "max_num_batched_tokens": 256} | SETUPS[setup]
-    for seed in range(3):
-        twins = Twins(engine_options, entry, depth, scheduling_policy=ranks, **more)
-        traffic = Traffic(twins, seed)
-        for _ in range(250):
-            traffic.happen()
-            twins.step()
-        traffic.end()
+    twins = Twins(engine_options, entry, depth, scheduling_policy=ranks, **more)
+    run_random(twins, seed=7 * depth + len(ranks), steps=120)
+
+
+def run_random(twins: Twins, seed: int, steps: int, **features) -> Traffic:
+    traffic = Traffic(twins, seed, **features)
+    for _ in range(steps):
+        traffic.happen()
+        twins.step()
+    traffic.end()
+    return traffic
+
+
+@RANKS
+@POLICIES
+def test_images_are_scheduled_as_by_vllm(engine_options, entry, ranks):
+    """Requests that wait for a place in the encoder's budget or its cache get no tokens although their plan says so."""
+    more = {"blocks": 60, "max_num_batched_tokens": 128, "enable_prefix_caching": True}
+    twins = Twins(engine_options, entry, scheduling_policy=ranks, **more)
+    for engine in twins.engines:
+        engine.scheduler.max_num_encoder_input_tokens = 25
+        engine.scheduler.encoder_cache_manager = EncoderCacheManager(cache_size=40)
+    assert "image" in run_random(twins, seed=3, steps=120, images=6).kinds
+
+
+@RANKS
+@POLICIES
+def test_blocks_that_are_freed_late_are_seen_as_by_vllm(engine_options, entry, ranks):
+    """As behind a KV connector: a block comes back when the step that may still write to it has ended."""
+    twins = Twins(engine_options, entry, scheduling_policy=ranks, blocks=30, enable_prefix_caching=True)
+    if not hasattr(twins.stock.scheduler, "deferred_frees"):
+        pytest.skip("this vLLM release frees all blocks at once")
+    late = []
+    for engine in twins.engines:
+        engine.scheduler.defer_block_free = True
+    traffic = Traffic(twins, seed=11)
+    for _ in range(150):
+        traffic.happen()
+        late.append(len(twins.stock.scheduler.deferred_frees))
+        twins.step()
+    traffic.end()
+    assert sum(late) > 0
+
+
+@POLICIES
+def test_prefills_that_are_put_off_are_put_off_as_by_vllm(engine_options, entry):
+    """What vLLM keeps in mind for data-parallel prefills is the same, and so is what follows from it."""
+    if "throttle_prefills" not in inspect.signature(AsyncScheduler.schedule).parameters:
+        pytest.skip("schedule() of this vLLM release has no throttle_prefills, which 0.32 has")
+    twins = Twins(engine_options, entry, blocks=60, max_num_batched_tokens=64)
+    for engine in twins.engines:
+        plain, turns = engine.scheduler.schedule, itertools.count()
+        engine.scheduler.schedule = lambda plain=plain, turns=turns: plain(throttle_prefills=next(turns) % 4 > 0)
+    run_random(twins, seed=5, steps=150)
+
+
+@pytest.mark.parametrize("blocked", [1, 2, 40])
+@pytest.mark.parametrize("kind", ["grammar", "session"])
+@RANKS
+def test_those_that_cannot_start_hold_up_nobody(engine_options, ranks, kind, blocked):
+    """With a plan that admits one request at a time, five ones start at the steps at which they would alone."""
+    entry = {"policy": "nested_wait", "settings": {"thresholds": [1], "boundaries": [64], "max_wait": 0.0}}
+
+    def starts(blocked: int) -> list[int]:
+        more = {"scheduling_policy": ranks, "max_num_seqs": 64}
+        engine = FakeEngine(make_scheduler(engine_options, WaitScheduler, fluidwait=entry, **more))
+        for i in range(blocked):
+            guided = kind == "grammar"
+            made = request(f"blocked{i}", 20, 3, arrival=float(i), grammar=guided, resumable=not guided)
+            if kind == "grammar":
+                made.structured_output_request.grammar = Future()
+            engine.add(made)
+        if kind == "session":  # they answer their first input, then wait for the next, at the head of the queue
+            while any(r.status != RequestStatus.WAITING_FOR_STREAMING_REQ for r in engine.scheduler.requests.values()):
+                engine.step()
+            for made in list(engine.scheduler.requests.values()):
+                made.num_computed_tokens = 0  # as after a preemption: it holds no blocks
+                engine.scheduler.kv_cache_manager.free(made)
+                engine.scheduler.kv_holding_waiting.remove_request(made)
+                engine.scheduler.waiting.add_request(made)
+        for i in range(5):
+            engine.add(request(f"r{i}", 20, 30, arrival=100.0 + i))
+        first: dict[str, int] = {}
+        for step in range(20):
+            for name in engine.step():
+                first.setdefault(name, step)
+        return [first[f"r{i}"] for i in range(5)]
+
+    assert starts(blocked) == starts(0)
+
+
+def test_those_that_cannot_start_hold_up_nobody_as_by_vllm(engine_options):
+    """Five requests behind two that wait for a grammar start at once when the plan does not bind."""
+    twins = Twins(engine_options, CHUNKED)
+    futures: list[Future] = []
+
+    def blocked() -> Request:
+        made = request(f"grammar{len(futures) // 2}", 20, 20, grammar=True)
+        futures.append(Future())
+        made.structured_output_request.grammar = futures[-1]
+        return made
+
+    for _ in range(2):
+        twins.add(blocked)
+    for i in range(5):
+        twins.add(lambda i=i: request(f"r{i}", 20, 20))
+    assert list(twins.step()) == [f"r{i}" for i in range(5)]
+    for future in futures:
+        future.set_result(ACCEPTING)
+    assert {"grammar0", "grammar1"} <= set(twins.step())
+    twins.drain()
+
+
+@POLICIES
+def test_a_grammar_that_failed_ends_its_request_alone(engine_options, entry):
+    """Also while the plan holds everybody: its error need not wait for room, and nobody waits for it."""
+    held = entry | {"settings": entry["settings"] | ({"in_service": 1} if entry is CHUNKED else {"thresholds": [1]})}
+    engine = FakeEngine(make_scheduler(engine_options, WaitScheduler, fluidwait=held))
+    engine.add(request("inside", 20, 60))
+    engine.step()
+    engine.add(request("held", 20, 60))
+    wrong = request("wrong", 20, 60, grammar=True)
+    wrong.structured_output_request.grammar = failed = Future()
+    failed.set_exception(ValueError("no such grammar"))
+    engine.add(wrong)
+    for i in range(3):
+        engine.add(request(f"behind{i}", 20, 60))
+    for _ in range(6):
+        engine.step()
+    assert engine.reasons == {"wrong": "error"}
+    engine.drain()
+    assert engine.tokens == {"inside": 60, "held": 60, "wrong": 0} | {f"behind{i}": 60 for i in range(3)}
+
+
+@POLICIES
+def test_a_session_that_asks_for_more_gets_it(engine_options, entry):
+    """The limits of a streaming session are those of its latest input, and its time between inputs is nobody's hold."""
+    paused = {"in_service": 4, "boundaries": [5], "chunk": 16} if entry is CHUNKED else {"thresholds": [4]}
+    engine = FakeEngine(make_scheduler(engine_options, WaitScheduler, fluidwait=with_settings(entry, **paused)))
+    for i in range(3):
+        engine.add(request(f"other{i}", 50, 200))
+    engine.add(request("session", 20, 2, resumable=True))
+    for _ in range(12):
+        engine.step()
+    assert engine.tokens["session"] == 2
+    engine.scheduler.add_request(request("session", 20, 30, resumable=True))
+    for _ in range(45):
+        engine.step()
+    assert engine.tokens["session"] == 32
+    engine.scheduler.add_request(request("session", 1, 1))
+    engine.drain()
+    assert engine.scheduler.gate.table.slot_of == {}
+
+
+def test_an_idle_session_leaves_the_token_limit_in_force(engine_options):
+    entry = {
+        "policy": "wait_chunked",
+        "settings": {"in_service": 8, "boundaries": [99], "chunk": 64, "batch_tokens": 40, "max_wait": 0.0},
+    }
+    engine = FakeEngine(make_scheduler(engine_options, WaitScheduler, fluidwait=entry))
+    engine.add(request("session", 20, 2, resumable=True))
+    for _ in range(5):
+        engine.step()
+    assert engine.scheduler.requests["session"].status == RequestStatus.WAITING_FOR_STREAMING_REQ
+    for i in range(6):
+        engine.add(request(f"r{i}", 100, 5))
+    assert max(sum(engine.step().values()) for _ in range(12)) == 40
+
+
+def test_a_name_may_come_again_at_once(engine_options):
+    """The slot of a request that ended since the last step is not handed to the next one of its name."""
+    engine = FakeEngine(make_scheduler(engine_options, WaitScheduler, fluidwait=NESTED))
+    engine.add(request("name", 20, 30))
+    engine.step()
+    engine.abort("name")
+    second = request("name", 40, 5)
+    engine.reasons.clear()
+    engine.add(second)
+    engine.step()
+    table = engine.scheduler.gate.table
+    assert table.request[table.slot_of["name"]] is second
+    engine.drain()
+    assert engine.tokens["name"] == 5
+
+
+@pytest.mark.parametrize("attribute", ["class", "instance"])
+def test_a_scheduler_without_its_gate_is_vllms(engine_options, attribute):
+    """The constructor failed, or a test double never ran it: nothing of ours may stand in the way of a shutdown."""
+    if attribute == "class":
+        double = WaitScheduler.__new__(WaitScheduler)
+        AsyncScheduler.__init__(double, **parts(engine_options))
+    else:
+        double = make_scheduler(engine_options, WaitScheduler, fluidwait=NESTED)
+        double.gate.close()
+        double.gate = None
+    engine = FakeEngine(double)
+    engine.add(request("r", 20, 5))
+    engine.step()
+    engine.preempt()
+    engine.drain()
+    assert engine.tokens == {"r": 5}
+    double.shutdown()
+
+
+def parts(options) -> dict:
+    """What a scheduler is made of."""
+    whole = make_scheduler(options)
+    return {
+        "vllm_config": whole.vllm_config,
+        "kv_cache_config": whole.kv_cache_config,
+        "structured_output_manager": whole.structured_output_manager,
+        "block_size": BLOCK_SIZE,
+    }
+
+
+# --- priorities -------------------------------------------------------------------------------------------------------
+
+TIGHT = {
+    "wait_chunked": {"in_service": 8, "boundaries": [20], "chunk": 32, "max_wait": 0.01},
+    "nested_wait": {"thresholds": [4, 2], "boundaries": [5, 1024], "max_wait": 0.01},
+}
+
+
+@pytest.mark.parametrize(
+    "entry", [CHUNKED, NESTED, *({"policy": p, "settings": s | {"max_wait": 0.0}} for p, s in TIGHT.items())]
+)
+def test_the_low_one_makes_room_for_the_high_one(engine_options, monkeypatch, entry):
+    """Memory for four blocks of 128: a low one runs, a high one arrives, both grow, and the low one is preempted."""
+    monkeypatch.setattr(fake_engine, "BLOCK_SIZE", 128)
+
+    def ended(cls, entry) -> tuple[int, int]:
+        more = {"scheduling_policy": "priority", "blocks": 5, "fluidwait": entry}
+        engine = FakeEngine(make_scheduler(engine_options, cls, **more))
+        engine.add(make_request("low", 200, 150, priority=5, arrival=0.0))
+        engine.step()
+        engine.add(make_request("high", 230, 40, priority=0, arrival=1.0))
+        while "high" not in engine.reasons:
+            engine.step()
+        step, preempted = engine.steps, engine.scheduler.requests["low"].num_preemptions
+        engine.drain()
+        assert engine.tokens == {"low": 150, "high": 40}
+        return step, preempted
+
+    step, preempted = ended(AsyncScheduler, None)
+    assert step < 45 and preempted == 1
+    ours, preempted = ended(WaitScheduler, entry)
+    assert preempted == 1
+    assert ours <= step + (8 if entry["settings"].get("chunk") == 32 else 0)  # its prompt takes 8 chunks
+
+
+@pytest.mark.parametrize("depth", [1, 2], ids=["sync", "async"])
+@pytest.mark.parametrize("policy", TIGHT)
+def test_nobody_is_preempted_for_a_lower_one(engine_options, policy, depth):
+    """With a plan that pauses and holds: who goes for lack of memory ranks last, and who enters ranks first."""
+    entry = {"policy": policy, "settings": TIGHT[policy]}
+    more = {"scheduling_policy": "priority", "blocks": 24, "async_scheduling": depth > 1}
+    engine = FakeEngine(make_scheduler(engine_options, WaitScheduler, fluidwait=entry, **more), depth)
+    chance, preempted, paused = random.Random(depth), 0, 0
+    rank = {}
+    for step in range(600):
+        if chance.random() < 0.25:
+            name = f"r{step}"
+            rank[name] = (chance.randrange(4), float(step))
+            output = chance.choice([3, 30, 80])
+            priority, arrival = rank[name]
+            engine.add(make_request(name, chance.choice([5, 20, 60]), output, priority=priority, arrival=arrival))
+        before = {r.request_id for r in engine.scheduler.running}
+        counted = {name: r.num_preemptions for name, r in engine.scheduler.requests.items()}
+        planned = engine.step()
+        gone = [n for n, r in engine.scheduler.requests.items() if r.num_preemptions > counted.get(n, 0)]
+        inside = [r.request_id for r in engine.scheduler.running]
+        paused += sum(name not in planned for name in inside)
+        preempted += len(gone)
+        for name in gone:
+            assert all(rank[other] < rank[name] for other in inside)
+        entered = [name for name in planned if name not in before]
+        waiting = [r for r in engine.scheduler.waiting if not getattr(r, "num_stale_output_tokens", 0)]
+        if entered and waiting:
+            assert max(rank[name] for name in entered) < min(rank[r.request_id] for r in waiting)
+    engine.drain()
+    assert preempted > 10 and paused > 3

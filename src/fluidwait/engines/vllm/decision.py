@@ -26,11 +26,23 @@ from fluidwait.engines.vllm.requests import (
     HELD_FOR,
     KIND,
     LIMIT,
+    PRIORITY,
+    SENT,
     SERVICE,
     STAGE,
 )
 from fluidwait.policies import contract, nested_wait
-from fluidwait.policies.contract import Plan, View, blocks_for, growth, is_decoding, jit, jit_cached
+from fluidwait.policies.contract import (
+    NO_LIMIT,
+    Plan,
+    View,
+    blocks_for,
+    growth,
+    is_decoding,
+    jit,
+    jit_cached,
+    to_prefill,
+)
 
 # rows of the work space, int64: of what the policy plans, and lists of slots
 TOKENS, ADMIT, CHUNK, ORDER, PREFILLED = 0, 1, 2, 3, 4
@@ -63,12 +75,31 @@ class Decision(NamedTuple):
     known: int  # running requests that the slots know, now the first so many; when some are missing, nothing follows
     residents: int  # running requests that still have tokens to compute
     served: int  # residents that get tokens
-    victims: int  # residents, the newest, that must go for lack of memory
+    victims: int  # residents, the last in order, that must go for lack of memory
     admitted: int  # waiting requests to admit: positions in work[ADMIT]
-    tokens: int  # planned in all
+    tokens: int  # planned in all; NO_LIMIT when nobody gets less than vLLM would give
     prefilled: int  # residents in prefill that get tokens: slots in work[PREFILLED]
     ordered: int  # requests that vLLM is to see as running: slots in work[ORDER]; -1: all of them as they are
     wake: float  # s, when the policy wants to be asked again
+
+
+@jit
+def _rank(counts, times, slots):
+    """Sort the slots as the engine ranks their requests: by priority, then by time, then as they are.
+
+    They are in order but for those who came to run since the last step.
+    """
+    for k in range(1, len(slots)):
+        r, j = slots[k], k
+        while j > 0:
+            before = slots[j - 1]
+            if counts[PRIORITY, before] < counts[PRIORITY, r]:
+                break
+            if counts[PRIORITY, before] == counts[PRIORITY, r] and times[SENT, before] <= times[SENT, r]:
+                break
+            slots[j] = before
+            j -= 1
+        slots[j] = r
 
 
 @jit
@@ -116,11 +147,11 @@ def _blocks_needed(view, tokens):
 
 
 @jit
-def _put_in_order(counts, residents, work, victims):
+def _put_in_order(counts, slots, residents, work, victims):
     """What vLLM is to see as running: planned decodes, planned prefills and, when memory is short, the rest.
 
-    It gives tokens in this order and preempts from its end, so the victims come last. Requests that only wait for
-    their last token stay out: it would pass over them.
+    It gives tokens in this order and, but for priorities, preempts from its end, so the victims come last. Otherwise
+    requests that only wait for their last token stay out: it would pass over them.
     """
     n = 0
     for prefills in (False, True):
@@ -130,9 +161,14 @@ def _put_in_order(counts, residents, work, victims):
                 work[ORDER, n] = r
                 n += 1
     if victims > 0:
-        for k in range(len(residents)):
-            if work[TOKENS, k] == 0:
-                work[ORDER, n] = residents[k]
+        k = 0
+        for r in slots:
+            served = False
+            if k < len(residents) and residents[k] == r:
+                served = work[TOKENS, k] > 0
+                k += 1
+            if not served:
+                work[ORDER, n] = r
                 n += 1
     return n
 
@@ -157,14 +193,16 @@ def decide(
     room,  # requests that may enter
     batch_tokens,  # vLLM's limit
     chunk,  # vLLM's limit on the prefill tokens of a request and batch
+    stock_chunk,  # the same without a plan
     whole_prompts,  # the policy knows no chunks
+    by_priority,  # the engine ranks requests by priority, and not as they come
     knobs,
     memory,
 ):
     """Ask the policy whose ``plan`` this global name is bound to; see the policy contract.
 
-    While the planned tokens do not fit the free blocks, the newest residents are left out and the policy is asked
-    again; they are the first that vLLM preempts.
+    While the planned tokens do not fit the free blocks, the last residents in the engine's order are left out and the
+    policy is asked again; they are the first that vLLM preempts.
     """
     known = 0
     for k in range(len(slots)):
@@ -176,6 +214,8 @@ def decide(
     for k in range(len(held)):
         if counts[ALIVE, held[k]]:
             times[HELD_FOR, held[k]] += held_for
+    if by_priority:
+        _rank(counts, times, slots[:known])
     all_there, prefills, promised = _look(counts, times, now, block_size, slots[:known], residents, last_stage)
     if all_there == 0:
         watermark = 0
@@ -208,8 +248,9 @@ def decide(
         left -= 1
         free += counts[HELD, residents[left]]
     victims = all_there - left
-    served, total, prefilled, as_it_is = 0, 0, 0, True
-    for k in range(all_there):
+    served, total, prefilled = 0, 0, 0
+    as_it_is, full = True, True  # vLLM by itself would do so, given its limit on prefills; without that limit too
+    for k in range(left):
         if tokens[k] == 0:
             as_it_is = False
             continue
@@ -220,15 +261,17 @@ def decide(
         if missing > 0:
             work[PREFILLED, prefilled] = r
             prefilled += 1
-            if tokens[k] < min(missing, chunk):
-                as_it_is = False  # left to itself vLLM would give it more
+            as_it_is = as_it_is and tokens[k] >= min(missing, chunk)
+            full = full and tokens[k] >= min(missing, stock_chunk)
+    full = full and as_it_is
     ordered = -1
-    if not as_it_is or total > batch_tokens:
-        ordered = _put_in_order(counts, residents[:all_there], work, victims)
-    admitted = 0 if victims > 0 else min(admitted, max(room, 0))
+    if not as_it_is or (total > batch_tokens and not full):
+        ordered = _put_in_order(counts, slots[:known], residents[:all_there], work, victims)
+    admitted = min(admitted, max(room, 0))
     for i in range(admitted):
         total += out.chunk[i]
-    return Decision(known, all_there, served, victims, admitted, total, prefilled, ordered, wake)
+        full = full and out.chunk[i] >= min(to_prefill(view, waiting[out.admit[i]]), stock_chunk)
+    return Decision(known, all_there, served, victims, admitted, NO_LIMIT if full else total, prefilled, ordered, wake)
 
 
 @cache

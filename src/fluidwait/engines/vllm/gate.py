@@ -13,12 +13,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from concurrent.futures import Future
-from itertools import islice
 
 import numpy as np
 from vllm.logger import init_logger
 from vllm.v1.core.sched.interface import PauseState
-from vllm.v1.core.sched.request_queue import create_request_queue
+from vllm.v1.core.sched.request_queue import SchedulingPolicy, create_request_queue
 from vllm.v1.request import RequestStatus
 
 from fluidwait.engines.vllm.decision import ADMIT, ORDER, PREFILLED, TOKENS, WORK_ROWS, Decision, compiled
@@ -53,7 +52,14 @@ class _Adapters:
 
     def __init__(self, engine):
         self._most = engine.lora_config.max_loras
-        self._taken = {r.lora_request.lora_int_id for r in engine.running if r.lora_request}
+        with_adapter = [request for request in engine.running if request.lora_request]
+        self._taken = {r.lora_request.lora_int_id for r in with_adapter if not self._over(r, engine)}
+
+    @staticmethod
+    def _over(request, engine) -> bool:
+        """Whether all its tokens are computed or on their way: vLLM gives its slot away."""
+        generated = request.num_output_tokens + request.num_output_placeholders
+        return generated >= min(request.max_tokens, engine.max_model_len - request.num_prompt_tokens)
 
     def fit(self, request) -> bool:
         """Whether there is a slot for the adapter of a waiting request, who has it then."""
@@ -95,6 +101,8 @@ class Gate:
         self.thresholds = Thresholds(policy, settings, limits)
         self.table = RequestTable()
         self._ask = compiled(policy.module)
+        self._by_priority = engine.policy == SchedulingPolicy.PRIORITY
+        self._aside = (0, 0)  # running and waiting requests that vLLM's own step does not see
         self._flights: deque[_Flight] = deque()
         self._last_end = 0.0  # s, when the latest batch ended
         self._batch_time = 0.0  # s, average over the last ten batches or so
@@ -114,12 +122,17 @@ class Gate:
         self._warm_up()
 
     def arrived(self, request) -> None:
-        """A request has come to the engine."""
+        """A request has come to the engine; or the next input of a streaming session, which the table has."""
+        if request.request_id in self.engine.requests:
+            return
         now = time.monotonic()
-        slot = self.table.add(request, self._came_at(request, now), self.engine.max_model_len)
-        if self._policy.name == "wait":
-            self.table.counts[KIND, slot] = self._nearest_type(request)
+        self._forget(request.request_id)  # the last one of this name, if it ended since the last step
+        self._add(request, self._came_at(request, now))
         self.thresholds.traffic.arrived(now)
+
+    def counts(self, seen: tuple[int, int]) -> tuple[int, int]:
+        """(running, waiting) requests in all, where vLLM's own step counts those that it sees."""
+        return seen[0] + self._aside[0], seen[1] + self._aside[1]
 
     def step(self, stock):
         """One step of the engine; ``stock()`` is vLLM's own."""
@@ -167,7 +180,7 @@ class Gate:
     def _with_a_plan(self, now: float, stock):
         running = self.engine.running
         self._room_for(len(running))
-        heads, blocked = self._head_of_the_queue()
+        heads, passed, failed, more = self._head_of_the_queue()
         decision = self._decide(now, heads)
         residents = self._residents[: decision.residents]
         tokens = self._work[TOKENS, : decision.residents]
@@ -177,8 +190,15 @@ class Gate:
             requests = self.table.request
             handed = [requests[slot] for slot in self._work[ORDER, : decision.ordered].tolist()]
         entering = [heads[i] for i in self._work[ADMIT, : decision.admitted].tolist()] if decision.admitted else []
-        output, newcomers = self._parent(handed, entering, blocked, decision.tokens, stock)
-        if len(output.num_scheduled_tokens) == decision.served + len(newcomers):
+        paused = decision.served < decision.residents
+        hold_back = more or decision.admitted < len(heads) or (paused and bool(passed))
+        if hold_back:
+            self._defer(passed)
+            entering += failed
+        output, newcomers = self._parent(handed, entering, hold_back, decision.tokens, stock)
+        self._renew(newcomers, now)
+        # where memory is short, who goes is up to vLLM
+        if decision.victims == 0 and len(output.num_scheduled_tokens) == decision.served + len(newcomers):
             self._carry_over(now, output, decision, residents, tokens, newcomers)
         else:
             self._read_anew(now, output, residents, tokens, newcomers)
@@ -215,7 +235,9 @@ class Gate:
                 self._most - running - getattr(engine, "num_waiting_for_streaming_input", 0),
                 self._stock_tokens,
                 self._chunk,
+                self._stock_chunk if self._stock_chunk > 0 else NO_LIMIT,
                 self._whole_prompts,
+                self._by_priority,
                 self._plan.knobs,
                 self._memory,
             )
@@ -239,50 +261,59 @@ class Gate:
         self._running[: len(running)] = self._slots_of(running)
         self._slots = self._running[: len(running)]
 
-    def _parent(self, handed: list, entering: list, blocked: list, budget: int, stock):
-        """vLLM's own step over these requests; returns its output and the requests that entered service."""
-        everyone, queue = self.engine.running, self.engine.waiting
-        taken = len(entering) + len(blocked)
-        hold_back = taken < len(queue)
+    def _parent(self, handed: list, entering: list, hold_back: bool, budget: int, stock):
+        """vLLM's own step over these requests; returns its output and the requests that entered service.
+
+        Unless some are to be held back vLLM sees its queue as it is, those in it that cannot start included.
+        """
+        engine, everyone, queue = self.engine, self.engine.running, self.engine.waiting
+        taken: list = []
+        self._aside = (len(everyone) - len(handed), len(queue) - len(entering) if hold_back else 0)
         if hold_back:
-            self.engine.waiting = create_request_queue(self.engine.policy)
-            for request in self._take(queue, entering, blocked):
-                self.engine.waiting.add_request(request)
-        self.engine.running = handed
-        if not blocked and not self._parents_own_queues():
-            self.engine.max_num_scheduled_tokens = min(self._stock_tokens, budget)
+            taken = self._take(queue, entering)
+            engine.waiting = create_request_queue(engine.policy)
+            for request in entering:
+                engine.waiting.add_request(request)
+        engine.running = handed
+        if not self._parents_own_queues():
+            engine.max_num_scheduled_tokens = min(self._stock_tokens, budget)
         kept, last = len(handed), handed[-1] if handed else None
         try:
             output = stock()
         finally:
-            self.engine.max_num_scheduled_tokens = self._stock_tokens
+            engine.max_num_scheduled_tokens = self._stock_tokens
+            self._aside = (0, 0)
             if hold_back:
-                left_over = list(self.engine.waiting)
-                self.engine.waiting = queue
-                for request in reversed(left_over):
-                    queue.prepend_request(request)
-        after = self.engine.running
+                left_over, engine.waiting = list(engine.waiting), queue
+                self._put_back(queue, left_over, taken, entering)
+            after, engine.running = engine.running, everyone
         if not kept or (len(after) >= kept and after[kept - 1] is last):  # it only ever adds at the end
             newcomers = after[kept:]
             everyone.extend(newcomers)
-            self.engine.running = everyone
         else:  # the parent preempted some
             known = set(everyone)
             newcomers = [request for request in after if request not in known]
-            self.engine.running = [r for r in everyone if r.status == RequestStatus.RUNNING] + newcomers
+            engine.running = [r for r in everyone if r.status == RequestStatus.RUNNING] + newcomers
         return output, newcomers
 
     @staticmethod
-    def _take(queue, entering: list, blocked: list) -> list:
-        """Remove these requests from the queue; returns them in its order."""
-        chosen = set(entering)
-        chosen.update(blocked)
-        first = list(islice(queue, len(chosen)))
-        if len(chosen) == len(first) and chosen.issuperset(first):
-            return [queue.pop_request() for _ in first]
-        ordered = [request for request in queue if request in chosen]
-        queue.remove_requests(ordered)
-        return ordered
+    def _take(queue, entering: list) -> list:
+        """Take the queue's head up to the last of these requests away from it; returns it, in the queue's order."""
+        taken, missing = [], set(entering)
+        while missing:
+            request = queue.pop_request()
+            missing.discard(request)
+            taken.append(request)
+        return taken
+
+    @staticmethod
+    def _put_back(queue, left_over: list, taken: list, entering: list) -> None:
+        """Put back those that vLLM preempted or did not let in, and those taken that were not for it to see."""
+        if len(taken) > len(entering):
+            known, gone = set(taken), set(entering).difference(left_over)
+            left_over = [r for r in left_over if r not in known] + [r for r in taken if r not in gone]
+        for request in reversed(left_over):
+            queue.prepend_request(request)
 
     def _carry_over(self, now: float, output, decision: Decision, residents, tokens, newcomers: list) -> None:
         """Bring the table to the state after a step that went as planned."""
@@ -336,26 +367,44 @@ class Gate:
 
     # --- the view -----------------------------------------------------------------------------------------------------
 
-    def _head_of_the_queue(self) -> tuple[list, list]:
-        """(requests that the policy may admit, requests that cannot start yet and that only the parent can free)."""
-        heads, blocked = [], []
+    def _head_of_the_queue(self) -> tuple[list, list, list, bool]:
+        """What the head of the queue holds, in order, and whether more may start behind it.
+
+        First the requests that the policy may admit. Those that cannot start take no places among them, however many
+        they are: they wait for a grammar or for the next input of their session. Second, those that vLLM would pass
+        over although their time has come: they wait for a slot for their adapter, or for tokens that were in flight
+        when they were preempted. Third, those whose grammar has failed, which vLLM ends when it sees them.
+        """
+        heads: list = []
+        passed: list = []
+        failed: list = []
         adapters = _Adapters(self.engine) if self.engine.lora_config else None
         if adapters and getattr(self.engine, "skipped_waiting", None):  # up to vLLM 0.22, which takes them unasked
             for request in reversed(list(self.engine.skipped_waiting)):
                 self.engine.waiting.prepend_request(request)
             self.engine.skipped_waiting = create_request_queue(self.engine.policy)
-        for request in islice(self.engine.waiting, self._depth):
-            if adapters and not adapters.fit(request):
+        for request in self.engine.waiting:
+            if len(heads) == self._depth:
+                return heads, passed, failed, True
+            if request.status not in (RequestStatus.WAITING, RequestStatus.PREEMPTED):
+                grammar = _grammar(request)
+                if isinstance(grammar, Exception):
+                    failed.append(request)
+                if grammar is None or isinstance(grammar, Exception):
+                    continue
+            stale = getattr(request, "num_stale_output_tokens", 0) and not request.drop_stale_output
+            if stale or (adapters and not adapters.fit(request)):
+                passed.append(request)
                 continue
-            status = request.status
-            if status == RequestStatus.WAITING:
-                heads.append(request)
-            elif status == RequestStatus.PREEMPTED:
+            if request.status == RequestStatus.PREEMPTED:
                 self.table.evicted(self._slot(request))
-                heads.append(request)
-            else:
-                blocked.append(request)
-        return heads, blocked
+            heads.append(request)
+        return heads, passed, failed, False
+
+    def _defer(self, requests: list) -> None:
+        """Tell vLLM's statistics, which part requests that were passed over from those that wait for room."""
+        if requests and hasattr(self.engine, "deferred_waiting"):
+            self.engine.deferred_waiting.update(requests)
 
     # --- bookkeeping --------------------------------------------------------------------------------------------------
 
@@ -370,7 +419,19 @@ class Gate:
 
     def _slot(self, request) -> int:
         slot = self.table.slot_of.get(request.request_id)
-        return self.table.add(request, time.monotonic(), self.engine.max_model_len) if slot is None else slot
+        return self._add(request, time.monotonic()) if slot is None else slot
+
+    def _add(self, request, came: float) -> int:
+        slot = self.table.add(request, came, self.engine.max_model_len)
+        if self._policy.name == "wait":
+            self.table.counts[KIND, slot] = self._nearest_type(request)
+        return slot
+
+    def _renew(self, newcomers: list, now: float) -> None:
+        """With every input a streaming session starts anew: it has other limits, and nobody held it in between."""
+        for request in newcomers:
+            if getattr(request, "resumable", False):
+                self.table.renew(self._slot(request), now, self.engine.max_model_len)
 
     def _slots_of(self, requests: list) -> np.ndarray:
         slots, known = np.empty(len(requests), dtype=np.uint64), self.table.slot_of
@@ -380,13 +441,19 @@ class Gate:
         return slots
 
     def _forget_finished(self) -> None:
-        learns = self.thresholds.learns
         for name in self.engine.finished_req_ids:
-            request = self.table.remove(name)
-            if not learns or request is None:
-                continue
-            if request.num_output_tokens and request.status != RequestStatus.FINISHED_ABORTED:
-                self.thresholds.traffic.finished(request.num_prompt_tokens, request.num_output_tokens)
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        """Forget the request of this name, if there is one and it has ended: another one may have its name by now."""
+        slot = self.table.slot_of.get(name)
+        if slot is None or not self.table.request[slot].is_finished():
+            return
+        request = self.table.remove(name)
+        if not self.thresholds.learns or request.status == RequestStatus.FINISHED_ABORTED:
+            return
+        if request.num_output_tokens:
+            self.thresholds.traffic.finished(request.num_prompt_tokens, request.num_output_tokens)
 
     def _take_off(self, output, now: float, slots: np.ndarray, kv_tokens: int) -> None:
         self._flights.append(_Flight(output, now, slots, output.total_num_scheduled_tokens, kv_tokens))
@@ -423,8 +490,9 @@ class Gate:
 
     def _parents_own_queues(self) -> bool:
         """True when the parent keeps requests of its own to start, outside ``waiting``: they need tokens too."""
-        return bool(getattr(self.engine, "skipped_waiting", None)) or bool(
-            getattr(self.engine, "kv_holding_waiting", None)
+        return bool(getattr(self.engine, "skipped_waiting", None)) or any(
+            request.status != RequestStatus.WAITING_FOR_STREAMING_REQ
+            for request in getattr(self.engine, "kv_holding_waiting", ())
         )
 
     def _nearest_type(self, request) -> int:
@@ -502,6 +570,12 @@ class Gate:
             self._next_line = now + self._settings.log_interval
             logger.info("%s", describe(status, self.thresholds.problem))
         return self._status.write(status)
+
+
+def _grammar(request):
+    """The grammar that the request waits for, or the error of its compilation; None while there is neither."""
+    waits = request.status == RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
+    return request.structured_output_request.grammar if waits else None
 
 
 def describe(status: dict, problem: str) -> str:

@@ -2,8 +2,8 @@
 
 Everything that :mod:`fluidwait.engines.vllm.gate` and :mod:`fluidwait.engines.vllm.scheduler` touch is listed here, is
 the same from vLLM 0.20.2 to 0.32.0, and is checked when the engine starts, so that a drift is told in one line rather
-than found out by a stranded request. Where releases differ (``skipped_waiting`` up to 0.22, ``kv_holding_waiting`` and
-``max_num_active_reqs`` later) the gate asks with ``getattr``.
+than found out by a stranded request. Where releases differ (``skipped_waiting`` up to 0.22; ``kv_holding_waiting``,
+``deferred_waiting`` and ``max_num_active_reqs`` later) the gate asks with ``getattr``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ METHODS = {  # of the scheduler: first parameters, by name
     "add_request": ["request"],
     "schedule": [],
     "update_from_output": ["scheduler_output", "model_runner_output"],
+    "get_request_counts": [],
     "reset_prefix_cache": [],
     "shutdown": [],
 }
@@ -44,6 +45,7 @@ REQUEST = [  # properties of the class, or set by its constructor
     "request_id",
     "status",
     "lora_request",
+    "structured_output_request",
     "max_tokens",
     "num_prompt_tokens",
     "num_tokens",
@@ -51,6 +53,7 @@ REQUEST = [  # properties of the class, or set by its constructor
     "num_computed_tokens",
     "num_output_placeholders",
     "arrival_time",
+    "priority",
     "is_prefill_chunk",
 ]
 OUTPUT = ["num_scheduled_tokens", "total_num_scheduled_tokens"]
@@ -77,7 +80,7 @@ def drifted(scheduler) -> list[str]:
     problems += [f"SchedulerOutput.{name}" for name in OUTPUT if name not in SchedulerOutput.__annotations__]
     problems += [
         f"RequestStatus.{name}"
-        for name in ("WAITING", "PREEMPTED", "FINISHED_ABORTED")
+        for name in ("WAITING", "WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR", "PREEMPTED", "FINISHED_ABORTED")
         if not hasattr(RequestStatus, name)
     ]
     if not hasattr(getattr(scheduler.kv_cache_manager, "block_pool", None), "get_num_free_blocks"):

@@ -27,16 +27,19 @@ STAGE = 5  # generated, no further than the last stage that the policy knows
 HELD = 6  # KV blocks, those of the whole prompt once admitted
 FLYING = 7  # batches in flight that hold it
 ALIVE = 8  # 1 until its end
-ROWS = 9
+PRIORITY = 9  # the engine's, the least first
+ROWS = 10
 
 # rows of RequestTable.times, float64, s
 ARRIVAL = 0  # on the monotonic clock
 SERVICE = 1  # not held outside batches
 HELD_FOR = 2  # held outside batches while resident or before
+SENT = 3  # on the front end's clock, by which the engine ranks requests of one priority
+TIMES = 4
 
 
 class RequestTable:
-    """``counts`` int64[ROWS, slots] and ``times`` float64[3, slots], rows as above; ``slot_of`` by request id."""
+    """``counts`` int64[ROWS, slots] and ``times`` float64[TIMES, slots], rows as above; ``slot_of`` by request id."""
 
     # Rows of 1,024 would all lie in the same few sets of the processor's cache and drive each other out.
     def __init__(self, room: int = 1000):
@@ -44,14 +47,14 @@ class RequestTable:
         self.request: list = []  # the engine's own, by slot
         self._free: deque[int] = deque()
         self.counts = np.zeros((ROWS, 0), dtype=np.int64)
-        self.times = np.zeros((3, 0))
+        self.times = np.zeros((TIMES, 0))
         self._progress = np.zeros((0, 5), dtype=np.int64)  # work space
         self._grow(room)
 
     def _grow(self, more: int) -> None:
         have = len(self.request)
         self.counts = np.concatenate([self.counts, np.zeros((ROWS, more), dtype=np.int64)], axis=1)
-        self.times = np.concatenate([self.times, np.zeros((3, more))], axis=1)
+        self.times = np.concatenate([self.times, np.zeros((TIMES, more))], axis=1)
         self.request.extend([None] * more)
         self._free.extend(range(have, have + more))
 
@@ -64,12 +67,16 @@ class RequestTable:
             self._grow(max(len(self.request), 2 * SPARE))
         slot = self._free.popleft()
         self.slot_of[request.request_id] = slot
-        prompt = request.num_prompt_tokens
-        limit = min(request.max_tokens, longest - prompt)
-        self.counts[:, slot] = (limit, 0, prompt, 0, 0, 0, 0, 0, 1)
-        self.times[:, slot] = (now, 0.0, 0.0)
+        self.counts[:, slot] = (0, 0, request.num_prompt_tokens, 0, 0, 0, 0, 0, 1, request.priority)
         self.request[slot] = request
+        self.renew(slot, now, longest)
         return slot
+
+    def renew(self, slot: int, now: float, longest: int) -> None:
+        """The request in the slot starts at ``now`` (s), with the limits that it has now."""
+        request = self.request[slot]
+        self.counts[LIMIT, slot] = min(request.max_tokens, longest - request.num_prompt_tokens)
+        self.times[:, slot] = (now, 0.0, 0.0, request.arrival_time)
 
     def remove(self, request_id: str):
         """Free the slot of a request and return the request; None if it is not known."""

@@ -1,7 +1,8 @@
 """The class for vLLM's ``--scheduler-cls``: vLLM's asynchronous scheduler behind the gate of fluidwait's policies.
 
-It overrides five public methods and adds one attribute, ``gate``, so that there is little to collide with; what the
-gate relies on is listed in :mod:`fluidwait.engines.vllm.interface`.
+It overrides six public methods and adds one attribute, ``gate``, so that there is little to collide with. Without a
+gate, when the constructor failed or has not run, all of them are vLLM's own. What the gate relies on is listed in
+:mod:`fluidwait.engines.vllm.interface`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class WaitScheduler(AsyncScheduler):
         ConfigError: a setting is wrong, or the engine has a feature switched on that cannot be supported.
     """
 
+    gate: Gate | None = None
+
     def __init__(self, vllm_config, *args, **kwargs):
         try:
             refuse_unsupported(vllm_config)
@@ -39,16 +42,23 @@ class WaitScheduler(AsyncScheduler):
         logger.info("fluidwait: %s with %s", policy.name, policy.settings.model_dump())
 
     def add_request(self, request) -> None:
-        self.gate.arrived(request)
+        if self.gate is not None:
+            self.gate.arrived(request)
         super().add_request(request)
 
     def schedule(self, *args, **kwargs):
+        if self.gate is None:
+            return super().schedule(*args, **kwargs)
         return self.gate.step(lambda: super(WaitScheduler, self).schedule(*args, **kwargs))
 
     def update_from_output(self, scheduler_output, model_runner_output):
-        if scheduler_output.total_num_scheduled_tokens > 0:
+        if self.gate is not None and scheduler_output.total_num_scheduled_tokens > 0:
             self.gate.landed(scheduler_output)
         return super().update_from_output(scheduler_output, model_runner_output)
+
+    def get_request_counts(self) -> tuple[int, int]:
+        counts = super().get_request_counts()
+        return counts if self.gate is None else self.gate.counts(counts)
 
     def reset_prefix_cache(self, *args, **kwargs):
         running = [(request, request.num_output_placeholders) for request in self.running]
@@ -59,5 +69,6 @@ class WaitScheduler(AsyncScheduler):
         return done
 
     def shutdown(self) -> None:
-        self.gate.close()
+        if self.gate is not None:
+            self.gate.close()
         super().shutdown()

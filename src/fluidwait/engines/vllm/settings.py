@@ -16,7 +16,7 @@ from fluidwait.config import ConfigError, Strict, parse
 from fluidwait.policies import Policy, load_policy
 
 SOURCE = "additional_config: fluidwait"
-AUTO = {"policy": "wait_chunked", "in_service": "fluid", "batch_tokens": "fluid"}
+AUTO = {"policy": "fluid_budget"}
 MAX_WAIT = 1.0
 """s, for the policies whose own default is to wait for ever: a server must not."""
 
@@ -24,8 +24,8 @@ MAX_WAIT = 1.0
 class SchedulerSettings(Strict):
     """The entry ``fluidwait`` of ``additional_config``. What is not given is estimated from the traffic."""
 
-    policy: Literal["auto", "wait_chunked", "nested_wait", "wait"] = Field(
-        "auto", description="'auto': wait_chunked with everything from the fluid model"
+    policy: Literal["auto", "fluid_budget", "wait_chunked", "nested_wait", "wait"] = Field(
+        "auto", description="'auto': fluid_budget, that is vLLM's own rule with the batch of the fluid model"
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="of the policy, as in config/policies")
     hardware: str | None = Field(None, description="hardware file or its name, for iteration times")
@@ -33,7 +33,9 @@ class SchedulerSettings(Strict):
     rate: float | None = Field(None, gt=0, allow_inf_nan=False, description="requests/s")
     rate_window: float = Field(60.0, gt=0, description="s of arrivals that give the rate")
     length_window: int = Field(1000, ge=10, description="finished requests that give the length distribution")
-    iteration_window: int = Field(500, ge=20, description="iterations that give the iteration time")
+    iteration_window: int = Field(
+        500, ge=20, description="iterations of each size of batch that give the iteration time"
+    )
     least: int = Field(100, ge=10, description="finished requests and iterations before the first thresholds")
     refresh: float = Field(5.0, gt=0, description="s between two looks at the estimates")
     drift: float = Field(0.1, ge=0, description="relative change of an estimate that moves the thresholds")
@@ -58,7 +60,7 @@ def read_settings(additional_config: Any) -> tuple[SchedulerSettings, Policy]:
 
 
 def _with_finite_wait(policy: Policy) -> Policy:
-    if math.isfinite(policy.settings.max_wait):
+    if math.isfinite(getattr(policy.settings, "max_wait", 0.0)):
         return policy
     if "max_wait" in policy.settings.model_fields_set:
         raise ConfigError(

@@ -93,7 +93,7 @@ def random_policy(name: str, seed: int, g: np.random.Generator) -> dict:
         "fluid_budget": {
             "batch_tokens": int(g.integers(20, 800)),
             "max_requests": cap,
-            "watermark": [0.0, 0.1][seed % 2],
+            "watermark": [0.1, 0.0][seed % 2],
         },
         "orca": {"max_requests": cap, "max_model_len": int(g.choice([672, 704, 768]))},
         "wait_chunked": {

@@ -36,7 +36,7 @@ CONFIGURATIONS = {
     "orca": 32,
     "wait_chunked": 32,
     "vllm_v1": 12,
-    "fluid_budget": 12,
+    "fluid_budget": 24,
     "nested_wait": 9,
     "wait": 9,
 }

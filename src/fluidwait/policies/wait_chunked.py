@@ -7,8 +7,8 @@ the room in segment 1 and the room under ``in_service``. Fractional quotas are m
 ``batch_tokens`` bounds the tokens of a batch: prefills share what the decodes leave.
 
 The gate: a segment is served when it is full or when its entry queue holds its quota; ``gate: false`` is the paper's
-threshold-only ablation. Requests in prefill belong to segment 1. Liveness as in :mod:`fluidwait.policies.nested_wait`,
-except that segments open independently.
+threshold-only ablation, in which quotas and caps hold all the same. Requests in prefill belong to segment 1. Liveness
+as in :mod:`fluidwait.policies.nested_wait`, except that segments open independently.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Settings(PolicySettings):
     )
     slack: float = Field(0.05, ge=0, lt=1, description="share of the stability boundary given up for a smaller batch")
     margin: float = Field(0.05, ge=0, description="added to every continuation probability (the paper's eta)")
-    gate: bool = Field(True, description="wait for a full segment or a full entry quota")
+    gate: bool = Field(True, description="wait for a full segment or a full entry quota; both hold without it too")
     max_wait: float = Field(0.02, ge=0, description="s that the gate may hold a request in all")
 
 

@@ -90,6 +90,11 @@ def random_policy(name: str, seed: int, g: np.random.Generator) -> dict:
         "sarathi": {"token_budget": int(g.choice([5, 60, 500]) * g.uniform(0.5, 1)), "max_requests": cap},
         "vllm_v0": {"max_requests": cap, "token_cap": int(g.integers(661, 1500))},
         "vllm_v1": {"token_budget": int(g.integers(20, 800)), "max_requests": cap},
+        "fluid_budget": {
+            "batch_tokens": int(g.integers(20, 800)),
+            "max_requests": cap,
+            "watermark": [0.1, 0.0][seed % 2],
+        },
         "orca": {"max_requests": cap, "max_model_len": int(g.choice([672, 704, 768]))},
         "wait_chunked": {
             "in_service": max(cap, 8),

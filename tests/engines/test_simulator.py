@@ -318,6 +318,7 @@ SPECS = {
     "sarathi": {"token_budget": 30, "max_requests": 6},
     "vllm_v0": {"max_requests": 6, "token_cap": 60},
     "vllm_v1": {"token_budget": 30, "max_requests": 6},
+    "fluid_budget": {"batch_tokens": 30, "max_requests": 6},
     "orca": {"max_requests": 6, "max_model_len": 60},
     "wait": {"thresholds": [3], "max_wait": 2.0},
     "nested_wait": {"boundaries": [3, 20], "thresholds": [3, 2], "max_wait": 2.0},
@@ -381,7 +382,7 @@ def test_laws(name, workload):
     if name != "orca":  # it holds whole sequences
         assert result.peak_blocks <= semantics.blocks
 
-    if name in ("sarathi", "vllm_v1"):  # never idle while anybody is there
+    if name in ("sarathi", "vllm_v1", "fluid_budget"):  # never idle while anybody is there
         for i in np.flatnonzero(log[1:, START] > end[:-1]):
             assert not np.any((some.arrival <= end[i]) & (result.completion > end[i]))
             assert log[i + 1, START] in some.arrival
@@ -390,7 +391,7 @@ def test_laws(name, workload):
 def test_laws_were_tested_with_evictions():
     """The workloads of test_laws do run out of memory: this one is among them."""
     some = requests([0.0, 0.0, 0.0, 0.0], 15, 20)
-    for name in ("sarathi", "vllm_v0", "vllm_v1", "wait_chunked", "wait", "nested_wait"):
+    for name in ("sarathi", "vllm_v0", "vllm_v1", "fluid_budget", "wait_chunked", "wait", "nested_wait"):
         assert run({"policy": name, **SPECS[name]}, some, core.serving(5), SECOND).evictions.sum() > 0
 
 

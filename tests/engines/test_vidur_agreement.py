@@ -38,6 +38,7 @@ CONFIGURATIONS = {
     "orca": 32,
     "wait_chunked": 32,
     "vllm_v1": 12,
+    "fluid_budget": 24,
     "nested_wait": 9,
     "wait": 9,
 }
@@ -46,6 +47,7 @@ CAPS = {
     "sarathi": ["max_requests", "token_budget"],
     "orca": ["max_requests"],
     "vllm_v1": ["max_requests", "token_budget"],
+    "fluid_budget": ["max_requests", "batch_tokens"],
     "wait_chunked": ["chunk", "max_wait"],
     "nested_wait": ["max_wait"],
     "wait": ["max_wait"],

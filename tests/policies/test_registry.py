@@ -12,7 +12,7 @@ from fluidwait.config import ConfigError
 from fluidwait.paths import project_root
 from fluidwait.policies import load_policy, names
 
-ALL = ["nested_wait", "orca", "sarathi", "vllm_v0", "vllm_v1", "wait", "wait_chunked"]
+ALL = ["fluid_budget", "nested_wait", "orca", "sarathi", "vllm_v0", "vllm_v1", "wait", "wait_chunked"]
 
 FILE = """
 from fluidwait.policies.contract import PolicySettings, jit
@@ -78,6 +78,8 @@ def test_unknown_setting_names_the_nearest():
         ({"policy": "sarathi", "token_budget": 0}, "token_budget"),
         ({"policy": "sarathi", "max_requests": -1}, "max_requests"),
         ({"policy": "vllm_v1", "token_budget": 1.5}, "token_budget"),
+        ({"policy": "fluid_budget", "batch_tokens": 0}, "batch_tokens"),
+        ({"policy": "fluid_budget", "headroom": 0.9}, "headroom"),
         ({"policy": "wait", "max_wait": -0.1}, "max_wait"),
         ({"policy": "wait", "thresholds": "fluids"}, "thresholds"),
         ({"policy": "wait_chunked", "chunk": 0}, "chunk"),

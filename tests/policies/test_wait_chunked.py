@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from policy_cases import INF, Asked, Request, decoding, law
 
@@ -63,6 +64,14 @@ def test_without_the_gate():
     decision = chunked(gate=False)([NEW], [decoding(3)])
     assert decision.tokens == [1]
     assert decision.admitted == [(0, 16)]
+
+
+def test_without_the_gate_the_quota_holds_all_the_same():
+    """Nobody waits for company, but no more than the quota enter a batch: docs and rule say the same."""
+    ask = chunked(gate=False, in_service=20)
+    quota = int(np.ceil(ask.knobs.quota[0]))
+    assert len(ask([NEW] * (quota + 4), [decoding(3)]).admitted) <= quota < quota + 4
+    assert len(ask([NEW], [decoding(3)]).admitted) == 1
 
 
 def test_draining_opens_every_segment():

@@ -8,7 +8,9 @@ A policy file defines ``Settings`` (a pydantic model) and ``plan`` (a Numba func
 * ``reserved_tokens(knobs) -> int`` when it reserves memory for a whole sequence at admission,
 * ``longest_prompt(knobs) -> int`` when it cannot admit a longer one,
 * ``longest_output(knobs, kind) -> int64[N]`` when it knows no stage beyond that output for requests of that type,
-* ``queue_depth(knobs) -> int`` when it runs in vLLM: waiting requests that an engine need show it, from the first on.
+* ``queue_depth(knobs) -> int`` when it runs in vLLM: waiting requests that an engine need show it, from the first on,
+* ``engine_limits(knobs, block_size) -> (tokens, blocks)`` when its rule is vLLM's own but for the tokens of a batch and
+  the KV blocks that admissions leave free: vLLM then schedules by itself within these limits.
 """
 
 from __future__ import annotations

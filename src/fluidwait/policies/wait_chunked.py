@@ -13,8 +13,8 @@ quota alike. They count every request to the end of its segment and have no room
 few: with one segment, the fewer the farther the longest output is from the mean. With equal lengths both are the same.
 
 The gate: a segment is served when it is full or when its entry queue holds the flow of a batch; ``gate: false`` is the
-paper's threshold-only ablation. Requests in prefill belong to segment 1. Liveness as in
-:mod:`fluidwait.policies.nested_wait`, except that segments open independently.
+paper's threshold-only ablation, in which quotas and caps hold all the same. Requests in prefill belong to segment 1.
+Liveness as in :mod:`fluidwait.policies.nested_wait`, except that segments open independently.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Settings(PolicySettings):
         "mean_life",
         description="quotas and caps from the mean life of a request, with room for random lengths, or the paper's own",
     )
-    gate: bool = Field(True, description="wait for a full segment or a full entry quota")
+    gate: bool = Field(True, description="wait for a full segment or a full entry quota; both hold without it too")
     max_wait: float = Field(0.02, ge=0, description="s that the gate may hold a request in all")
 
 

@@ -24,6 +24,7 @@ from fluidwait.engines.vllm.estimates import Traffic  # noqa: E402
 from fluidwait.engines.vllm.gate import describe  # noqa: E402
 from fluidwait.engines.vllm.settings import read_settings  # noqa: E402
 from fluidwait.engines.vllm.thresholds import Limits, Thresholds  # noqa: E402
+from fluidwait.timing import iteration_time  # noqa: E402
 
 LIMITS = Limits(capacity=100_000, requests=256, tokens=2048, chunked_prefill=True, longest=4096)
 BASE, SLOPE, PER_KV = 5e-3, 40e-6, 0.2e-6
@@ -41,9 +42,13 @@ def teach(traffic: Traffic, *, rate: float = 10.0, prompt: int = 200, output: in
         traffic.iterated(tokens, kv, (BASE + SLOPE * tokens + PER_KV * kv) * noise)
 
 
+def learning(entry: dict, limits: Limits = LIMITS) -> Thresholds:
+    settings, policy = read_settings({"fluidwait": entry})
+    return Thresholds(policy, settings, limits)
+
+
 def automatic(**more) -> Thresholds:
-    settings, policy = read_settings({"fluidwait": {"policy": "auto", **more}})
-    return Thresholds(policy, settings, LIMITS)
+    return learning({"policy": "auto", **more})
 
 
 def settled(thresholds: Thresholds, now: float):
@@ -63,9 +68,48 @@ def test_estimates_find_what_was_put_in():
     assert law.share @ law.prompt == pytest.approx(200, rel=0.01)
     assert law.share @ law.output == pytest.approx(50, rel=0.01)
     times = traffic.time_model()
-    assert times.base == pytest.approx(BASE, rel=0.05)
-    assert times.compute_slope == pytest.approx(SLOPE, rel=0.05)
     assert times.per_kv == pytest.approx(PER_KV, rel=0.05)
+    for tokens, kv in ((20, 10_000), (60, 30_000), (300, 20_000), (700, 1000), (990, 50_000)):
+        assert seconds(times, tokens, kv) == pytest.approx(BASE + SLOPE * tokens + PER_KV * kv, rel=0.05)
+
+
+def seconds(times, tokens: int, kv: int) -> float:
+    return iteration_time(times, tokens, kv, 0, 0, 0, 0, 0, 0)
+
+
+def test_the_time_of_a_batch_is_a_stair_not_a_line():
+    """Decodes alone take 8 ms whatever their number, 384 tokens 24 ms, 2,048 tokens 120 ms: each is found."""
+    traffic = Traffic(rate_window=60.0, length_window=1000, iteration_window=500)
+    random = np.random.default_rng(1)
+    for tokens, took in ((40, 8e-3), (90, 9e-3), (384, 24e-3), (2048, 120e-3)):
+        for _ in range(100):
+            kv = int(random.integers(1000, 50_000))
+            traffic.iterated(tokens, kv, took + PER_KV * kv)
+    times = traffic.time_model()
+    for tokens, took in ((40, 8e-3), (90, 9e-3), (384, 24e-3), (2048, 120e-3)):
+        assert seconds(times, tokens, 0) == pytest.approx(took, rel=0.05)
+    assert np.all(np.diff(times.compute) >= 0)
+    assert seconds(times, 4096, 0) > 1.8 * took  # beyond what was seen nothing is free
+
+
+def test_limited_batches_do_not_make_the_estimate_forget_larger_ones():
+    """A scheduler that has come down to 384 tokens sees nothing else: what 2,048 take stays known."""
+    traffic = Traffic(rate_window=60.0, length_window=1000, iteration_window=500)
+    teach(traffic)
+    for _ in range(10):
+        traffic.iterated(2048, 0, 0.4)
+    for _ in range(5000):
+        traffic.iterated(384, 20_000, BASE + SLOPE * 384 + PER_KV * 20_000)
+    assert seconds(traffic.time_model(), 2048, 0) == pytest.approx(0.4, rel=0.1)
+
+
+def test_prefills_among_decodes_are_no_outliers():
+    """One iteration in five prefills and takes ten times as long as the others: that is what it takes."""
+    traffic = Traffic(rate_window=60.0, length_window=1000, iteration_window=500)
+    for i in range(500):
+        tokens, took = (2048, 0.12) if i % 5 == 0 else (20, 0.01)
+        traffic.iterated(tokens, 1000, took)
+    assert seconds(traffic.time_model(), 2048, 1000) == pytest.approx(0.12, rel=0.05)
 
 
 def test_the_rate_forgets():
@@ -90,8 +134,9 @@ def test_first_come_first_served_until_enough_is_known():
     teach(thresholds.traffic)
     plan = settled(thresholds, 60.0)
     knobs = plan.knobs
-    assert 1 <= knobs.in_service <= LIMITS.requests
-    assert knobs.batch_tokens <= 100_000
+    assert 256 <= knobs.batch_tokens <= LIMITS.tokens and knobs.batch_tokens % 128 == 0
+    assert knobs.spare == 0.05 * LIMITS.capacity
+    assert knobs.max_requests == LIMITS.requests
     assert 0 < thresholds.load(60.0) < 10
 
 
@@ -100,10 +145,42 @@ def test_thresholds_follow_a_drift_and_nothing_less():
     teach(thresholds.traffic)
     first = settled(thresholds, 60.0)
     assert settled(thresholds, 70.0) is first  # nothing has changed
-    teach(thresholds.traffic, output=400, at=60.0)
+    teach(thresholds.traffic, prompt=1500, output=400, at=60.0)
     second = settled(thresholds, 120.0)
     assert second is not first
+    assert second.knobs.batch_tokens != first.knobs.batch_tokens
+
+
+def test_thresholds_of_a_policy_with_quotas_follow_too():
+    thresholds = learning({"policy": "wait_chunked", "settings": {"batch_tokens": "fluid"}})
+    teach(thresholds.traffic)
+    first = settled(thresholds, 60.0)
+    teach(thresholds.traffic, output=400, at=60.0)
+    second = settled(thresholds, 120.0)
     assert second.knobs.caps.sum() != first.knobs.caps.sum() or second.knobs.quota[0] < first.knobs.quota[0]
+
+
+def test_no_fluid_batch_that_carries_less_than_the_load():
+    """Far below the boundary the batch is small; at a load that only full batches carry it is the engine's own."""
+    calm, loaded = automatic(), automatic()
+    teach(calm.traffic, rate=10.0)
+    teach(loaded.traffic, rate=200.0)
+    assert settled(calm, 60.0).knobs.batch_tokens < LIMITS.tokens
+    assert settled(loaded, 60.0).knobs.batch_tokens == LIMITS.tokens
+
+
+def test_the_engines_own_limits_are_the_most():
+    """Whole prompts must fit the batch, and a user's own limits count below the engine's."""
+    few = Limits(capacity=100_000, requests=16, tokens=128, chunked_prefill=True, longest=4096)
+    assert settled_with(few).knobs[0::2] == (128, 16)
+    assert settled_with(LIMITS._replace(chunked_prefill=False)).knobs.batch_tokens == LIMITS.tokens
+    assert settled_with(LIMITS, settings={"max_requests": 300, "token_budget": 192}).knobs[0::2] == (192, 256)
+
+
+def settled_with(limits: Limits, **more):
+    thresholds = learning({"policy": "auto", **more}, limits)
+    teach(thresholds.traffic)
+    return settled(thresholds, 60.0)
 
 
 def test_a_failing_estimate_keeps_the_plan_in_force(monkeypatch):
@@ -136,6 +213,69 @@ def test_auto_mode_in_the_engine(engine_options):
     assert gate._counts["steps"] > 0
     engine.drain()
     assert {engine.tokens[f"r{i}"] - (5 + i % 20) for i in range(sent)} == {0}
+
+
+def set_in(scheduler) -> tuple:
+    """What a plan may change in the engine."""
+    return (
+        scheduler.scheduler_config.long_prefill_token_threshold,
+        scheduler.max_num_scheduled_tokens,
+        getattr(scheduler.kv_cache_manager, "watermark_blocks", None),
+    )
+
+
+KNOWN = {"hardware": "a100-80g_llama-2-7b", "workload": "p512d20", "rate": 20.0}
+CHUNKED = {"policy": "wait_chunked", "settings": {"in_service": 8, "boundaries": [20], "chunk": 32, "max_wait": 1.0}}
+
+
+@pytest.mark.parametrize("entry", ["auto", {"policy": "auto", **KNOWN}, CHUNKED], ids=["auto", "known", "wait_chunked"])
+def test_without_a_plan_the_engine_is_as_it_was(engine_options, entry):
+    """Right after the start, and again when the plan has gone."""
+    stock = set_in(make_scheduler(engine_options))
+    engine = FakeEngine(make_scheduler(engine_options, WaitScheduler, fluidwait=entry))
+    scheduler = engine.scheduler
+    assert set_in(scheduler) == stock
+    engine.add(make_request("first", 800, 3))
+    if entry == "auto":
+        assert engine.step() == {"first": 800}
+        assert set_in(scheduler) == stock
+        return
+    engine.step()
+    assert set_in(scheduler) != stock
+    scheduler.gate.thresholds.plan = None
+    engine.step()
+    assert set_in(scheduler) == stock
+
+
+def test_auto_mode_sets_two_numbers_and_holds_nobody(engine_options):
+    """Batches of the fluid model's tokens, 5 % of the blocks left free by admissions, and vLLM does the rest."""
+    scheduler = make_scheduler(engine_options, WaitScheduler, fluidwait={"policy": "auto", **KNOWN})
+    engine = FakeEngine(scheduler)
+    for i in range(40):
+        engine.add(make_request(f"r{i}", 300, 20))
+    sizes = [sum(engine.step().values()) for _ in range(4)]
+    plan = scheduler.gate.thresholds.plan.knobs
+    assert 256 <= plan.batch_tokens < scheduler.max_num_scheduled_tokens
+    assert sizes == [plan.batch_tokens] * 4
+    if hasattr(scheduler.kv_cache_manager, "watermark_blocks"):
+        assert scheduler.kv_cache_manager.watermark_blocks == 50
+    engine.drain()
+    assert {engine.tokens[f"r{i}"] for i in range(40)} == {20}
+
+
+def test_no_decode_waits_for_tokens(engine_options):
+    """Twelve decode when a plan of fewer tokens comes into force: all of them go on."""
+    entry = {"policy": "fluid_budget", "settings": {"batch_tokens": 4}}
+    engine = FakeEngine(make_scheduler(engine_options, WaitScheduler, fluidwait=entry))
+    plan, engine.scheduler.gate.thresholds.plan = engine.scheduler.gate.thresholds.plan, None
+    for i in range(12):
+        engine.add(make_request(f"r{i}", 20, 20))
+    engine.step()
+    engine.scheduler.gate.thresholds.plan = plan
+    engine.add(make_request("late", 20, 20))
+    assert engine.step() == {f"r{i}": 1 for i in range(12)}
+    engine.drain()
+    assert set(engine.tokens.values()) == {20}
 
 
 def test_status_reaches_prometheus(engine_options, tmp_path):

@@ -444,7 +444,11 @@ REFUSED = [
         "(nearest valid: 1)",
     ),
     ({"policy": "wait"}, "additional_config: fluidwait: workload: required key is missing"),
-    ({"policy": "auto", "settings": {"segments": 300}, "least": 100}, "in_service: must be a whole number"),
+    (
+        {"policy": "wait_chunked", "settings": {"in_service": "fluid", "segments": 300}, "least": 100},
+        "in_service: must be a whole number",
+    ),
+    ({"policy": "auto", "settings": {"segment": 3}}, "additional_config: fluidwait: settings: segment: unknown key"),
 ]
 
 

@@ -12,7 +12,11 @@ from fluidwait.timing import TimeModel
 from fluidwait.workload import LengthLaw
 
 OUTLIER = 5.0
-"""Iterations that took longer than this many medians are left out of the fit: compilation, a swapped-out process."""
+"""Iterations that took longer than this many medians of batches of like size are left out of the fit: compilation, a
+swapped-out process. A median over all sizes would take the prefills for outliers."""
+
+ALIKE = 5
+"""Iterations of like size from which on they count: of fewer one cannot tell which are outliers."""
 
 LEAST = 1e-6
 """s: no iteration takes less, whatever the fit says."""
@@ -21,6 +25,9 @@ LEAST = 1e-6
 class Traffic:
     """Windows over arrivals (the last ``rate_window`` s), finished requests and iterations (the last so many).
 
+    Iterations have a window per size of batch, in powers of two of tokens: a scheduler that limits its batches would
+    otherwise forget what larger ones take, and a line through those left drifts away.
+
     The engine writes, a background thread reads; a lock guards both, held for a copy at most.
     """
 
@@ -28,7 +35,8 @@ class Traffic:
         self.rate_window = rate_window
         self._arrivals: deque[float] = deque(maxlen=100_000)
         self._lengths: deque[tuple[int, int]] = deque(maxlen=length_window)
-        self._iterations: deque[tuple[int, int, float]] = deque(maxlen=iteration_window)
+        self._iteration_window = iteration_window
+        self._iterations: dict[int, deque[tuple[int, int, float]]] = {}  # by the power of two above their tokens
         self._lock = threading.Lock()
         self.started: float | None = None
 
@@ -44,11 +52,13 @@ class Traffic:
     def iterated(self, tokens: int, kv_tokens: int, seconds: float) -> None:
         """An iteration computed ``tokens``; its requests then held ``kv_tokens`` in all."""
         with self._lock:
-            self._iterations.append((tokens, kv_tokens, seconds))
+            alike = self._iterations.setdefault((int(tokens) - 1).bit_length(), deque(maxlen=self._iteration_window))
+            alike.append((tokens, kv_tokens, seconds))
 
     def counts(self) -> tuple[int, int]:
         """Finished requests and iterations in the windows."""
-        return len(self._lengths), len(self._iterations)
+        with self._lock:
+            return len(self._lengths), sum(map(len, self._iterations.values()))
 
     def rate(self, now: float) -> float:
         """Requests/s over the window, or since the first arrival when that is less long ago."""
@@ -71,19 +81,40 @@ class Traffic:
         return LengthLaw(kinds[:, 0], kinds[:, 1], counts / counts.sum())
 
     def time_model(self) -> TimeModel:
-        """base + slope x tokens computed + per_kv x KV tokens, all at least 0: least squares over the window."""
-        base, slope, per_kv = self._fit(1.0, 1.0)
-        return TimeModel(base, per_kv, np.zeros(1), slope, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        """base + compute[tokens] + per_kv x KV tokens, by least squares over the windows.
+
+        ``compute`` rises from 0 in straight pieces that meet at the powers of two, and beyond the largest batch seen
+        as it does up to there on average. Every size of batch counts the same, by its relative error.
+        """
+        rows, weight = self._rows()
+        most = rows[:, 0].max()
+        knots = 2.0 ** np.arange(np.ceil(np.log2(max(most, 2))) + 1)
+        starts = np.concatenate([[0.0], knots[:-1]])
+        pieces = np.clip(rows[:, :1] - starts, 0.0, knots - starts)
+        base, *slopes, per_kv = _fit(np.column_stack([np.ones(len(rows)), pieces, rows[:, 1]]), rows[:, 2], weight)
+        compute = np.interp(np.arange(most + 1), [0.0, *knots], [0.0, *np.cumsum(slopes * (knots - starts))])
+        return TimeModel(max(base, LEAST), per_kv, compute, compute[-1] / most, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
     def linear(self) -> tuple[float, float]:
         """The paper's (d0 s, d1 s/KV token), fitted to the same iterations."""
-        base, _, per_kv = self._fit(0.0, 1.0)
-        return base, per_kv
+        rows, _ = self._rows()
+        base, per_kv = _fit(np.column_stack([np.ones(len(rows)), rows[:, 1]]), rows[:, 2], np.ones(len(rows)))
+        return max(base, LEAST), per_kv
 
-    def _fit(self, with_tokens: float, with_kv: float) -> np.ndarray:
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Iterations but for outliers, f8[n, 3] (tokens, KV tokens, s), and their weights, f8[n]."""
         with self._lock:
-            rows = np.array(self._iterations, dtype=np.float64)
-        rows = rows[rows[:, 2] <= OUTLIER * np.median(rows[:, 2])]
-        columns = np.column_stack([np.ones(len(rows)), with_tokens * rows[:, 0], with_kv * rows[:, 1]])
-        size = np.maximum(columns.max(axis=0), 1.0)  # one scale for all columns
-        return np.maximum(nnls(columns / size, rows[:, 2])[0] / size, [LEAST, 0.0, 0.0])
+            alike = [np.array(rows, dtype=np.float64) for rows in self._iterations.values()]
+        alike = [rows for rows in alike if len(rows) >= ALIKE] or alike
+        middle = [np.median(rows[:, 2]) for rows in alike]
+        alike = [rows[rows[:, 2] <= OUTLIER * most] for rows, most in zip(alike, middle, strict=True)]
+        weight = [np.full(len(rows), 1 / (len(rows) ** 0.5 * most)) for rows, most in zip(alike, middle, strict=True)]
+        return np.concatenate(alike), np.concatenate(weight)
+
+
+def _fit(columns: np.ndarray, seconds: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Coefficients >= 0 of the columns, least squares."""
+    columns = columns * weight[:, None]
+    size = columns.max(axis=0)  # one scale for all columns
+    size[size == 0] = 1.0
+    return nnls(columns / size, seconds * weight)[0] / size

@@ -5,6 +5,9 @@ plan, and vLLM's own ``schedule`` is called with only the requests that the plan
 Afterwards the others are put back. Everything else, memory, preemption, prefix caching, priorities, aborts, is
 vLLM's: between two calls its state is what it would be without us, except for what has not been scheduled yet.
 
+A policy whose rule is vLLM's own within ``engine_limits`` needs none of this: vLLM schedules by itself, with two
+numbers of the policy's. What a plan sets in the engine is put back when the plan goes.
+
 With asynchronous scheduling a step is planned while the one before runs; tokens in flight count as generated.
 """
 
@@ -85,6 +88,7 @@ class Gate:
         self._blocks = engine.cache_config.num_gpu_blocks // self._groups
         self._stock_tokens = engine.max_num_scheduled_tokens
         self._stock_chunk = engine.scheduler_config.long_prefill_token_threshold
+        self._stock_watermark = getattr(engine.kv_cache_manager, "watermark_blocks", None)  # None: it has none yet
         # with prefix caching a prompt may need fewer blocks than its length says: vLLM, which knows, decides
         self._extra = self._blocks if engine.cache_config.enable_prefix_caching else 0
         self._watermark = int(WATERMARK * self._blocks)
@@ -95,12 +99,13 @@ class Gate:
             self._blocks * engine.block_size,
             self._most,
             self._stock_tokens,
-            engine.scheduler_config.enable_chunked_prefill,
+            _cuts_prompts_anywhere(engine),
             engine.max_model_len,
         )
         self.thresholds = Thresholds(policy, settings, limits)
         self.table = RequestTable()
-        self._ask = compiled(policy.module)
+        self._by_limits = hasattr(policy.module, "engine_limits")
+        self._ask = None if self._by_limits else compiled(policy.module)
         self._by_priority = engine.policy == SchedulingPolicy.PRIORITY
         self._aside = (0, 0)  # running and waiting requests that vLLM's own step does not see
         self._flights: deque[_Flight] = deque()
@@ -143,6 +148,8 @@ class Gate:
             self._adopt(plan)
         if plan is None or self.engine.pause_state == PauseState.PAUSED_ALL:
             output = self._without_a_plan(now, stock)
+        elif self._by_limits:
+            output = self._within_limits(now, stock)
         else:
             output = self._with_a_plan(now, stock)
         if self._status.due(now) or now >= self._next_line:
@@ -175,6 +182,20 @@ class Gate:
         self._held = _NOBODY
         output = stock()
         self._in_the_air(output, now)
+        return output
+
+    def _within_limits(self, now: float, stock):
+        """vLLM's own step, with no larger a batch than the plan's: but no decode waits for tokens."""
+        engine, before = self.engine, len(self.engine.running)
+        engine.max_num_scheduled_tokens = min(self._stock_tokens, max(self._batch_tokens, before))
+        try:
+            output = stock()
+        finally:
+            engine.max_num_scheduled_tokens = self._stock_tokens
+        self._in_the_air(output, now)
+        inside = len(engine.running)
+        everyone = Decision(before, inside, inside, 0, 0, output.total_num_scheduled_tokens, 0, -1, now)
+        self._count(everyone, max(inside - before, 0), output)  # in one step vLLM preempts or admits
         return output
 
     def _with_a_plan(self, now: float, stock):
@@ -460,8 +481,15 @@ class Gate:
 
     def _adopt(self, plan: Plan | None) -> None:
         """Put other thresholds in force."""
+        self._put_back()
         self._plan = plan
         if plan is None:
+            return
+        self._counts["threshold_changes"] += 1
+        if self._by_limits:
+            self._batch_tokens, spare = self._policy.module.engine_limits(plan.knobs, self.engine.block_size)
+            if self._stock_watermark is not None:
+                self.engine.kv_cache_manager.watermark_blocks = max(spare * self._groups, self._stock_watermark)
             return
         knobs, module = plan.knobs, self._policy.module
         size = module.memory_size(knobs) if hasattr(module, "memory_size") else 0
@@ -475,7 +503,12 @@ class Gate:
         if not self._whole_prompts and self.engine.scheduler_config.enable_chunked_prefill:
             self._chunk = min(self._chunk, knobs.chunk)
             self.engine.scheduler_config.long_prefill_token_threshold = self._chunk
-        self._counts["threshold_changes"] += 1
+
+    def _put_back(self) -> None:
+        """Leave nothing of a plan in the engine."""
+        self.engine.scheduler_config.long_prefill_token_threshold = self._stock_chunk
+        if self._stock_watermark is not None:
+            self.engine.kv_cache_manager.watermark_blocks = self._stock_watermark
 
     def _reserve(self, requests: int) -> None:
         """Work space for so many residents, and waiting requests within the policy's view."""
@@ -501,7 +534,10 @@ class Gate:
         return int(np.argmin(np.abs(law.prompt - request.num_prompt_tokens) + np.abs(law.output - request.max_tokens)))
 
     def _warm_up(self) -> None:
-        """Compile (or load) the policy before the first request."""
+        """Compile (or load) the policy before the first request; nothing of it stays in the engine."""
+        self.table.fly(_NOBODY, 1)
+        if self._by_limits:
+            return
         self._adopt(self.thresholds.plan or self.thresholds.rehearsal)
         self._room_for(1)
         self._decide(time.monotonic(), [])
@@ -521,9 +557,8 @@ class Gate:
         )
         self.table.read([], 1)
         self.table.enter([], 0.0)
-        self.table.fly(_NOBODY, 1)
         self._memory[:] = 0
-        self._plan = None  # the first step puts in force what there is
+        self._adopt(None)  # the first step puts in force what there is
         self._counts["threshold_changes"] = 0
 
     # --- what is told -------------------------------------------------------------------------------------------------
@@ -547,7 +582,9 @@ class Gate:
             return "cap"
         head = self.engine.waiting.peek_request()
         needed = -(-head.num_tokens // self.engine.block_size)
-        return "memory" if self.engine.kv_cache_manager.block_pool.get_num_free_blocks() < needed else "gate"
+        if self.engine.kv_cache_manager.block_pool.get_num_free_blocks() < needed:
+            return "memory"
+        return "engine" if self._by_limits else "gate"
 
     def _report(self, now: float) -> Future:
         plan = self._plan
@@ -578,16 +615,27 @@ def _grammar(request):
     return request.structured_output_request.grammar if waits else None
 
 
+def _cuts_prompts_anywhere(engine) -> bool:
+    """Whether a prompt may be prefilled in pieces of any size: images and Mamba's states want whole ones."""
+    return (
+        engine.scheduler_config.enable_chunked_prefill
+        and not engine.vllm_config.model_config.is_multimodal_model
+        and not getattr(engine, "need_mamba_block_aligned_split", False)
+    )
+
+
 def describe(status: dict, problem: str) -> str:
     """The log line."""
     if not status["active"]:
         return f"fluidwait: first come, first served, for now: {problem}"
     load = status["fluid_load"]
     held = ", ".join(f"{reason} {count}" for reason, count in status["held_steps"].items())
+    limits = f"batches of {status['batch_tokens_limit']} tokens at most"
+    if status["thresholds"]:
+        limits += f"; thresholds {status['thresholds']}, in service at most {status['in_service_limit']}"
     return (
         f"fluidwait: {status['policy']}: {status['resident']} resident ({status['resident_paused']} paused), "
-        f"{status['waiting_held']} waiting; thresholds {status['thresholds']}, in service at most "
-        f"{status['in_service_limit']}; {status['arrival_rate']:.3g} requests/s"
+        f"{status['waiting_held']} waiting; {limits}; {status['arrival_rate']:.3g} requests/s"
         + ("" if load is None or load != load else f" = {load:.0%} of the fluid bound")
         + f"; steps that let nobody in: {held}"
         + (f"; {problem}" if problem else "")

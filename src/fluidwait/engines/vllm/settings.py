@@ -19,8 +19,8 @@ from fluidwait.paths import project_root
 from fluidwait.policies import Policy, load_policy
 
 SOURCE = "additional_config: fluidwait"
-NAMES = ("auto", "wait_chunked", "nested_wait", "wait")
-AUTO = {"policy": "wait_chunked", "in_service": "fluid", "batch_tokens": "fluid"}
+NAMES = ("auto", "fluid_budget", "wait_chunked", "nested_wait", "wait")
+AUTO = {"policy": "fluid_budget"}
 MAX_WAIT = 1.0
 """s, for the policies whose own default is to wait for ever: a server must not."""
 
@@ -30,8 +30,8 @@ class SchedulerSettings(Strict):
 
     policy: str = Field(
         "auto",
-        description="'auto': wait_chunked with everything from the fluid model; wait_chunked, nested_wait or wait; "
-        "a file in config/policies, by name; or the path of a policy's file",
+        description="'auto': fluid_budget, that is vLLM's own rule with the batch of the fluid model; wait_chunked, "
+        "nested_wait or wait; a file in config/policies, by name; or the path of a policy's file",
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="of the policy, as in config/policies")
     hardware: str | None = Field(None, description="hardware file or its name, for iteration times")
@@ -39,7 +39,9 @@ class SchedulerSettings(Strict):
     rate: float | None = Field(None, gt=0, allow_inf_nan=False, description="requests/s")
     rate_window: float = Field(60.0, gt=0, description="s of arrivals that give the rate")
     length_window: int = Field(1000, ge=10, description="finished requests that give the length distribution")
-    iteration_window: int = Field(500, ge=20, description="iterations that give the iteration time")
+    iteration_window: int = Field(
+        500, ge=20, description="iterations of each size of batch that give the iteration time"
+    )
     least: int = Field(100, ge=10, description="finished requests and iterations before the first thresholds")
     refresh: float = Field(5.0, gt=0, description="s between two looks at the estimates")
     drift: float = Field(0.1, ge=0, description="relative change of an estimate that moves the thresholds")

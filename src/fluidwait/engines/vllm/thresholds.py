@@ -31,7 +31,7 @@ class Limits(NamedTuple):
     capacity: int  # KV tokens
     requests: int  # running at once
     tokens: int  # per batch
-    chunked_prefill: bool
+    chunked_prefill: bool  # prompts may be cut anywhere
     longest: int  # prompt + output, tokens
 
 
@@ -51,7 +51,7 @@ class Thresholds:
         self.policy, self.settings, self.limits = policy, settings, limits
         self.traffic = Traffic(settings.rate_window, settings.length_window, settings.iteration_window)
         self.law = (
-            length_law(load_workload(settings.workload)) if settings.workload else _law_of_boundaries(policy.settings)
+            length_law(load_workload(settings.workload)) if settings.workload else _law_of_settings(policy.settings)
         )
         self.hardware = load_hardware(settings.hardware) if settings.hardware else None
         if policy.name == "wait" and self.law is None:
@@ -91,7 +91,14 @@ class Thresholds:
         return "fluid" in self.policy.settings.model_dump().values()
 
     def _has_rate(self) -> bool:
-        return self.settings.rate is not None or getattr(self.policy.settings, "thresholds", None) != "fluid"
+        return self.settings.rate is not None or not self._needs_rate()
+
+    def _needs_rate(self) -> bool:
+        """Whether the knobs depend on the load."""
+        own = self.policy.settings
+        return getattr(own, "thresholds", None) == "fluid" or (
+            hasattr(own, "token_budget") and own.batch_tokens == "fluid"
+        )
 
     def _look(self, now: float) -> None:
         if not self.learns:
@@ -148,7 +155,7 @@ class Thresholds:
         if times is not None:
             marks += [iteration_time(times, 64, 64 * 512, 0, 0, 0, 0, 64, 64 * 512)]
             marks += [iteration_time(times, 512, 512, 1, 512, 512**2, 0, 0, 0)]
-        if getattr(self.policy.settings, "thresholds", None) == "fluid":
+        if self._needs_rate():
             marks.append(rate)
         return np.array(marks)
 
@@ -158,6 +165,8 @@ class Thresholds:
         if not limits.chunked_prefill and hasattr(policy.settings, "chunk"):
             whole = {"chunk": limits.longest, "batch_tokens": None}
             policy = policy._replace(settings=policy.settings.model_copy(update=whole))
+        if hasattr(policy.settings, "token_budget"):
+            policy = policy._replace(settings=_within(policy.settings, limits))
         if getattr(policy.settings, "boundaries", None):
             policy = policy._replace(settings=_covering(policy.settings, context.law))
         knobs = policy.prepare(context)
@@ -188,13 +197,25 @@ class Thresholds:
             self.rehearsal = Plan(knobs, law, self._boundary(law, times), self._marks(law, times, 1.0))
 
 
-def _law_of_boundaries(settings) -> LengthLaw | None:
+def _within(settings, limits: Limits):
+    """Settings of a policy with a token budget: the engine's own limits, or what the user says below them."""
+    own = {"token_budget": limits.tokens, "max_requests": limits.requests}
+    own = {
+        key: min(most, getattr(settings, key) if key in settings.model_fields_set else most)
+        for key, most in own.items()
+    }
+    if not limits.chunked_prefill:  # a smaller batch would have no room for some prompts
+        own["batch_tokens"] = limits.tokens
+    return settings.model_copy(update=own)
+
+
+def _law_of_settings(settings) -> LengthLaw | None:
     """A law that says what the settings already say; None when the policy needs to know more than its boundaries.
 
-    Caps and quotas follow from the continuation probabilities, so only with one segment are they known beforehand;
-    Nested WAIT with thresholds given needs no law.
+    A batch given in tokens needs no law. Caps and quotas follow from the continuation probabilities, so only with one
+    segment are they known beforehand; Nested WAIT with thresholds given needs no law.
     """
-    cuts = getattr(settings, "boundaries", None)
+    cuts = [1] if hasattr(settings, "token_budget") else getattr(settings, "boundaries", None)
     if not cuts or (len(cuts) > 1 and not hasattr(settings, "thresholds")):
         return None
     if "fluid" in settings.model_dump().values():

@@ -1,0 +1,98 @@
+"""vLLM's own rule with two numbers of ours: the tokens of a batch, and the KV memory that admissions leave free.
+
+First come, first served, nobody is held: running requests in admission order share ``batch_tokens``, admissions take
+what is left, as in :mod:`fluidwait.policies.vllm_v1`. A batch larger than the load needs costs everybody latency, and a
+little free memory saves the evictions that admissions cause later.
+
+'fluid' is ``headroom`` times the least batch of the calibrated fluid model that carries all but ``slack`` of the
+boundary's rate, at the end of a tile of the device's compute time, at least ``least_tokens`` and at most
+``token_budget``. Where that carries less than the load and ``token_budget`` carries more, it is ``token_budget``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+from pydantic import Field, PositiveInt
+
+from fluidwait.fluid import calibrated_boundary, calibrated_equilibrium
+from fluidwait.policies.contract import NO_LIMIT, Context, PolicySettings, admit_in_order, growth, is_decoding, jit
+
+TILE, WIDE_TILE = 64, 128
+"""Tokens by which the compute time of a batch grows in steps: up to WIDE_TILE tokens, and beyond."""
+
+
+class Settings(PolicySettings):
+    batch_tokens: PositiveInt | Literal["fluid"] = Field(
+        "fluid", description="tokens of a batch; 'fluid': from the calibrated fluid model"
+    )
+    slack: float = Field(0.1, ge=0, lt=1, description="share of the stability boundary given up for a smaller batch")
+    headroom: float = Field(1.25, ge=1, description="times the fluid batch: traffic comes unevenly")
+    least_tokens: int = Field(256, gt=0, description="tokens of a fluid batch at least")
+    watermark: float = Field(0.05, ge=0, lt=1, description="share of the KV memory that admissions leave free")
+    token_budget: int = Field(2048, gt=0, description="tokens per batch at most (max_num_batched_tokens)")
+    max_requests: int = Field(256, gt=0, description="requests in service at most (max_num_seqs)")
+
+
+class Knobs(NamedTuple):
+    batch_tokens: int
+    spare: int  # KV tokens that admissions leave free while anything runs
+    max_requests: int
+
+
+def prepare(settings: Settings, context: Context) -> Knobs:
+    """The numbers in the settings, or those of the calibrated fluid model."""
+    tokens = settings.batch_tokens
+    if tokens == "fluid":
+        tokens = _fluid_tokens(settings, context)
+    return Knobs(min(tokens, settings.token_budget), int(settings.watermark * context.capacity), settings.max_requests)
+
+
+def _fluid_tokens(settings: Settings, context: Context) -> int:
+    def boundary(budget: int):
+        options = {"semantics": context.semantics, "token_budget": budget, "cap": settings.max_requests}
+        return calibrated_boundary(context.law, context.time_model, context.capacity, **options)
+
+    full = boundary(settings.token_budget)
+    rate = full.rate * (1 - settings.slack)
+    fluid = calibrated_equilibrium(context.law, rate, context.time_model, semantics=context.semantics)
+    tokens = max(settings.headroom * fluid.tokens, settings.least_tokens)
+    if tokens >= settings.token_budget:  # also when none is in balance
+        return settings.token_budget
+    tokens = min(end_of_tile(tokens), settings.token_budget)
+    carried = boundary(tokens).saturated_rate
+    return settings.token_budget if carried < min(context.rate, full.saturated_rate) else tokens
+
+
+def end_of_tile(tokens: float) -> int:
+    """The least number of tokens from ``tokens`` on at which the compute time is about to step up."""
+    tile = TILE if tokens <= WIDE_TILE else WIDE_TILE
+    return tile * math.ceil(tokens / tile)
+
+
+def engine_limits(knobs: Knobs, block_size: int) -> tuple[int, int]:
+    """Tokens of a batch and KV blocks that admissions leave free: all in which vLLM's own scheduler differs."""
+    return knobs.batch_tokens, knobs.spare // block_size
+
+
+@jit
+def plan(view, knobs, memory, out):
+    residents = len(view.resident)
+    budget, free = max(knobs.batch_tokens, residents), view.free  # no decode waits for tokens
+    for k in range(residents):
+        r = view.resident[k]
+        if budget == 0:
+            break
+        if is_decoding(view, r):
+            out.tokens[k] = 1
+            free -= growth(view, r)
+        else:
+            out.tokens[k] = min(view.goal[r] - view.cached[r], budget)
+        budget -= out.tokens[k]
+    room = 0 if view.evicted > 0 else knobs.max_requests - residents
+    spare = max(knobs.spare // view.block_size - view.watermark, 0)
+    admitted = admit_in_order(view, out, room, NO_LIMIT, budget, free - spare)
+    if admitted == 0 and residents == 0:  # what fits only an empty engine gets in
+        admitted = admit_in_order(view, out, min(room, 1), NO_LIMIT, budget, free)
+    return admitted, float("inf")

@@ -17,6 +17,7 @@ from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import Setting
 from fluidwait.figures import style
 from fluidwait.paths import project_root
+from fluidwait.policies import Policy
 from fluidwait.workload import MixtureLengths, Requests
 
 KEY = re.compile(r"[A-Za-z0-9_.+-]+")
@@ -39,8 +40,7 @@ def check(setting: Setting, scale: str) -> None:
         for key in experiment.policies:
             if not KEY.fullmatch(key):
                 raise ConfigError(f"policies: '{key}': a key consists of letters, digits and _ . + -")
-            with named(f"policies.{key}"):
-                _check_policy(setting, key, scale, drawn)
+            check_policy(setting, key, scale, drawn)
 
 
 @contextmanager
@@ -101,16 +101,21 @@ def _most_requests(setting: Setting, scale: str) -> Requests:
         return setting.requests(asked[name], experiment.rates_at(scale)[-1], experiment.seed_at(scale), 0)
 
 
-def _check_policy(setting: Setting, key: str, scale: str, drawn: Requests) -> None:
-    """Its settings, the lengths that it takes, and, of a file of the user's, a rehearsal."""
+def check_policy(setting: Setting, key: str, scale: str, drawn: Requests | None = None) -> None:
+    """Its settings, the lengths that it takes, and, of a file of the user's, a rehearsal on the requests ``drawn``.
+
+    Raises:
+        ConfigError: as of :func:`check`.
+    """
     rates = setting.experiment.rates_at(scale)
-    combinations = setting.experiment.entry(key).combinations()
-    _check_grid(setting, key, combinations[0])
-    policy = setting.policy(key, combinations[0])
-    for rate in dict.fromkeys((rates[0], rates[-1])):
-        knobs = _feasible(setting, key, combinations, rate)
-    if policy.file is not None:
-        rehearsal.rehearse(drawn, policy, knobs, setting.time_model, setting.semantics)
+    with named(f"experiment {setting.experiment.id}"), named(f"policies.{key}"):
+        combinations = setting.experiment.entry(key).combinations()
+        _check_grid(setting, key, combinations[0])
+        for rate in dict.fromkeys((rates[0], rates[-1])):
+            policy, knobs = _feasible(setting, key, combinations, rate)
+        if policy.file is not None:
+            drawn = _most_requests(setting, scale) if drawn is None else drawn
+            rehearsal.rehearse(drawn, policy, knobs, setting.time_model, setting.semantics)
 
 
 def _check_grid(setting: Setting, key: str, first: dict[str, Any]) -> None:
@@ -125,8 +130,8 @@ def _check_grid(setting: Setting, key: str, first: dict[str, Any]) -> None:
                     raise ConfigError(str(error).replace(where, f"{where}.grid", 1)) from error.__cause__
 
 
-def _feasible(setting: Setting, key: str, combinations: list[dict[str, Any]], rate: float) -> Any:
-    """Knobs of the first combination that serves every request; the reason of the first when none does."""
+def _feasible(setting: Setting, key: str, combinations: list[dict[str, Any]], rate: float) -> tuple[Policy, Any]:
+    """The first combination that serves every request, with its knobs; the reason of the first when none does."""
     reason: ConfigError | None = None
     for change in combinations:
         try:
@@ -134,7 +139,7 @@ def _feasible(setting: Setting, key: str, combinations: list[dict[str, Any]], ra
             knobs = policy.prepare(setting.context(rate))
             semantics = reservation(policy.module, knobs, setting.semantics)
             check_requests(_every_length(setting), policy, knobs, semantics)
-            return knobs
+            return policy, knobs
         except ConfigError as error:
             reason = reason or error
     raise reason

@@ -52,10 +52,11 @@ def sweep(
     tuning: Annotated[Path | None, typer.Option("--tuning", help="table of the grid search, to write first")] = None,
 ) -> None:
     """Simulate a policy at every rate, tuned first if it has a grid; measure every run; search its boundary."""
-    from fluidwait.experiments import bisection, summary
+    from fluidwait.experiments import bisection, check, setting, summary
     from fluidwait.experiments import sweep as steps
 
     experiment = _load(name)
+    check.check_policy(setting.resolve(experiment), policy, scale)
     if tuning is not None:
         steps.tune(experiment, policy, scale, tuning)
     steps.sweep(experiment, policy, scale, out, tuning)

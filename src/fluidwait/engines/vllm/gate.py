@@ -187,16 +187,38 @@ class Gate:
     def _within_limits(self, now: float, stock):
         """vLLM's own step, with no larger a batch than the plan's: but no decode waits for tokens."""
         engine, before = self.engine, len(self.engine.running)
-        engine.max_num_scheduled_tokens = min(self._stock_tokens, max(self._batch_tokens, before))
-        try:
-            output = stock()
-        finally:
-            engine.max_num_scheduled_tokens = self._stock_tokens
+        tokens = max(self._batch_tokens, before)
+        if self._stock_watermark is None and engine.waiting:
+            seen = self._above_the_watermark(before)
+            output, _ = self._parent(list(engine.running), seen, len(seen) < len(engine.waiting), tokens, stock)
+        else:
+            engine.max_num_scheduled_tokens = min(self._stock_tokens, tokens)
+            try:
+                output = stock()
+            finally:
+                engine.max_num_scheduled_tokens = self._stock_tokens
         self._in_the_air(output, now)
         inside = len(engine.running)
         everyone = Decision(before, inside, inside, 0, 0, output.total_num_scheduled_tokens, 0, -1, now)
         self._count(everyone, max(inside - before, 0), output)  # in one step vLLM preempts or admits
         return output
+
+    def _above_the_watermark(self, running: int) -> list:
+        """The head of the queue up to the first request that would not leave enough blocks free.
+
+        For a vLLM that has no watermark of its own: nothing is left free for the only one. It sees those that cannot
+        start yet, which only it can free.
+        """
+        engine, seen, room = self.engine, [], self._most - running
+        free = engine.kv_cache_manager.block_pool.get_num_free_blocks() // self._groups - self._spare
+        for request in engine.waiting:
+            if request.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED):
+                free, room = free - -(-request.num_tokens // engine.block_size), room - 1
+                alone = running == 0 and room == self._most - 1
+                if (free < 0 and not alone) or room < 0:
+                    break
+            seen.append(request)
+        return seen
 
     def _with_a_plan(self, now: float, stock):
         running = self.engine.running
@@ -481,15 +503,16 @@ class Gate:
 
     def _adopt(self, plan: Plan | None) -> None:
         """Put other thresholds in force."""
-        self._put_back()
+        self._restore_engine()
         self._plan = plan
         if plan is None:
             return
         self._counts["threshold_changes"] += 1
         if self._by_limits:
-            self._batch_tokens, spare = self._policy.module.engine_limits(plan.knobs, self.engine.block_size)
+            self._batch_tokens, self._spare = self._policy.module.engine_limits(plan.knobs, self.engine.block_size)
             if self._stock_watermark is not None:
-                self.engine.kv_cache_manager.watermark_blocks = max(spare * self._groups, self._stock_watermark)
+                spare = max(self._spare * self._groups, self._stock_watermark)
+                self.engine.kv_cache_manager.watermark_blocks = spare
             return
         knobs, module = plan.knobs, self._policy.module
         size = module.memory_size(knobs) if hasattr(module, "memory_size") else 0
@@ -504,7 +527,7 @@ class Gate:
             self._chunk = min(self._chunk, knobs.chunk)
             self.engine.scheduler_config.long_prefill_token_threshold = self._chunk
 
-    def _put_back(self) -> None:
+    def _restore_engine(self) -> None:
         """Leave nothing of a plan in the engine."""
         self.engine.scheduler_config.long_prefill_token_threshold = self._stock_chunk
         if self._stock_watermark is not None:

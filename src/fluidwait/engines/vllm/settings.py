@@ -61,7 +61,7 @@ def read_settings(additional_config: Any) -> tuple[SchedulerSettings, Policy]:
         raise ConfigError(f"{SOURCE}: expected a mapping or the name of a policy, found {type(entry).__name__}")
     settings = parse(SchedulerSettings, entry, SOURCE)
     policy = load_policy(_spec(settings.policy) | settings.settings, f"{SOURCE}: settings")
-    if not hasattr(policy.module, "queue_depth"):
+    if not (hasattr(policy.module, "queue_depth") or hasattr(policy.module, "engine_limits")):
         raise ConfigError(f"{SOURCE}: policy: '{policy.use}' defines no queue_depth(knobs), which vLLM needs")
     return settings, _with_finite_wait(policy)
 

@@ -36,6 +36,12 @@ def test_two_types_by_hand():
     assert found.highest == 35
 
 
+def test_segment_1_has_room_for_prefills():
+    """Of prompts that take 3 iterations, 3 requests are in prefill, and one more when the batch is full."""
+    assert life_design(TWO, [20, 50], 29, 0.0, prefills=3.0).caps.tolist() == [24, 15]
+    assert life_design(SINGLE, [20], 29, prefills=3.0).caps.tolist() == [29]
+
+
 def test_the_margin_raises_later_segments_and_takes_nothing_from_the_first():
     found = life_design(TWO, [20, 50], in_service=29, margin=0.05)
     assert found.flow == pytest.approx([1.0, 0.35])

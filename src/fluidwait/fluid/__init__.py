@@ -3,6 +3,7 @@
 from fluidwait.fluid.calibrated import (
     CalibratedBoundary,
     CalibratedEquilibrium,
+    LifeSums,
     calibrated_boundary,
     calibrated_equilibrium,
     calibrated_thresholds,
@@ -31,6 +32,7 @@ __all__ = [
     "Equilibrium",
     "Infeasible",
     "LifeDesign",
+    "LifeSums",
     "NestedThresholds",
     "RequiredMemory",
     "SegmentDesign",

@@ -51,7 +51,9 @@ def survival(lengths: np.ndarray, share: np.ndarray) -> np.ndarray:
     return np.where(longer > 1.0 - 1e-12, 1.0, np.where(longer < 1e-12, 0.0, longer))
 
 
-def life_design(law: LengthLaw, boundaries: Sequence[int], in_service: int, margin: float = 0.05) -> LifeDesign:
+def life_design(
+    law: LengthLaw, boundaries: Sequence[int], in_service: int, margin: float = 0.05, prefills: float = 0.0
+) -> LifeDesign:
     """Quotas and caps for ``in_service`` requests in service on average.
 
     With S(t) = P(output > t), x = in_service / sum_t S(t), and a flow that the margin raises from segment to segment,
@@ -61,7 +63,9 @@ def life_design(law: LengthLaw, boundaries: Sequence[int], in_service: int, marg
         quota_k = flow_k + ROOM sqrt(x S (1 - S)), S = S(r_{k-1})
         cap_k = x R_k / S(r_{k-1}) sum_{t in segment k} S(t) + ROOM sqrt(x sum_{t in segment k} S(t) (1 - S(t)))
 
-    Segment 1 may take in what leaves the system in one batch, so that a place is not empty for long. Example:
+    Segment 1 may take in what leaves the system in one batch, so that a place is not empty for long. It also holds the
+    requests in prefill: ``prefills`` iterations each, on average, and one whose prefill takes longer because the batch
+    is full, x prefills + 1 more. No cap exceeds the number in service. Example:
     boundaries 20 and 50 for outputs of 20 (share .7) and 50 (.3), margin 0, 29 in service: one request per batch enters
     and .3 go on; caps 20 and 9 + 2 sqrt(6.3), rounded up to 15.
 
@@ -82,10 +86,11 @@ def life_design(law: LengthLaw, boundaries: Sequence[int], in_service: int, marg
     moves = np.concatenate([[np.sum(ending * (1.0 - ending))], (reach * (1.0 - reach))[1:]])
     mean = x * lifted / reach * np.add.reduceat(alive, starts)
     spread = ROOM * np.sqrt(x * np.add.reduceat(alive * (1.0 - alive), starts))
-    highest = in_service + ROOM * np.sqrt(x * np.sum(alive * (1.0 - alive)))
-    return LifeDesign(
-        x * lifted, x * lifted + ROOM * np.sqrt(x * moves), np.maximum(enough(mean + spread), 1), int(enough(highest))
-    )
+    if prefills > 0:
+        mean[0] += x * prefills + 1.0
+    highest = int(enough(in_service + ROOM * np.sqrt(x * np.sum(alive * (1.0 - alive)))))
+    caps = np.clip(enough(mean + spread), 1, highest)
+    return LifeDesign(x * lifted, x * lifted + ROOM * np.sqrt(x * moves), caps, highest)
 
 
 def batch_room(law: LengthLaw, requests: float, chunk: int, semantics: Semantics) -> float:

@@ -25,6 +25,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from fluidwait.fluid import (
+    LifeSums,
     batch_room,
     calibrated_boundary,
     calibrated_equilibrium,
@@ -87,7 +88,8 @@ def prepare(settings: Settings, context: Context) -> Knobs:
         segments = design(context.law, cuts, in_service, settings.margin)
         flow = quota = segments.per_stage
     else:
-        segments = life_design(context.law, cuts, in_service, settings.margin)
+        prefills = _mean_life(settings, context).prefills
+        segments = life_design(context.law, cuts, in_service, settings.margin, prefills)
         flow, quota = segments.flow, segments.quota
         if settings.in_service == "fluid":
             in_service = segments.highest
@@ -128,13 +130,15 @@ def fluid_batch(settings: Settings, context: Context) -> tuple[int, int]:
             tokens = int(np.ceil(batch.tokens))
             if settings.quotas == "mean_life":
                 room = batch_room(context.law, batch.requests, settings.chunk, context.semantics)
-                decodes = batch.requests * _mean_decodes(context)
+                decodes = batch.requests * _mean_life(settings, context).decodes
                 tokens = cheapest_batch(context.time_model, decodes, tokens, int(tokens + room))
     return in_service, tokens or NO_LIMIT
 
 
-def _mean_decodes(context: Context) -> float:
-    return float(context.law.share @ life_sums(context.law, semantics=context.semantics).decodes)
+def _mean_life(settings: Settings, context: Context) -> LifeSums:
+    """Sums over the life of a request, on average."""
+    sums = life_sums(context.law, settings.chunk, context.semantics)
+    return LifeSums(*(float(context.law.share @ column) for column in sums))
 
 
 def memory_size(knobs: Knobs) -> int:

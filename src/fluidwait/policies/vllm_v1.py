@@ -1,7 +1,7 @@
 """vLLM's present scheduler (V1): one token budget shared by decodes and prefill chunks, FCFS.
 
-Running requests come first, in admission order; after an eviction nothing is admitted in the same step while any of them
-is left. Like vLLM with ``scheduler_reserve_full_isl`` a prompt is admitted only when all of it fits.
+Running requests come first, in admission order; after an eviction nothing is admitted in the same step while any is
+left. Like vLLM with ``scheduler_reserve_full_isl`` a prompt is admitted only when all of it fits.
 """
 
 from __future__ import annotations

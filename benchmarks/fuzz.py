@@ -564,6 +564,8 @@ def watch(kind: str, first: int, count: int) -> tuple[Counter, list[tuple[int, s
             word, _, rest = line.partition(" ")
             if word == "at":
                 following = int(rest) + 1
+                if (following - first) % max(1, count // 20) == 0:
+                    print(f"{kind}: {following - first} of {count}, {len(faults)} faults", file=sys.stderr, flush=True)
             elif word == "done":
                 outcomes[rest] += 1
             elif word in ("fault", "hang", "died"):

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from fluidwait import cli, policies, provenance, records
+from fluidwait.config import ConfigError, FluidwaitError
 from fluidwait.experiments.metrics import run_metrics
 from fluidwait.hardware import load_hardware
 from fluidwait.paths import ROOT_VARIABLE
@@ -495,3 +496,187 @@ def test_schemas_are_written_and_compared(capsys, tmp_path, monkeypatch):
     succeeds(capsys, "schemas")
     assert not (folder / "old.schema.json").exists()
     assert "match" in succeeds(capsys, "schemas", "--check")
+
+
+# --- a hostile environment --------------------------------------------------------------------------------------------
+
+
+def in_a_process(*arguments: str, redirect: str = "", **environment: str | None) -> subprocess.CompletedProcess:
+    """A command in a process of its own, through a shell that redirects; a variable that is None is unset."""
+    whole = {**os.environ, "PYTHONPATH": str(CHECKOUT / "src"), **environment}
+    whole = {key: value for key, value in whole.items() if value is not None}
+    command = f'exec "$@" {redirect}'
+    words = [sys.executable, "-m", "fluidwait.cli", *arguments]
+    return subprocess.run(["bash", "-c", command, "bash", *words], env=whole, capture_output=True, text=True)
+
+
+def test_a_full_screen_is_one_line():
+    """Standard output goes to a disk that is full."""
+    for command in (["policies"], ["--help"], [*RUN, "--out", "run.parquet"]):
+        done = in_a_process(*command, redirect="> /dev/full")
+        assert done.returncode == 2
+        assert done.stderr == "fluidwait: error: standard output: No space left on device\n"
+    assert everything() == {}  # the run was written before what it prints: the command failed all the same
+
+
+def test_a_closed_screen_is_no_error():
+    done = in_a_process("policies", redirect=">&-")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_reader_that_has_enough_is_no_traceback():
+    done = in_a_process("policies", redirect="| head -c 1")
+    assert done.stderr == ""
+
+
+def test_a_screen_with_ascii_only():
+    ascii_only = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    write("claims.yaml", {"claims": []})
+    name = "w-é≥.yaml"
+    done = in_a_process(*SIMULATE, "--workload", name, "--rate", "1", **ascii_only)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no such file" in done.stderr
+    named = write("w.yaml", fixed() | {"name": "at least ≥"})
+    done = in_a_process(*SIMULATE, "--workload", named, "--rate", "1", **ascii_only)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "at least \\u2265" in done.stdout
+
+
+def test_a_home_that_is_not_known():
+    for root in ("~nobody-of-that-name/x", "~/x"):
+        done = in_a_process(*RUN, HOME=None, FLUIDWAIT_ROOT=root)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"fluidwait: error: FLUIDWAIT_ROOT={root}: ") and done.stderr.count("\n") == 1
+
+
+def test_numba_without_a_folder_for_its_machine_code(capsys, monkeypatch):
+    """A checkout and a home folder that are both read-only: the variable that helps is named."""
+    from numba.core import caching
+
+    from fluidwait import timing
+
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    for folder, says in ((None, "; set NUMBA_CACHE_DIR to a folder"), ("/gone", "NUMBA_CACHE_DIR=/gone: Numba cannot")):
+        monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+        if folder:
+            monkeypatch.setenv("NUMBA_CACHE_DIR", folder)
+        with pytest.raises(FluidwaitError) as error:
+            timing.kept_on_disk(lambda x: x)
+        assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_errors_of_the_system_and_of_tables_are_one_line(capsys, monkeypatch):
+    import polars as pl
+
+    for error, says in (
+        (PermissionError(13, "Permission denied", "/locked"), "/locked: Permission denied"),
+        (MemoryError("Unable to allocate 8 TiB"), "not enough memory (Unable to allocate 8 TiB)"),
+        (pl.exceptions.ColumnNotFoundError("rate\n\nmore"), "not the one that this command reads: rate"),
+    ):
+
+        def fails(*_, error=error):
+            raise error
+
+        monkeypatch.setattr("fluidwait.provenance.verify", fails)
+        Path("results").mkdir(exist_ok=True)
+        assert cli.main(["verify", "results"]) == 2
+        told = capsys.readouterr()
+        assert says in told.err and told.err.count("\n") == 1
+
+
+def test_paths_that_cannot_be_looked_at(capsys):
+    Path("loop").symlink_to("loop")
+    Path("results").mkdir()
+    for path in ("loop", "loop/results", "x" * 5000):
+        assert cli.main(["verify", path]) == 2
+        told = capsys.readouterr()
+        assert told.out == "" and told.err.count("\n") == 1
+    Path("results/circle").symlink_to("circle")
+    assert cli.main(["verify", "results"]) in (0, 2)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_input_of_a_sidecar_that_is_a_circle_of_links(capsys):
+    succeeds(capsys, *RUN, "--out", "results/run.parquet")
+    sidecar = json.loads(Path("results/run.parquet.json").read_text())
+    Path("circle").symlink_to("circle")
+    sidecar["inputs"] = [{"path": str(Path("circle").absolute()), "sha256": "0" * 64, "of": "bytes"}]
+    write("results/run.parquet.json", json.dumps(sidecar))
+    assert cli.main(["verify", "results"]) == 1
+    assert "is gone" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look anywhere: run the tests as another user")
+def test_a_folder_that_may_not_be_searched_is_told(capsys):
+    Path("results/locked").mkdir(parents=True)
+    Path("results/locked").chmod(0)
+    try:
+        assert cli.main(["verify", "results"]) == 2
+        assert "locked: cannot be read (Permission denied)" in capsys.readouterr().err
+    finally:
+        Path("results/locked").chmod(0o755)
+
+
+def test_a_command_that_fails_in_its_last_step_leaves_none_of_its_tables(capsys, monkeypatch):
+    from fluidwait.experiments import bisection
+
+    def refuses(*_):
+        assert Path("runs.parquet").exists() and Path("metrics.csv").exists()
+        raise ConfigError("request 3 does not fit")
+
+    monkeypatch.setattr(bisection, "boundary", refuses)
+    small = {
+        "id": "small",
+        "title": "t",
+        "hardware": A100,
+        "workload": "p512d20",
+        "rates": [10, 12],
+        "scales": {"tiny": {"requests": 40, "replications": 1, "tuning_requests": 40, "audit_requests": 0}},
+        "policies": {"sarathi": {"use": "sarathi", "label": "Sarathi"}},
+    }
+    name = write("small.yaml", small)
+    outs = ("--out", "runs.parquet", "--metrics", "metrics.csv", "--boundary", "boundary.csv")
+    assert cli.main(["experiment", "sweep", name, "sarathi", "--scale", "tiny", *outs]) == 2
+    assert "does not fit" in capsys.readouterr().err
+    assert list(everything()) == ["small.yaml"]
+
+
+@pytest.mark.parametrize("out", ["/dev/null", ".", "/proc/report.pdf"])
+def test_a_report_that_cannot_be_written_leaves_no_data(out, capsys):
+    arguments = [
+        "report",
+        "document",
+        "paper/report.typ",
+        "x.csv",
+        "--scale",
+        "quick",
+        "--data",
+        "d.json",
+        "--out",
+        out,
+    ]
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert everything() == {}
+
+
+def test_data_of_a_report_outside_the_project():
+    from fluidwait.report import write_pdf
+
+    data = Path("numbers.json")
+    data.write_text("{}")
+    with pytest.raises(ConfigError, match="numbers.json: must lie in the project folder"):
+        write_pdf("paper/report.typ", data.absolute(), "report.pdf")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"id": [1.5]}, "id: '[1.5]' is not a study"),
+        ({"id": {"a": 1}}, "is not a study"),
+    ],
+)
+def test_a_study_of_no_kind(change, says, capsys):
+    name = write("s.yaml", {"title": "t", **change})
+    assert cli.main(["study", "toy", name, "--scale", "quick", "--out", "t.csv"]) == 2
+    assert says in capsys.readouterr().err
+    assert not Path("t.csv").exists()

@@ -146,9 +146,13 @@ def test_load_by_path_and_by_name(a100, tmp_path):
         ({"memory_gib": 0}, r"hw\.yaml: memory_gib: .*greater than 0"),
         ({"memory_gib": 1e-9}, r"hw\.yaml: .*leaves room for 0 KV tokens"),
         ({"kv_capacity_tokens": 5}, r"kv_capacity_tokens: unknown key"),
+        ({"block_size": 10**6}, r"no block of 1000000 tokens is within max_model_len = \d+ \(nearest valid value: \d+"),
         ({"timing": {"profile": {"compute_slope": 0, "tokens": [2, 2], "seconds": [1, 1]}}}, "tokens must increase"),
         ({"timing": {"profile": {"compute_slope": 0, "tokens": [2], "seconds": []}}}, "1 entries and seconds 0"),
         ({"timing": {"profile": {"compute_slope": -1}}}, r"timing\.profile\.compute_slope"),
+        ({"timing": {"profile": {"compute_slope": 0}}}, "a batch of one prefill token takes no time"),
+        ({"timing": {"profile": {"compute_slope": 0, "prefill_token": 1}}}, "one decode token takes no time"),
+        ({"timing": {"profile": {"compute_slope": 0, "tokens": [10**9], "seconds": [1]}}}, "nearest valid value: 1000"),
         ({"timing": {"linear": {"d0": float("nan"), "d1": 0}}}, r"timing\.linear\.d0"),
     ],
 )

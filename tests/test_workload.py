@@ -481,6 +481,7 @@ def test_a_bad_workload_file_is_told_in_one_line(tmp_path, change, message):
         ({"rate": 0.0}, "rate: must be above 0 requests/s and finite, found 0.0"),
         ({"rate": float("nan")}, "rate: must be above 0 requests/s and finite, found nan"),
         ({"n": 0}, "n: must be at least 1 request, found 0"),
+        ({"n": 10**12}, "n: must be at most 100000000 requests, found 1000000000000"),
         ({"seed": -1}, "seed: must be at least 0, found -1"),
         ({"replication": -2}, "replication: must be at least 0, found -2"),
     ],

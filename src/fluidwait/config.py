@@ -21,6 +21,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 LARGEST = 1_000_000_000
 """Of any whole number that is read: sums and products of lengths then stay exact, and sizes can be counted up to."""
 
+MOST_NAMES = 60
+"""That a message lists."""
+
 DEEPEST, MOST_VALUES = 100, 1_000_000
 """Of a YAML file; aliases count as often as they are used."""
 
@@ -284,7 +287,10 @@ def _nearest(word: str, valid: list[str]) -> str:
     if not valid:
         return ""
     close = difflib.get_close_matches(str(word), valid, n=1, cutoff=0.5)
-    return f" (did you mean '{close[0]}'?)" if close else f" (valid: {', '.join(sorted(valid))})"
+    if close:
+        return f" (did you mean '{short(close[0])}'?)"
+    listed = ", ".join(map(short, sorted(valid)[:MOST_NAMES]))
+    return f" (valid: {listed}{', ...' if len(valid) > MOST_NAMES else ''})"
 
 
 def _siblings(path: Path) -> list[str]:

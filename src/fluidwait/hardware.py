@@ -144,6 +144,11 @@ class Hardware(Strict):
                 f"{max(self.kv_capacity_tokens, 0)} KV tokens beside the weights of {self.model.name}; "
                 f"at least {least} are needed"
             )
+        if self.kv_blocks < 1:
+            raise ValueError(
+                f"block_size: no block of {self.block_size} tokens is within max_model_len = {self.max_model_len} "
+                f"(nearest valid value: {self.max_model_len})"
+            )
         return self
 
     @property

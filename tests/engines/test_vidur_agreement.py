@@ -24,7 +24,7 @@ from engine_cases import (
 )
 
 from fluidwait.config import ConfigError
-from fluidwait.engines import core
+from fluidwait.engines import core, simulator, vidur
 from fluidwait.engines.core import EngineError
 from fluidwait.engines.simulator import LOG_COLUMNS, simulate
 from fluidwait.engines.vidur import NATIVE, VERSION, native_policies, simulate_vidur
@@ -265,14 +265,25 @@ def test_memory_for_hardly_more_than_one_request(blocks, size, spec, decode):
     assert evictions > 0 or blocks == 1
 
 
-def test_vidur_alone_serves_what_we_refuse(monkeypatch):
-    """The fault of the test above, so that we notice when Vidur changes: it evicts the only request, and again."""
-    from fluidwait.engines import vidur
-
-    monkeypatch.setattr(vidur, "check_requests", lambda *_: None)
-    case = Case({"policy": "vllm_v0"}, requests([0.0], 11, 10), core.serving(7, 3, 0.0))
-    theirs = in_vidur(case, native=True)
-    assert theirs.evictions.tolist() == [1] and theirs.iterations == 10
+@pytest.mark.parametrize(("blocks", "size", "cap"), [(7, 3, 22), (7, 8, 53), (1, 32, 32)])
+def test_beyond_the_check_the_server_does_as_vidur(monkeypatch, blocks, size, cap):
+    """Requests that fill the memory, let in: evicted when they are alone, and taken back at once, not left behind."""
+    for module in (simulator, vidur):
+        monkeypatch.setattr(module, "check_requests", lambda *_: None)
+    alone = 0
+    for seed in range(25):
+        g = np.random.default_rng(seed)
+        length = np.minimum(g.integers(2, blocks * size + 1, 12), cap)
+        length[g.random(12) < 0.3] = min(blocks * size, cap)
+        output = np.array([int(g.integers(1, total)) for total in length])
+        some = requests(np.cumsum(g.exponential(0.1, 12)), length - output, output)
+        case = Case({"policy": "vllm_v0", "token_cap": cap}, some, core.serving(blocks, size, 0.0))
+        ours = simulated(case)
+        assert_same(ours, in_vidur(case, native=True))
+        alone += ours.evictions[0] > 0  # the oldest: nobody evicts it but itself
+        v1 = case._replace(spec={"policy": "vllm_v1", "token_budget": cap})
+        assert_same(simulated(v1), in_vidur(v1))
+    assert alone > 0
 
 
 def test_a_run_without_end_is_told_in_vidur_too(monkeypatch):

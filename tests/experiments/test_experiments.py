@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fluidwait.config import ConfigError, load_yaml
+from fluidwait.config import ConfigError, load_yaml, parse
 from fluidwait.experiments import jobs
-from fluidwait.experiments.experiment import load_experiment
+from fluidwait.experiments.experiment import RateRange, load_experiment
 from fluidwait.experiments.setting import resolve
 from fluidwait.figures import KINDS
 from fluidwait.paths import project_root
@@ -55,3 +55,10 @@ def test_a_key_is_tuned_in_every_experiment_or_in_none(monkeypatch):
         ConfigError, match=r"^experiment e2: policies.sarathi_tuned: no grid here, but one in experiment e1"
     ):
         jobs.tuned_keys(["e1", "e2"])
+
+
+def test_a_range_without_end_is_refused():
+    with pytest.raises(ConfigError) as error:
+        parse(RateRange, {"start": 1, "stop": 1e18, "step": 1e-3}, "e.yaml")
+    assert "more than 10000 rates (nearest valid step: 1e+14)" in str(error.value)
+    assert len(parse(RateRange, {"start": 1, "stop": 2, "step": 0.001}, "e.yaml").values()) == 1001

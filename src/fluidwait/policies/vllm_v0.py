@@ -34,8 +34,8 @@ def longest_prompt(knobs) -> int:
 
 @jit
 def plan(view, knobs, memory, out):
-    # After an eviction the running requests are served first: the victim must not come straight back.
-    room = 0 if view.evicted > 0 else knobs.max_requests - len(view.resident)
+    # After an eviction the running requests are served first, if any: the victim must not come straight back.
+    room = 0 if view.evicted > 0 and len(view.resident) > 0 else knobs.max_requests - len(view.resident)
     admitted = _prefill(view, knobs, out, room)
     if admitted > 0:
         return admitted, float("inf")

@@ -1,7 +1,7 @@
 """vLLM's present scheduler (V1): one token budget shared by decodes and prefill chunks, FCFS.
 
-Running requests come first, in admission order; after an eviction nothing is admitted in the same step. Like vLLM
-with ``scheduler_reserve_full_isl`` a prompt is admitted only when all of it fits.
+Running requests come first, in admission order; after an eviction nothing is admitted in the same step while any is
+left. Like vLLM with ``scheduler_reserve_full_isl`` a prompt is admitted only when all of it fits.
 """
 
 from __future__ import annotations
@@ -29,5 +29,5 @@ def plan(view, knobs, memory, out):
         else:
             out.tokens[k] = min(view.goal[r] - view.cached[r], budget)
         budget -= out.tokens[k]
-    room = 0 if view.evicted > 0 else knobs.max_requests - len(view.resident)
+    room = 0 if view.evicted > 0 and len(view.resident) > 0 else knobs.max_requests - len(view.resident)
     return admit_in_order(view, out, room, NO_LIMIT, budget, free), float("inf")

@@ -75,6 +75,12 @@ class _Adapters:
         return True
 
 
+def _grammar(request):
+    """The grammar that the request waits for, or the error of its compilation; None while there is neither."""
+    waits = request.status == RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
+    return request.structured_output_request.grammar if waits else None
+
+
 class Gate:
     """Holds and pauses requests of ``engine``, a vLLM scheduler, as ``policy`` says.
 
@@ -106,8 +112,6 @@ class Gate:
         self.table = RequestTable()
         self._by_limits = hasattr(policy.module, "engine_limits")
         self._ask = None if self._by_limits else compiled(policy.module)
-        self._by_priority = engine.policy == SchedulingPolicy.PRIORITY
-        self._aside = (0, 0)  # running and waiting requests that vLLM's own step does not see
         self._flights: deque[_Flight] = deque()
         self._last_end = 0.0  # s, when the latest batch ended
         self._batch_time = 0.0  # s, average over the last ten batches or so
@@ -115,6 +119,8 @@ class Gate:
         self._held = _NOBODY  # slots of residents that the last plan paused and that no batch in flight computes for
         self._held_since = 0.0
         self._stale = False  # the table lags behind the engine: steps were taken without a plan
+        self._by_priority = engine.policy == SchedulingPolicy.PRIORITY
+        self._aside = (0, 0)  # running and waiting requests that vLLM's own step does not see
         self._plan: Plan | None = None
         self._last_step = time.monotonic()  # when the last step was planned
         self._reserve(self._most)
@@ -328,7 +334,7 @@ class Gate:
             self._aside = (0, 0)
             if hold_back:
                 left_over, engine.waiting = list(engine.waiting), queue
-                self._put_back(queue, left_over, taken, entering)
+                self._restore(queue, left_over, taken, entering)
             after, engine.running = engine.running, everyone
         if not kept or (len(after) >= kept and after[kept - 1] is last):  # it only ever adds at the end
             newcomers = after[kept:]
@@ -350,7 +356,7 @@ class Gate:
         return taken
 
     @staticmethod
-    def _put_back(queue, left_over: list, taken: list, entering: list) -> None:
+    def _restore(queue, left_over: list, taken: list, entering: list) -> None:
         """Put back those that vLLM preempted or did not let in, and those taken that were not for it to see."""
         if len(taken) > len(entering):
             known, gone = set(taken), set(entering).difference(left_over)
@@ -630,12 +636,6 @@ class Gate:
             self._next_line = now + self._settings.log_interval
             logger.info("%s", describe(status, self.thresholds.problem))
         return self._status.write(status)
-
-
-def _grammar(request):
-    """The grammar that the request waits for, or the error of its compilation; None while there is neither."""
-    waits = request.status == RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
-    return request.structured_output_request.grammar if waits else None
 
 
 def _cuts_prompts_anywhere(engine) -> bool:

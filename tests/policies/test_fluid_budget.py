@@ -68,11 +68,13 @@ def test_fluid_batch_on_the_a100():
     assert batch(1.0, prompt=64, output=1000, capacity=16_000) == 256  # memory for few: at least this
 
 
-def test_where_only_full_batches_carry_the_load_they_are_full():
-    """40 ms a batch and 20 µs a token: 2,048 tokens in 81 ms carry 47 requests of 532 tokens a second, fewer less."""
+def test_the_batch_grows_with_the_load_until_it_is_full():
+    """40 ms a batch and 20 µs a token: 2,048 tokens in 81 ms carry 47 requests of 531 tokens a second, fewer less."""
     dear = linear(0.04, 0.0)._replace(compute=np.zeros(1), compute_slope=20e-6)
-    assert batch(10.0, dear, slack=0.3) < 2048
-    assert batch(45.0, dear, slack=0.3) == 2048
+    sizes = [batch(rate, dear, slack=0.3) for rate in (10.0, 40.0, 43.0, 46.0)]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[2] < sizes[3] < 2048
+    for rate, tokens in zip((40.0, 43.0, 46.0), sizes[1:], strict=True):
+        assert tokens / (0.04 + 20e-6 * tokens) / 531 >= rate  # such a batch carries it
     assert batch(500.0, dear, slack=0.3) == 2048
 
 

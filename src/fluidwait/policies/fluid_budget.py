@@ -6,7 +6,8 @@ little free memory saves the evictions that admissions cause later.
 
 'fluid' is ``headroom`` times the least batch of the calibrated fluid model that carries all but ``slack`` of the
 boundary's rate, at the end of a tile of the device's compute time, at least ``least_tokens`` and at most
-``token_budget``. Where that carries less than the load and ``token_budget`` carries more, it is ``token_budget``.
+``token_budget``. Where full batches of that size carry less than the load, it is the next tile that does, or that
+carries as much as ``token_budget``.
 """
 
 from __future__ import annotations
@@ -58,11 +59,13 @@ def _fluid_tokens(settings: Settings, context: Context) -> int:
     rate = full.rate * (1 - settings.slack)
     fluid = calibrated_equilibrium(context.law, rate, context.time_model, semantics=context.semantics)
     tokens = max(settings.headroom * fluid.tokens, settings.least_tokens)
-    if tokens >= settings.token_budget:  # also when none is in balance
-        return settings.token_budget
-    tokens = min(end_of_tile(tokens), settings.token_budget)
-    carried = boundary(tokens).saturated_rate
-    return settings.token_budget if carried < min(context.rate, full.saturated_rate) else tokens
+    needed = min(context.rate, full.saturated_rate)
+    while tokens < settings.token_budget:  # not so when no batch is in balance
+        tokens = end_of_tile(tokens)
+        if tokens < settings.token_budget and boundary(tokens).saturated_rate >= needed:
+            return tokens
+        tokens += 1
+    return settings.token_budget
 
 
 def end_of_tile(tokens: float) -> int:

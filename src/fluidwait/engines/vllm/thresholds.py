@@ -94,11 +94,13 @@ class Thresholds:
         return self.settings.rate is not None or not self._needs_rate()
 
     def _needs_rate(self) -> bool:
-        """Whether the knobs depend on the load."""
+        """Whether the knobs depend on the rate."""
+        return getattr(self.policy.settings, "thresholds", None) == "fluid" or self._follows_load()
+
+    def _follows_load(self) -> bool:
+        """Whether the knobs follow the rate at every look: near the boundary a little more of it needs a larger batch."""
         own = self.policy.settings
-        return getattr(own, "thresholds", None) == "fluid" or (
-            hasattr(own, "token_budget") and own.batch_tokens == "fluid"
-        )
+        return hasattr(own, "token_budget") and own.batch_tokens == "fluid"
 
     def _look(self, now: float) -> None:
         if not self.learns:
@@ -132,10 +134,14 @@ class Thresholds:
         times = self._time_model()
         rate = self.settings.rate or self.traffic.rate(now)
         marks = self._marks(law, times, rate)
-        if old is not None and np.all(np.abs(marks - old.marks) <= self.settings.drift * np.abs(old.marks)):
+        steady = old is not None and np.all(np.abs(marks - old.marks) <= self.settings.drift * np.abs(old.marks))
+        if steady and not self._follows_load():
             return old
         context = Context(law, rate, times, self._linear(times), self.limits.capacity, prefill_emits=True)
-        return Plan(self._knobs(context), law, self._boundary(law, times), marks)
+        knobs = self._knobs(context)
+        if steady and knobs == old.knobs:
+            return old
+        return Plan(knobs, law, self._boundary(law, times), marks)
 
     def _time_model(self):
         if self.hardware is not None:

@@ -8,8 +8,9 @@ batch takes. Every line of output is one run in JSON; ``--compare`` reads such l
     PYTHONPATH=<other checkout>/src python benchmarks/vllm_clock.py table --only auto --label before > before.jsonl
     python benchmarks/vllm_clock.py --compare now.jsonl before.jsonl
 
-Random workloads have 1 to 3 types, 1,200 to 8,448 blocks and .3 to 1.02 of the load at the stability boundary; the seed
-of a workload is its number from ``--seed`` on, so that those a rule was made with can be kept apart from others.
+Random workloads have 1 to 3 types, 1,200 to 8,448 blocks and, without ``--load``, .3 to 1.02 of the load at the
+stability boundary; the seed of a workload is its number from ``--seed`` on, so that those that a rule was made with can
+be kept apart.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def table() -> list[Case]:
     ]
 
 
-def random_case(seed: int) -> Case:
+def random_case(seed: int, loads: tuple[float, float]) -> Case:
     """A workload that keeps vLLM's real scheduler busy for some seconds of processor time."""
     g = np.random.default_rng(seed)
     kinds = int(g.integers(1, 4))
@@ -84,7 +85,7 @@ def random_case(seed: int) -> Case:
     output = np.exp(g.uniform(np.log(8), np.log(1200), kinds)).astype(int)
     types = [(s, int(p), int(o)) for s, p, o in zip(share, prompt, output, strict=True) if s > 0]
     workload = mixture(f"random{seed}", *types)
-    blocks, load = int(g.integers(1200, 8449)), float(g.uniform(0.3, 1.02))
+    blocks, load = int(g.integers(1200, 8449)), float(g.uniform(*loads))
     law = length_law(workload)
     limits = {"token_budget": TOKENS, "cap": SEQUENCES}
     rate = load * calibrated_boundary(law, A100, blocks * BLOCK_SIZE, **limits).rate
@@ -166,6 +167,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", help="numbers of the table's rows, from 0; all without")
     parser.add_argument("--seed", type=int, default=0, help="of the first random workload")
     parser.add_argument("--count", type=int, default=20, help="random workloads")
+    parser.add_argument("--load", type=float, nargs=2, default=(0.3, 1.02), help="their range, of the boundary's rate")
     parser.add_argument("--compare", nargs="+", metavar="FILE", help="print these runs side by side")
     options = parser.parse_args()
     if options.compare:
@@ -175,7 +177,7 @@ def main() -> None:
     cases = (
         [table()[k] for k in numbers]
         if options.what == "table"
-        else map(random_case, range(options.seed, options.seed + options.count))
+        else (random_case(seed, options.load) for seed in range(options.seed, options.seed + options.count))
     )
     for case in cases:
         for scheduler in [options.only] if options.only else SCHEDULERS:

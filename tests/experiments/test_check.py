@@ -121,7 +121,7 @@ MISTAKES = {  # file, old text, new text, what is told
         FILE,
         r"\[12, 24\]",
         "{start: 1, stop: 9, step: 1.0e-6}",
-        "rates: step: 1e-06 makes more than 1000",
+        "rates: more than 10000 rates (nearest valid step: 0.0008)",
     ),
     "a range without step": (
         FILE,

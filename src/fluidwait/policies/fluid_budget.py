@@ -7,7 +7,7 @@ little free memory saves the evictions that admissions cause later.
 'fluid' is ``headroom`` times the least batch of the calibrated fluid model that carries all but ``slack`` of the
 boundary's rate, at the end of a tile of the device's compute time, at least ``least_tokens`` and at most
 ``token_budget``. Where full batches of that size carry less than the load, it is the next tile that does, or that
-carries as much as ``token_budget``.
+carries as much as ``token_budget``, to within ``ERROR``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from fluidwait.policies.contract import NO_LIMIT, Context, PolicySettings, admit
 
 TILE, WIDE_TILE = 64, 128
 """Tokens by which the compute time of a batch grows in steps: up to WIDE_TILE tokens, and beyond."""
+
+ERROR = 0.03
+"""Share of the predicted rate that is no reason for a larger batch: the prediction is no better than that."""
 
 
 class Settings(PolicySettings):
@@ -59,7 +62,7 @@ def _fluid_tokens(settings: Settings, context: Context) -> int:
     rate = full.rate * (1 - settings.slack)
     fluid = calibrated_equilibrium(context.law, rate, context.time_model, semantics=context.semantics)
     tokens = max(settings.headroom * fluid.tokens, settings.least_tokens)
-    needed = min(context.rate, full.saturated_rate)
+    needed = min(context.rate, (1 - ERROR) * full.saturated_rate)
     while tokens < settings.token_budget:  # not so when no batch is in balance
         tokens = end_of_tile(tokens)
         if tokens < settings.token_budget and boundary(tokens).saturated_rate >= needed:

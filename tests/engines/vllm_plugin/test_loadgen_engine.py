@@ -147,7 +147,7 @@ def test_a_burst_starts_together(running, engine):
 
 def test_calibration_of_a_small_grid_becomes_a_hardware_file(running, engine, tmp_path):
     bursts = calibrate.Bursts(batch=[1, 4, 8], prompt=[8, 64], output=5, repeats=1)
-    rows = running(calibrate.measure_bursts(engine, bursts, 256))
+    rows = running(calibrate.measure_bursts(engine, bursts, 256, room=10_000))
     rows = np.concatenate([rows, running(calibrate.measure_mixed(engine, some(20), 4, 256))])
     table = calibrate.medians(rows)
     assert table["count"].sum() == len(rows) and table.height < len(rows)

@@ -160,13 +160,15 @@ def test_thresholds_of_a_policy_with_quotas_follow_too():
     assert second.knobs.caps.sum() != first.knobs.caps.sum() or second.knobs.quota[0] < first.knobs.quota[0]
 
 
-def test_no_fluid_batch_that_carries_less_than_the_load():
-    """Far below the boundary the batch is small; at a load that only full batches carry it is the engine's own."""
-    calm, loaded = automatic(), automatic()
-    teach(calm.traffic, rate=10.0)
-    teach(loaded.traffic, rate=200.0)
-    assert settled(calm, 60.0).knobs.batch_tokens < LIMITS.tokens
-    assert settled(loaded, 60.0).knobs.batch_tokens == LIMITS.tokens
+def test_the_batch_follows_the_load_at_every_look():
+    """Far below the boundary it is small; at a load that only a larger one carries it grows, without any other drift."""
+    thresholds = automatic()
+    teach(thresholds.traffic, rate=10.0)
+    calm = settled(thresholds, 60.0)
+    teach(thresholds.traffic, rate=200.0, at=60.0)
+    loaded = settled(thresholds, 120.0)
+    assert 200.0 > loaded.capacity_rate  # nothing carries it
+    assert calm.knobs.batch_tokens < loaded.knobs.batch_tokens <= LIMITS.tokens
 
 
 def test_the_engines_own_limits_are_the_most():

@@ -98,7 +98,7 @@ class Thresholds:
         return getattr(self.policy.settings, "thresholds", None) == "fluid" or self._follows_load()
 
     def _follows_load(self) -> bool:
-        """Whether the knobs follow the rate at every look: near the boundary a little more of it needs a larger batch."""
+        """Whether the knobs follow the rate at every look: near the boundary a little more needs a larger batch."""
         own = self.policy.settings
         return hasattr(own, "token_budget") and own.batch_tokens == "fluid"
 

@@ -343,7 +343,13 @@ def test_thresholds_of_a_small_file(capsys):
 
 
 def test_thresholds_of_an_experiment(capsys):
-    data = question(id="e", title="t", rates={"start": 10, "stop": 14, "step": 2}, scales={}, policies={"a": {"use": "sarathi", "label": "A"}})
+    data = question(
+        id="e",
+        title="t",
+        rates={"start": 10, "stop": 14, "step": 2},
+        scales={},
+        policies={"a": {"use": "sarathi", "label": "A"}},
+    )
     printed = succeeds(capsys, "thresholds", write("e.yaml", data))
     small = succeeds(capsys, "thresholds", write("q.yaml", question(rates=[10, 12, 14])))
     assert printed == small

@@ -351,3 +351,10 @@ def test_json_that_is_none(tmp_path):
         path.write_text(text)
         with pytest.raises(ConfigError, match="a.json: not valid JSON"):
             read_json(path)
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+def test_a_device_is_not_read(device):
+    """The first of them has no end."""
+    with pytest.raises(ConfigError, match=r"cannot be read as \w+ \(a device, not a file\)"):
+        load_yaml(device)

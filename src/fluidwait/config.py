@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import difflib
 import json
+import stat
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -160,6 +161,9 @@ def read_text(path: str | Path, kind: str = "text") -> str:
     """
     path = Path(path)
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):  # /dev/zero never ends
+            raise ConfigError(f"{path}: cannot be read as {kind} (a device, not a file)")
         content = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file{_nearest(path.name, _siblings(path))}") from None

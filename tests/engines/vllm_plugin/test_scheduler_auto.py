@@ -161,13 +161,13 @@ def test_thresholds_of_a_policy_with_quotas_follow_too():
 
 
 def test_the_batch_follows_the_load_at_every_look():
-    """Far below the boundary it is small; at a load that only a larger one carries it grows, without any other drift."""
+    """Far below the boundary it is small; at a load that only a larger one carries it grows, with no other drift."""
     thresholds = automatic()
     teach(thresholds.traffic, rate=10.0)
     calm = settled(thresholds, 60.0)
     teach(thresholds.traffic, rate=200.0, at=60.0)
     loaded = settled(thresholds, 120.0)
-    assert 200.0 > loaded.capacity_rate  # nothing carries it
+    assert loaded.capacity_rate < 200.0  # nothing carries it
     assert calm.knobs.batch_tokens < loaded.knobs.batch_tokens <= LIMITS.tokens
 
 

@@ -154,6 +154,32 @@ NO_LIMIT = 2**62
 
 
 @jit
+def serve_in_order(view, out, budget, free):
+    """Serve the residents in admission order while ``budget`` tokens last: a decode takes one, a prefill what is left.
+
+    Returns (budget, free blocks) that remain.
+    """
+    for k in range(len(view.resident)):
+        r = view.resident[k]
+        if budget == 0:
+            break
+        if is_decoding(view, r):
+            out.tokens[k] = 1
+            free -= growth(view, r)
+        else:
+            out.tokens[k] = min(view.goal[r] - view.cached[r], budget)
+        budget -= out.tokens[k]
+    return budget, free
+
+
+@jit
+def room_under(view, most):
+    """Requests that may enter with ``most`` in service at most: none in a step that evicts, unless nothing runs."""
+    residents = len(view.resident)
+    return 0 if view.evicted > 0 and residents > 0 else most - residents
+
+
+@jit
 def admit_in_order(view, out, most, chunk, budget, free):
     """Admit from the head of the queue, first come first served; returns how many.
 

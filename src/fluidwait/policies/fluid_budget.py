@@ -18,7 +18,15 @@ from typing import Literal, NamedTuple
 from pydantic import Field, PositiveInt
 
 from fluidwait.fluid import calibrated_boundary, calibrated_equilibrium
-from fluidwait.policies.contract import NO_LIMIT, Context, PolicySettings, admit_in_order, growth, is_decoding, jit
+from fluidwait.policies.contract import (
+    NO_LIMIT,
+    Context,
+    PolicySettings,
+    admit_in_order,
+    jit,
+    room_under,
+    serve_in_order,
+)
 
 TILE, WIDE_TILE = 64, 128
 """Tokens by which the compute time of a batch grows in steps: up to WIDE_TILE tokens, and beyond."""
@@ -85,18 +93,9 @@ def engine_limits(knobs: Knobs, block_size: int) -> tuple[int, int]:
 @jit
 def plan(view, knobs, memory, out):
     residents = len(view.resident)
-    budget, free = max(knobs.batch_tokens, residents), view.free  # no decode waits for tokens
-    for k in range(residents):
-        r = view.resident[k]
-        if budget == 0:
-            break
-        if is_decoding(view, r):
-            out.tokens[k] = 1
-            free -= growth(view, r)
-        else:
-            out.tokens[k] = min(view.goal[r] - view.cached[r], budget)
-        budget -= out.tokens[k]
-    room = 0 if view.evicted > 0 else knobs.max_requests - residents
+    tokens = max(knobs.batch_tokens, residents)  # no decode waits for tokens
+    budget, free = serve_in_order(view, out, tokens, view.free)
+    room = room_under(view, knobs.max_requests)
     spare = max(knobs.spare // view.block_size - view.watermark, 0)
     admitted = admit_in_order(view, out, room, NO_LIMIT, budget, free - spare)
     if admitted == 0 and residents == 0:  # what fits only an empty engine gets in

@@ -18,6 +18,7 @@ from fluidwait.policies.contract import (
     growth,
     is_prefilled,
     jit,
+    room_under,
     to_prefill,
 )
 
@@ -35,7 +36,7 @@ def longest_prompt(knobs) -> int:
 @jit
 def plan(view, knobs, memory, out):
     # After an eviction the running requests are served first, if any: the victim must not come straight back.
-    room = 0 if view.evicted > 0 and len(view.resident) > 0 else knobs.max_requests - len(view.resident)
+    room = room_under(view, knobs.max_requests)
     admitted = _prefill(view, knobs, out, room)
     if admitted > 0:
         return admitted, float("inf")

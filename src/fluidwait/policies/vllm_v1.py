@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from fluidwait.policies.contract import NO_LIMIT, PolicySettings, admit_in_order, growth, is_decoding, jit
+from fluidwait.policies.contract import NO_LIMIT, PolicySettings, admit_in_order, jit, room_under, serve_in_order
 
 
 class Settings(PolicySettings):
@@ -18,16 +18,5 @@ class Settings(PolicySettings):
 
 @jit
 def plan(view, knobs, memory, out):
-    budget, free = knobs.token_budget, view.free
-    for k in range(len(view.resident)):
-        r = view.resident[k]
-        if budget == 0:
-            break
-        if is_decoding(view, r):
-            out.tokens[k] = 1
-            free -= growth(view, r)
-        else:
-            out.tokens[k] = min(view.goal[r] - view.cached[r], budget)
-        budget -= out.tokens[k]
-    room = 0 if view.evicted > 0 and len(view.resident) > 0 else knobs.max_requests - len(view.resident)
-    return admit_in_order(view, out, room, NO_LIMIT, budget, free), float("inf")
+    budget, free = serve_in_order(view, out, knobs.token_budget, view.free)
+    return admit_in_order(view, out, room_under(view, knobs.max_requests), NO_LIMIT, budget, free), float("inf")

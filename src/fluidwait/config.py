@@ -307,11 +307,13 @@ def _siblings(path: Path) -> list[str]:
 
 def _describe(error: ValidationError, model: type[BaseModel], data: dict[str, Any]) -> str:
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a typo explains a missing key
-    if first["type"].endswith(
-        "_type"
-    ):  # of one member of a union, while another has the right kind and a mistake inside
-        inside = [e for e in error.errors() if e["loc"][:-1] != first["loc"][:-1]]
-        first = next((e for e in inside if e["loc"][: len(first["loc"]) - 1] == first["loc"][:-1]), first)
+    above = first["loc"][:-1]
+    if first["type"].endswith("_type") and len(_keys(first["loc"], data, missing=False)) == len(
+        _keys(above, data, False)
+    ):
+        # Of a member of a union: another member may have the right kind, and a mistake of its own.
+        others = (e for e in error.errors() if e["loc"][: len(above)] == above and not e["type"].endswith("_type"))
+        first = next(others, first)
     keys = _keys(first["loc"], data, first["type"] == "missing")
     kind, value, context = first["type"], first.get("input"), first.get("ctx", {})
     if kind.startswith("union_tag"):  # the mistake is in the key that chooses the member, or it is not there

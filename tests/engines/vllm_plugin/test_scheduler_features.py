@@ -140,10 +140,14 @@ UNSUPPORTED = [
         {"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}},
         "KV transfer (disaggregation, offloading): it is untested",
     ),
+    (
+        {"ec_transfer_config": {"ec_connector": "ECExampleConnector", "ec_role": "ec_consumer"}},
+        "encoder-cache transfer (encoders on other machines): it is untested",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("feature", "why"), UNSUPPORTED, ids=["pipeline", "speculative", "kv_transfer"])
+@pytest.mark.parametrize(("feature", "why"), UNSUPPORTED, ids=["pipeline", "speculative", "kv_transfer", "ec_transfer"])
 def test_an_engine_with_what_is_unsupported_does_not_start(engine_options, monkeypatch, feature, why):
     """The engine itself is started with the feature switched on, and ends with one line."""
     if "speculative_config" in feature and RELEASE.startswith("0.20."):

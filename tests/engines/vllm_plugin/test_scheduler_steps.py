@@ -460,7 +460,7 @@ def test_wrong_settings_are_one_line(engine_options, entry, message):
     assert "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("feature", ["pipeline", "speculative", "kv_transfer"])
+@pytest.mark.parametrize("feature", ["pipeline", "speculative", "kv_transfer", "ec_transfer"])
 def test_refuses_what_it_cannot_support(engine_options, feature):
     config = make_scheduler(engine_options).vllm_config
     parallel = SimpleNamespace(pipeline_parallel_size=2 if feature == "pipeline" else 1)
@@ -469,6 +469,7 @@ def test_refuses_what_it_cannot_support(engine_options, feature):
         parallel_config=parallel,
         speculative_config=object() if feature == "speculative" else None,
         kv_transfer_config=object() if feature == "kv_transfer" else None,
+        ec_transfer_config=object() if feature == "ec_transfer" else None,
     )
     with pytest.raises(ConfigError, match=r"WaitScheduler does not work with .*; leave out --scheduler-cls$"):
         refuse_unsupported(pretended)

@@ -101,6 +101,11 @@ def refuse_unsupported(config: Any) -> None:
         (parallel.pipeline_parallel_size > 1, "pipeline parallelism", "its stages run several batches at once"),
         (config.speculative_config is not None, "speculative decoding", "a decode is then more than one token"),
         (config.kv_transfer_config is not None, "KV transfer (disaggregation, offloading)", "it is untested"),
+        (
+            getattr(config, "ec_transfer_config", None) is not None,
+            "encoder-cache transfer (encoders on other machines)",
+            "it is untested",
+        ),
         (model.runner_type != "generate", f"the {model.runner_type} runner", "there is no decode to schedule"),
         (model.is_encoder_decoder, "encoder-decoder models", "they are untested"),
         (getattr(model, "is_diffusion", False), "diffusion models", "they do not decode token by token"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import random
 from collections import deque
+from collections.abc import Callable
 
 import torch
 from vllm import SamplingParams
@@ -121,34 +122,35 @@ class FakeEngine:
         if not self.flights:
             return
         output = self.flights.popleft()
-        names = list(output.num_scheduled_tokens)
-        sampled = []
-        for name in names:
-            request = self.scheduler.requests.get(name)
-            ends_prefill = request is not None and not self._still_prefilling(output, name, request)
-            sampled.append([self.random.randrange(3, 250)] if ends_prefill else [])
-        result = ModelRunnerOutput(
-            req_ids=names,
-            req_id_to_index={name: i for i, name in enumerate(names)},
-            sampled_token_ids=sampled,
-            logprobs=None,
-            prompt_logprobs_dict={},
-            pooler_output=[],
-        )
+        known = {name: r.num_tokens for name, r in self.scheduler.requests.items()}  # aborted ones are gone
+        result = model_output(output, known, lambda: self.random.randrange(3, 250))
         for outputs in self.scheduler.update_from_output(output, result).values():
             for out in outputs.outputs:
                 self.tokens[out.request_id] += len(out.new_token_ids)
                 if out.finish_reason is not None:
                     self.reasons[out.request_id] = str(out.finish_reason)
 
-    @staticmethod
-    def _still_prefilling(output, name: str, request) -> bool:
-        """The real runner knows by the tokens computed up to and including this step."""
-        computed = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
-        cached = output.scheduled_cached_reqs
-        computed |= dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
-        return computed[name] + output.num_scheduled_tokens[name] < request.num_tokens
-
 
 def free_blocks(scheduler) -> int:
     return scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
+
+
+def model_output(output, known: dict[str, int], token: Callable[[], int]) -> ModelRunnerOutput:
+    """What a model would give for a batch: a token for each request whose ``known`` tokens are then all computed."""
+    names, computed = list(output.num_scheduled_tokens), computed_before(output)
+    ends = [name in known and computed[name] + output.num_scheduled_tokens[name] >= known[name] for name in names]
+    return ModelRunnerOutput(
+        req_ids=names,
+        req_id_to_index={name: i for i, name in enumerate(names)},
+        sampled_token_ids=[[token()] if end else [] for end in ends],
+        logprobs=None,
+        prompt_logprobs_dict={},
+        pooler_output=[],
+    )
+
+
+def computed_before(output) -> dict[str, int]:
+    """Tokens in the cache before this batch, by name."""
+    cached = output.scheduled_cached_reqs
+    computed = dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
+    return computed | {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}

@@ -15,10 +15,9 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 import numpy as np
-from fake_engine import make_request, make_scheduler
+from fake_engine import computed_before, make_request, make_scheduler, model_output
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.outputs import ModelRunnerOutput
 
 from fluidwait.engines.vllm import WaitScheduler
 from fluidwait.engines.vllm import gate as plugin_gate
@@ -186,7 +185,7 @@ class _Run:
         self.iterations += 1
 
     def _seconds(self, output) -> float:
-        computed = _computed(output)
+        computed = computed_before(output)
         tokens = kv = prefills = prefilled = squares = context = decodes = read = 0
         for name, new in output.num_scheduled_tokens.items():
             cached = computed[name]
@@ -217,23 +216,5 @@ class _Run:
 
     def _hand_back(self, output):
         """Tell the scheduler what the batch gave: a token for each request that has no more to prefill."""
-        names, computed = list(output.num_scheduled_tokens), _computed(output)
-        sampled = [
-            [7] if computed[name] + output.num_scheduled_tokens[name] >= self.goal[name] else [] for name in names
-        ]
-        result = ModelRunnerOutput(
-            req_ids=names,
-            req_id_to_index={name: i for i, name in enumerate(names)},
-            sampled_token_ids=sampled,
-            logprobs=None,
-            prompt_logprobs_dict={},
-            pooler_output=[],
-        )
+        result = model_output(output, self.goal, lambda: 7)
         return self.scheduler.update_from_output(output, result).values()
-
-
-def _computed(output) -> dict[str, int]:
-    """Tokens in the cache before this batch, by name."""
-    cached = output.scheduled_cached_reqs
-    computed = dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
-    return computed | {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}

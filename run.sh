@@ -135,7 +135,7 @@ main() {
     export VIRTUAL_ENV="$PWD/.venv" PATH="$PWD/.venv/bin:$PATH"
     case "$command" in
     quick | paper) exec python -m snakemake --cores all --config "scale=$command" "$@" ;;
-    test) exec python -m pytest "$@" ;;
+    test) exec python -m pytest -n 2 --dist loadfile "$@" ;; # no more: tests start real engines
     esac
 }
 

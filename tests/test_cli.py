@@ -526,6 +526,16 @@ def test_a_full_screen_is_one_line():
     assert everything() == {}  # the run was written before what it prints: the command failed all the same
 
 
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_what_cannot_be_told_leaves_no_file(name):
+    """The file is written, then the screen's disk is full: the command failed, and nothing says otherwise."""
+    arguments = OUTPUTS[name]("out")
+    before = everything()
+    done = in_a_process(*arguments, redirect="> /dev/full")
+    assert done.returncode == 2 and done.stderr == "fluidwait: error: standard output: No space left on device\n"
+    assert everything() == before
+
+
 def test_a_closed_screen_is_no_error():
     done = in_a_process("policies", redirect=">&-")
     assert (done.returncode, done.stderr) == (0, "")

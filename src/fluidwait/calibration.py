@@ -21,7 +21,7 @@ import yaml
 
 from fluidwait.config import LARGEST, ConfigError, csv_records, load_yaml, nearest, parse, short
 from fluidwait.hardware import Hardware, LinearTiming, ModelShape
-from fluidwait.provenance import write_text
+from fluidwait.writing import write_output
 
 SUMS = (
     "tokens",
@@ -469,7 +469,7 @@ def _write(
     data = {k: v for k, v in header.items() if k not in ("source", "timing")}
     data |= {"source": source, "timing": {**(header.get("timing") or {}), "profile": profile}, "fit": fit}
     hardware = parse(Hardware, data, out)
-    write_text(out, yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=110))
+    write_output(out, yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=110))
     return hardware
 
 

@@ -133,7 +133,7 @@ def thresholds(
 ) -> None:
     """Print the fluid model of a workload: equilibrium, thresholds and their memory at each rate."""
     from fluidwait.fluid import threshold_table
-    from fluidwait.provenance import write_text
+    from fluidwait.writing import write_output
 
     law, rates, hardware, options = _threshold_question(config)
     frame, summary = threshold_table(law, rates, hardware, **options)
@@ -142,7 +142,7 @@ def thresholds(
         print(text)
         return
     if json is not None:
-        write_text(json, text + "\n")
+        write_output(json, text + "\n")
     _print_thresholds(frame.to_dicts(), summary, hardware)
 
 

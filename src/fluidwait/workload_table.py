@@ -15,7 +15,7 @@ import numpy as np
 
 from fluidwait.columns import read_columns
 from fluidwait.config import ConfigError, nearest
-from fluidwait.provenance import write_text
+from fluidwait.writing import write_output
 
 EXACT_UP_TO = 100  # tokens: bins are one token wide up to here
 
@@ -181,4 +181,4 @@ def _write(table: Table, header: list[str], out: Path) -> None:
     rows = np.column_stack(table).tolist()
     text = "".join(f"# {line}\n" for line in header) + "prompt,output,count\n"
     text += "".join(f"{prompt},{output},{count}\n" for prompt, output, count in rows)
-    write_text(out, text)
+    write_output(out, text)

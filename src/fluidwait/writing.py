@@ -16,7 +16,7 @@ from fluidwait.config import ConfigError
 from fluidwait.paths import is_folder
 
 made: list[Path] = []
-"""Artifacts that this process wrote, see :func:`all_or_nothing`."""
+"""Artifacts and other outputs that this process wrote, see :func:`all_or_nothing`."""
 
 WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 _LONGEST_NAME = 255  # bytes of a file's name, on all common file systems
@@ -125,6 +125,12 @@ def write_text(path: str | Path, text: str) -> None:
         part.write_bytes(text.encode())
 
 
+def write_output(path: str | Path, text: str) -> None:
+    """As :func:`write_text`, for what a command was asked to write: gone again if the command then fails."""
+    write_text(path, text)
+    made.append(Path(path))
+
+
 def sync(path: Path) -> None:
     """Have the system write a file or a folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -182,7 +188,7 @@ def _started(pid: int) -> float:
 
 @contextlib.contextmanager
 def all_or_nothing() -> Iterator[None]:
-    """Remove the artifacts written inside, with their sidecars, when it ends in an error.
+    """Remove the outputs written inside, with their sidecars, when it ends in an error.
 
     A command that fails half-way leaves no table that looks like the outcome of one that did not.
     """

@@ -243,7 +243,8 @@ def test_without_a_plan_the_engine_is_as_it_was(engine_options, entry):
         assert set_in(scheduler) == stock
         return
     engine.step()
-    assert set_in(scheduler) != stock
+    if entry is CHUNKED or stock[-1] is not None:  # a vLLM without a watermark keeps nothing between two steps
+        assert set_in(scheduler) != stock
     scheduler.gate.thresholds.plan = None
     engine.step()
     assert set_in(scheduler) == stock

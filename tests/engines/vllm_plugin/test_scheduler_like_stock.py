@@ -18,6 +18,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)"
 import fake_engine  # noqa: E402
 from fake_engine import BLOCK_SIZE, EOS, FakeEngine, make_request, make_scheduler  # noqa: E402
 from vllm import SamplingParams  # noqa: E402
+from vllm.engine.arg_utils import EngineArgs  # noqa: E402
 from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange  # noqa: E402
 from vllm.sampling_params import StructuredOutputsParams  # noqa: E402
 from vllm.v1.core.encoder_cache_manager import EncoderCacheManager  # noqa: E402
@@ -26,6 +27,7 @@ from vllm.v1.core.sched.interface import PauseState  # noqa: E402
 from vllm.v1.request import Request, RequestStatus  # noqa: E402
 
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
+from fluidwait.engines.vllm.loadgen_engine import engine_version  # noqa: E402
 
 SEATS = 12
 NESTED = {"policy": "nested_wait", "settings": {"thresholds": [10**6], "boundaries": [1024], "max_wait": 0.0}}
@@ -33,6 +35,8 @@ CHUNKED = {
     "policy": "wait_chunked",
     "settings": {"in_service": SEATS, "boundaries": [1], "chunk": 10**6, "gate": False, "max_wait": 0.0},
 }
+OLD = engine_version().startswith(("0.20.", "0.22."))
+APART = pytest.mark.skipif(OLD, reason="idle sessions of this vLLM release wait among the others, and may strand them")
 POLICIES = pytest.mark.parametrize("entry", [CHUNKED, NESTED], ids=["wait_chunked", "nested_wait"])
 RANKS = pytest.mark.parametrize("ranks", ["fcfs", "priority"])
 ACCEPTING = SimpleNamespace(accept_tokens=lambda name, tokens: True, is_terminated=lambda: False)
@@ -80,10 +84,12 @@ class Twins:
 
 def state(scheduler) -> dict:
     """What vLLM knows after a step, all that its statistics say included."""
-    kv = scheduler.kv_cache_manager
+    kv, waiting = scheduler.kv_cache_manager, list(scheduler.waiting)
+    if hasattr(scheduler, "skipped_waiting"):  # older releases keep those that cannot start in a queue of their own
+        waiting = sorted([*waiting, *scheduler.skipped_waiting], key=lambda r: r.request_id)
     return {
         "running": [r.request_id for r in scheduler.running],
-        "waiting": [(r.request_id, r.status == RequestStatus.PREEMPTED) for r in scheduler.waiting],
+        "waiting": [(r.request_id, r.status == RequestStatus.PREEMPTED) for r in waiting],
         "kv_holding": [r.request_id for r in getattr(scheduler, "kv_holding_waiting", ())],
         "deferred": {r.request_id for r in getattr(scheduler, "deferred_waiting", ())},
         "counts": scheduler.get_request_counts(),
@@ -151,7 +157,11 @@ class Traffic:
     def send(self) -> None:
         chance, name = self.random, f"r{self.sent}"
         self.sent += 1
-        kinds = ["plain"] * 6 + ["stops", "shares", "grammar", "session"] + ["image"] * self.features.get("images", 0)
+        kinds = ["plain"] * 6 + ["stops", "shares", "grammar"] + ["image"] * self.features.get("images", 0)
+        if hasattr(
+            self.twins.stock.scheduler, "kv_holding_waiting"
+        ):  # older releases let idle sessions strand everybody
+            kinds.append("session")
         kind = chance.choice(kinds)
         self.kinds.add(kind)
         prompt, output = chance.choice([1, 5, 30, 60, 150]), chance.choice([1, 2, 10, 40])
@@ -219,6 +229,8 @@ SETUPS = {
 @RANKS
 @POLICIES
 def test_random_requests_are_scheduled_as_by_vllm(engine_options, entry, ranks, depth, setup):
+    if "watermark" in SETUPS[setup] and "watermark" not in EngineArgs.__dataclass_fields__:
+        pytest.skip("this vLLM release has no watermark")
     more = {"enable_prefix_caching": True, "max_num_batched_tokens": 256} | SETUPS[setup]
     twins = Twins(engine_options, entry, depth, scheduling_policy=ranks, **more)
     run_random(twins, seed=7 * depth + len(ranks), steps=120)
@@ -281,6 +293,8 @@ def test_prefills_that_are_put_off_are_put_off_as_by_vllm(engine_options, entry)
 @RANKS
 def test_those_that_cannot_start_hold_up_nobody(engine_options, ranks, kind, blocked):
     """With a plan that admits one request at a time, five ones start at the steps at which they would alone."""
+    if OLD and kind == "session":
+        pytest.skip("idle sessions of this vLLM release wait among the others, and may strand them")
     entry = {"policy": "nested_wait", "settings": {"thresholds": [1], "boundaries": [64], "max_wait": 0.0}}
 
     def starts(blocked: int) -> list[int]:
@@ -333,6 +347,7 @@ def test_those_that_cannot_start_hold_up_nobody_as_by_vllm(engine_options):
     twins.drain()
 
 
+@pytest.mark.skipif(OLD, reason="in this vLLM release a grammar that fails ends the engine")
 @POLICIES
 def test_a_grammar_that_failed_ends_its_request_alone(engine_options, entry):
     """Also while the plan holds everybody: its error need not wait for room, and nobody waits for it."""
@@ -354,6 +369,7 @@ def test_a_grammar_that_failed_ends_its_request_alone(engine_options, entry):
     assert engine.tokens == {"inside": 60, "held": 60, "wrong": 0} | {f"behind{i}": 60 for i in range(3)}
 
 
+@APART
 @POLICIES
 def test_a_session_that_asks_for_more_gets_it(engine_options, entry):
     """The limits of a streaming session are those of its latest input, and its time between inputs is nobody's hold."""
@@ -374,6 +390,7 @@ def test_a_session_that_asks_for_more_gets_it(engine_options, entry):
     assert engine.scheduler.gate.table.slot_of == {}
 
 
+@APART
 def test_an_idle_session_leaves_the_token_limit_in_force(engine_options):
     entry = {
         "policy": "wait_chunked",

@@ -428,7 +428,8 @@ class Gate:
         passed: list = []
         failed: list = []
         adapters = _Adapters(self.engine) if self.engine.lora_config else None
-        if adapters and getattr(self.engine, "skipped_waiting", None):  # up to vLLM 0.22, which takes them unasked
+        # Up to vLLM 0.22, which would start them past those that the plan holds.
+        if (adapters or self._by_priority) and getattr(self.engine, "skipped_waiting", None):
             for request in reversed(list(self.engine.skipped_waiting)):
                 self.engine.waiting.prepend_request(request)
             self.engine.skipped_waiting = create_request_queue(self.engine.policy)

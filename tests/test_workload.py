@@ -455,6 +455,9 @@ def test_trace_mistakes_are_one_line(trace, tmp_path):
             {"arrivals": {"process": "piecewise", "segments": [{"until": 2, "rate": 1}, {"until": 2, "rate": 3}]}},
             "'until' must increase from segment to segment, but 2 follows 2",
         ),
+        ({"arrivals": {"process": "gamma", "cv": 1e-300}}, "arrivals.cv: input should be greater than or equal to"),
+        ({"arrivals": {"process": "gamma", "cv": 1e300}}, "arrivals.cv: input should be less than or equal to 100"),
+        ({"name": " "}, "name: must be printable text on one line"),
         (
             {"arrivals": {"process": "piecewise", "segments": [{"until": 2, "rate": 0}]}},
             "the last segment's rate continues for ever, so it must be above 0",

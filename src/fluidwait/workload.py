@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from fluidwait.columns import LARGEST, read_columns
-from fluidwait.config import ConfigError, Strict, load_yaml, nearest, parse
+from fluidwait.config import ConfigError, Strict, Words, load_yaml, nearest, parse
 from fluidwait.paths import is_file, project_root, resolved
 from fluidwait.workload_table import read_table
 
@@ -216,7 +216,7 @@ class GammaArrivals(Renewal):
     """Gamma gaps of mean 1/rate and coefficient of variation ``cv``; cv = 1 is Poisson, above 1 burstier."""
 
     process: Literal["gamma"]
-    cv: Positive
+    cv: Annotated[float, Field(ge=0.001, le=100)]
 
     def unit_gaps(self, random: np.random.Generator, n: int) -> np.ndarray:
         return random.gamma(self.cv**-2, self.cv**2, n)
@@ -335,16 +335,9 @@ Arrivals = Annotated[
 class Workload(Strict):
     """A named workload, one file of ``config/workloads``. File names in it are relative to the project folder."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Words
     lengths: Lengths
     arrivals: Arrivals
-
-    @field_validator("name")
-    @classmethod
-    def _one_line(cls, name: str) -> str:
-        if not name.isprintable():
-            raise ValueError("must be printable text on one line")
-        return name
 
     @model_validator(mode="after")
     def _replay_needs_a_trace(self) -> Workload:
@@ -626,7 +619,9 @@ def _with_found_file(data: dict[str, Any], source: Path) -> dict[str, Any]:
             found = resolved(folder / file)
             break
     else:
-        there = [p.name for folder in (source.parent / file, root / file) for p in folder.parent.glob("*")]
+        there = [
+            p.name for folder in (source.parent / file, root / file) for p in folder.parent.glob("*") if is_file(p)
+        ]
         hint = nearest(Path(file).name, difflib.get_close_matches(Path(file).name, there, n=1, cutoff=0.5))
         raise ConfigError(f"{source}: lengths.file: no file '{file}' beside this file or in the project folder{hint}")
     inside = found.is_relative_to(resolved(root))

@@ -487,6 +487,8 @@ def test_a_bad_workload_file_is_told_in_one_line(tmp_path, change, message):
         ({"n": 10**12}, "n: must be at most 100000000 requests, found 1000000000000"),
         ({"seed": -1}, "seed: must be at least 0, found -1"),
         ({"replication": -2}, "replication: must be at least 0, found -2"),
+        ({"rate": 1e-300, "n": 50}, "rate: 50 requests would last "),
+        ({"rate": 1e-9, "n": 50}, "rate: 50 requests would last "),
     ],
 )
 def test_bad_arguments_are_told_in_one_line(arguments, message):

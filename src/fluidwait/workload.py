@@ -41,6 +41,9 @@ UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nano
 EPOCH = (1e9, 4.2e9)  # s since 1970 of the years 2001 to 2103
 SLOWEST, FASTEST = 0.1, 1e4  # requests/s that a trace without a unit may have; one in ms reads as 1/1000 of its rate
 
+LONGEST = 1e9
+"""s from the first arrival to the last: times then are exact to 0.1 us, a thousandth of any iteration."""
+
 OFF = 0.05
 """How far, as a share, the rate that a run of a piecewise profile offers may be from the one asked for."""
 
@@ -397,6 +400,7 @@ def generate(
     with _named(workload):
         arrival = workload.arrivals.times(gaps, n, rate)
         support = workload.lengths.support()
+    check_span(arrival[-1], n, rate, f"workload {workload.name}: rate")
     index = _draw(support.weight, n, lengths)
     kind = index if isinstance(workload.lengths, MixtureLengths) else np.zeros(n, dtype=np.int64)
     return Requests(arrival, support.prompt[index], support.output[index], kind)
@@ -485,6 +489,25 @@ def check_offered(workload: Workload, n: int, rate: float | None, where: str) ->
     )
 
 
+def check_span(last: float, n: int, rate: float | None, where: str) -> None:
+    """Refuse arrivals so late that float64 is too coarse for the times between two iterations.
+
+    Args:
+        last: arrival of the last of n requests, s.
+        rate: that was asked for, requests/s.
+        where: start of the message.
+
+    Raises:
+        ConfigError: it is later than :data:`LONGEST`.
+    """
+    if last <= LONGEST:
+        return
+    hint = "" if rate is None else f" (nearest valid value: {rate * (last / LONGEST):.4g})"
+    raise ConfigError(
+        f"{where}: {n} requests would last {last:.4g} s, but times are exact enough up to {LONGEST:g} s only{hint}"
+    )
+
+
 def check_fits(
     law_or_requests: LengthLaw | Requests, capacity_tokens: float, where: str, max_model_len: float = np.inf
 ) -> None:
@@ -533,6 +556,7 @@ def _replay(workload: Workload, n: int, rate: float | None, replication: int, st
         wanted = workload.arrivals.rate if rate is None else rate
         if wanted is not None:
             arrival = arrival * (_recorded_rate(arrival) / wanted)
+    check_span(arrival[-1], n, wanted, f"workload {workload.name}: rate")
     return Requests(arrival, prompt[rows], output[rows], np.zeros(n, dtype=np.int64))
 
 

@@ -363,6 +363,13 @@ def test_thresholds_per_segment(capsys):
     )
 
 
+def test_segments_beside_boundaries_are_refused(capsys):
+    """The boundaries were taken, without a word of the segments."""
+    path = write("q.yaml", question(workload="two_types", segments=4, boundaries=[20, 50]))
+    assert cli.main(["thresholds", path]) == 2
+    assert capsys.readouterr().err.startswith("fluidwait: error: q.yaml: (top level): segments and boundaries both say")
+
+
 def test_calibrate_iterations_prints_what_it_left_over(capsys):
     path = write("h.yaml", hardware())
     printed = succeeds(capsys, "calibrate", "iterations", measurements(), "--template", path, "--out", "mine.yaml")

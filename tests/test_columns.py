@@ -50,6 +50,7 @@ def test_real_columns_are_float64(tmp_path):
         ("prompt,output\n", "no rows below the header"),
         ("prompt,output\n\n\n", "no rows below the header"),
         ("prompt,outptu\n1,2\n", "no column 'output' (did you mean 'outptu'?)"),
+        ("prompt,output,prompt\n1,2,3\n", "2 columns 'prompt'; only one can be meant"),
         ("prompt;x\n1;2\n", "no column 'prompt' (did you mean 'prompt;x'?)"),
         ("prompt,output\n1,2\nthree,4\n", "line 3, column 'prompt': 'three' is not a number"),
         ("# c\nprompt,output\n1,2\n\n\n3,4.5\n", "line 6, column 'output': '4.5' is not a whole number (nearest: 4)"),

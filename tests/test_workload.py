@@ -455,6 +455,9 @@ def test_trace_mistakes_are_one_line(trace, tmp_path):
             {"arrivals": {"process": "piecewise", "segments": [{"until": 2, "rate": 1}, {"until": 2, "rate": 3}]}},
             "'until' must increase from segment to segment, but 2 follows 2",
         ),
+        ({"arrivals": {"process": "gamma", "cv": 1e-300}}, "arrivals.cv: input should be greater than or equal to"),
+        ({"arrivals": {"process": "gamma", "cv": 1e300}}, "arrivals.cv: input should be less than or equal to 100"),
+        ({"name": " "}, "name: must be printable text on one line"),
         (
             {"arrivals": {"process": "piecewise", "segments": [{"until": 2, "rate": 0}]}},
             "the last segment's rate continues for ever, so it must be above 0",
@@ -484,6 +487,8 @@ def test_a_bad_workload_file_is_told_in_one_line(tmp_path, change, message):
         ({"n": 10**12}, "n: must be at most 100000000 requests, found 1000000000000"),
         ({"seed": -1}, "seed: must be at least 0, found -1"),
         ({"replication": -2}, "replication: must be at least 0, found -2"),
+        ({"rate": 1e-300, "n": 50}, "rate: 50 requests would last "),
+        ({"rate": 1e-9, "n": 50}, "rate: 50 requests would last "),
     ],
 )
 def test_bad_arguments_are_told_in_one_line(arguments, message):

@@ -142,6 +142,20 @@ def test_leftovers_of_any_file_are_removed_by_the_next_writer(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden.csv", "x.csv"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
+def test_a_writer_that_was_killed_and_not_yet_waited_for_has_ended(tmp_path):
+    """Its number is still taken, which kept the leftovers."""
+    with subprocess.Popen(["sleep", "60"]) as writer:
+        leftover = tmp_path / f".a.csv.{writer.pid}.tmp.csv"
+        leftover.write_text("half")
+        writing.write_text(tmp_path / "b.csv", "")
+        assert leftover.exists()
+        writer.kill()
+        os.waitid(os.P_PID, writer.pid, os.WEXITED | os.WNOWAIT)
+        writing.write_text(tmp_path / "c.csv", "")
+        assert not leftover.exists()
+
+
 def test_a_process_number_used_again_does_not_keep_a_leftover(tmp_path):
     """Killed writers of a container all have the same number; so does the next writer."""
     for pid in (os.getpid(), os.getppid()):

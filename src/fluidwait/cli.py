@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fluidwait.claims.cli import claims
 from fluidwait.config import ConfigError, FluidwaitError, Strict, load_yaml, parse
@@ -124,6 +124,12 @@ class ThresholdsFile(Strict):
     semantics: Literal["serving", "paper"] = "serving"
     token_budget: float = Field(float("inf"), gt=0, description="tokens of a batch at most")
     cap: float = Field(float("inf"), gt=0, description="requests in service at most")
+
+    @model_validator(mode="after")
+    def _one_division(self) -> ThresholdsFile:
+        if self.segments is not None and self.boundaries is not None:
+            raise ValueError("segments and boundaries both say how Nested WAIT is divided; give one of them")
+        return self
 
 
 @app.command()

@@ -63,14 +63,16 @@ def read_columns(path: str | Path, whole: Mapping[str, int], real: Sequence[str]
         Arrays of equal length by column name, int64 for ``whole`` and float64 for ``real``.
 
     Raises:
-        ConfigError: what :func:`column_names` raises; a column is missing; there are no rows; a row has too many
-            fields; a value is empty, not a number, not whole, too small or above 1e9 (names the line and column).
+        ConfigError: what :func:`column_names` raises; a column is missing or there twice; there are no rows; a row has
+            too many fields; a value is empty, not a number, not whole, too small or above 1e9 (names line and column).
     """
     path = Path(path)
     above, header = _header(path)
     for name in (*whole, *real):
         if name not in header:
             raise ConfigError(f"{path}: no column '{name}'{nearest(name, [h for h in header if h])}")
+        if header.count(name) > 1:
+            raise ConfigError(f"{path}: {header.count(name)} columns '{name}'; only one can be meant")
     text = _text_columns(path, above, header, [*whole, *real])
     rows = _without_blank_lines(text.with_row_index("row"), path, above)
     if rows.is_empty():

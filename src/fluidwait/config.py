@@ -14,10 +14,10 @@ import stat
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 LARGEST = 1_000_000_000
 """Of any whole number that is read: sums and products of lengths then stay exact, and sizes can be counted up to."""
@@ -61,6 +61,27 @@ def _whole_numbers(value: Any) -> Iterator[int]:
         for part in value:
             yield from _whole_numbers(part)
 
+
+def one_line(words: str) -> str:
+    """The words, if a figure or a table can print them."""
+    if not words.isprintable() or not words.strip():
+        raise ValueError("must be printable text on one line")
+    return words
+
+
+Words = Annotated[str, AfterValidator(one_line)]
+"""What figures and tables call something."""
+
+
+def of_one_policy(changes: dict[str, Any]) -> dict[str, Any]:
+    """Changes of a policy's settings, if they leave it the policy that it is."""
+    if "policy" in changes:
+        raise ValueError("'policy' is no setting: another policy takes another file of config/policies under 'use'")
+    return changes
+
+
+Changes = Annotated[dict[str, Any], AfterValidator(of_one_policy)]
+"""Settings of a policy that differ from those of its file."""
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -26,5 +26,6 @@ def reason(log: Path) -> str:
     """The message that a log ends with, or its last lines."""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     if not lines:
-        return f"{TOLD}the job wrote nothing: it was probably killed, for want of memory or by hand"
+        why = "for want of memory, by hand, or because a policy of yours reads or writes beyond an array"
+        return f"{TOLD}the job wrote nothing: it was probably killed, {why}"
     return lines[-1] if lines[-1].startswith(TOLD) else "\n".join(lines[-LINES:])

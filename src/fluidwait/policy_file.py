@@ -42,6 +42,9 @@ FUNCTIONS = {
 WHOLE_NUMBERS = ("memory_size", "reserved_tokens", "longest_prompt", "queue_depth")
 """Those of the functions that return one."""
 
+MOST_MEMORY = 100_000_000
+"""Numbers that a policy may keep between calls: 0.8 GB."""
+
 
 def load_module(path: Path) -> ModuleType:
     """The module of a policy file; the same one as before when the file has not changed.
@@ -172,6 +175,10 @@ def _check(module: ModuleType, code: CodeType, path: Path) -> None:
     settings, plan = module.Settings, module.plan
     if not (isinstance(settings, type) and issubclass(settings, PolicySettings)):
         raise mistake(path, "Settings must be a class of PolicySettings", line_of(path, "Settings"))
+    try:
+        settings.model_rebuild()
+    except Exception as error:  # a type that is nowhere defined, or that is none
+        raise mistake(path, f"Settings: {str(error).partition(chr(10))[0]}", line_of(path, "Settings")) from None
     if not isinstance(plan, CPUDispatcher):
         raise mistake(path, "plan must be compiled: write @jit above it", line_of(path, "plan"))
     for name, arguments in FUNCTIONS.items():
@@ -217,8 +224,22 @@ def _guarded(name: str, function: Callable, path: Path) -> Callable:
             raise
         except Exception as error:
             raise raised(path, error) from error
-        if name in WHOLE_NUMBERS and not (isinstance(result, int | np.integer) and result >= 0):
-            raise mistake(path, f"{name} must return a whole number from 0 on, found {result!r}", line_of(path, name))
+        check_whole(name, result, path)
         return result
 
     return call
+
+
+def check_whole(name: str, result: Any, path: Path) -> None:
+    """Refuse what the function of this name may not return, if it is one of :data:`WHOLE_NUMBERS`.
+
+    Raises:
+        ConfigError: it is no whole number, negative, or more memory than there can be.
+    """
+    if name not in WHOLE_NUMBERS:
+        return
+    line = line_of(path, name)
+    if not (isinstance(result, int | np.integer) and result >= 0):
+        raise mistake(path, f"{name} must return a whole number from 0 on, found {result!r}", line)
+    if name == "memory_size" and result > MOST_MEMORY:
+        raise mistake(path, f"{name} returns {result} numbers to keep (nearest valid value: {MOST_MEMORY})", line)

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from fluidwait.columns import LARGEST, read_columns
-from fluidwait.config import ConfigError, Strict, load_yaml, nearest, parse
+from fluidwait.config import ConfigError, Strict, Words, load_yaml, nearest, parse
 from fluidwait.paths import is_file, project_root, resolved
 from fluidwait.workload_table import read_table
 
@@ -40,6 +40,9 @@ SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 EPOCH = (1e9, 4.2e9)  # s since 1970 of the years 2001 to 2103
 SLOWEST, FASTEST = 0.1, 1e4  # requests/s that a trace without a unit may have; one in ms reads as 1/1000 of its rate
+
+LONGEST = 1e9
+"""s from the first arrival to the last: times then are exact to 0.1 us, a thousandth of any iteration."""
 
 OFF = 0.05
 """How far, as a share, the rate that a run of a piecewise profile offers may be from the one asked for."""
@@ -216,7 +219,7 @@ class GammaArrivals(Renewal):
     """Gamma gaps of mean 1/rate and coefficient of variation ``cv``; cv = 1 is Poisson, above 1 burstier."""
 
     process: Literal["gamma"]
-    cv: Positive
+    cv: Annotated[float, Field(ge=0.001, le=100)]
 
     def unit_gaps(self, random: np.random.Generator, n: int) -> np.ndarray:
         return random.gamma(self.cv**-2, self.cv**2, n)
@@ -335,16 +338,9 @@ Arrivals = Annotated[
 class Workload(Strict):
     """A named workload, one file of ``config/workloads``. File names in it are relative to the project folder."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Words
     lengths: Lengths
     arrivals: Arrivals
-
-    @field_validator("name")
-    @classmethod
-    def _one_line(cls, name: str) -> str:
-        if not name.isprintable():
-            raise ValueError("must be printable text on one line")
-        return name
 
     @model_validator(mode="after")
     def _replay_needs_a_trace(self) -> Workload:
@@ -404,6 +400,7 @@ def generate(
     with _named(workload):
         arrival = workload.arrivals.times(gaps, n, rate)
         support = workload.lengths.support()
+    check_span(arrival[-1], n, rate, f"workload {workload.name}: rate")
     index = _draw(support.weight, n, lengths)
     kind = index if isinstance(workload.lengths, MixtureLengths) else np.zeros(n, dtype=np.int64)
     return Requests(arrival, support.prompt[index], support.output[index], kind)
@@ -492,6 +489,25 @@ def check_offered(workload: Workload, n: int, rate: float | None, where: str) ->
     )
 
 
+def check_span(last: float, n: int, rate: float | None, where: str) -> None:
+    """Refuse arrivals so late that float64 is too coarse for the times between two iterations.
+
+    Args:
+        last: arrival of the last of n requests, s.
+        rate: that was asked for, requests/s.
+        where: start of the message.
+
+    Raises:
+        ConfigError: it is later than :data:`LONGEST`.
+    """
+    if last <= LONGEST:
+        return
+    hint = "" if rate is None else f" (nearest valid value: {rate * (last / LONGEST):.4g})"
+    raise ConfigError(
+        f"{where}: {n} requests would last {last:.4g} s, but times are exact enough up to {LONGEST:g} s only{hint}"
+    )
+
+
 def check_fits(
     law_or_requests: LengthLaw | Requests, capacity_tokens: float, where: str, max_model_len: float = np.inf
 ) -> None:
@@ -540,6 +556,7 @@ def _replay(workload: Workload, n: int, rate: float | None, replication: int, st
         wanted = workload.arrivals.rate if rate is None else rate
         if wanted is not None:
             arrival = arrival * (_recorded_rate(arrival) / wanted)
+    check_span(arrival[-1], n, wanted, f"workload {workload.name}: rate")
     return Requests(arrival, prompt[rows], output[rows], np.zeros(n, dtype=np.int64))
 
 
@@ -626,7 +643,9 @@ def _with_found_file(data: dict[str, Any], source: Path) -> dict[str, Any]:
             found = resolved(folder / file)
             break
     else:
-        there = [p.name for folder in (source.parent / file, root / file) for p in folder.parent.glob("*")]
+        there = [
+            p.name for folder in (source.parent / file, root / file) for p in folder.parent.glob("*") if is_file(p)
+        ]
         hint = nearest(Path(file).name, difflib.get_close_matches(Path(file).name, there, n=1, cutoff=0.5))
         raise ConfigError(f"{source}: lengths.file: no file '{file}' beside this file or in the project folder{hint}")
     inside = found.is_relative_to(resolved(root))

@@ -173,17 +173,25 @@ def _is_running(pid: int) -> bool:
         return False
     except PermissionError:
         pass  # runs, under another user
-    return True
+    return _status(pid)[:1] != ["Z"]  # a zombie has ended, though nobody has asked how
 
 
 def _started(pid: int) -> float:
     """When a process started, s since the epoch; 0 where the system does not tell."""
     try:
-        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        ticks = int(_status(pid)[19])
         up = float(Path("/proc/uptime").read_text().split()[0])
     except (OSError, ValueError, IndexError):
         return 0.0
     return time.time() - up + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _status(pid: int) -> list[str]:
+    """What Linux tells of a process, from its state on; nothing where there is no such file."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 @contextlib.contextmanager

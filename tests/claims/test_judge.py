@@ -161,7 +161,7 @@ def test_a_claim_is_not_reproduced_by_the_one_check_of_two_that_has_evidence():
     assert words.explanation(found).startswith("1 of 2 checks hold, 1 without evidence at this scale; ")
 
 
-@pytest.mark.parametrize("missing", [None, float("nan")])
+@pytest.mark.parametrize("missing", [None, float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("each", [None, "rate"])
 @pytest.mark.parametrize("expect", EVERY_EXPECTATION, ids=lambda e: next(iter(e)))
 def test_a_value_missing_among_the_rows_is_missing_evidence(missing, each, expect):

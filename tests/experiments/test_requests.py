@@ -223,6 +223,13 @@ PIECEWISE = {"process": "piecewise", "repeat": True, "segments": SEGMENTS}
             "scales.tiny: rate 2: 200 requests last 70.67 s of a profile of 12 s and would come at 2.83 requests/s, "
             "where 2 are asked for (nearest valid number of requests: 24, or repeat: true)",
         ),
+        (PIECEWISE, {"traces": {"rates": [100.0]}}, "scales.tiny: rate 100: 200 requests last "),
+        (
+            {"process": "poisson"},
+            {"rates": [1e-300, 2.0]},
+            "scales.tiny: rate 1e-300: 200 requests would last 2e+302 s, but times are exact enough up to 1e+09 s only "
+            "(nearest valid value: 2e-07)",
+        ),
     ],
 )
 def test_requests_that_are_not_what_a_scale_says_are_refused(workload, tmp_path, arrivals, change, message):

@@ -241,8 +241,9 @@ def test_a_seed_set_is_the_same_scale_on_other_requests(small):
     assert small.scale(other) == small.scale("tiny") and small.rates_at(other) == small.rates_at("tiny")
     assert len({small.seed_at("tiny"), small.tuning_seed_at("tiny"), small.seed_at(other)}) == 3
     assert small.tuning_seed_at(other) not in (small.seed_at(other), small.tuning_seed_at("tiny"))
-    with pytest.raises(ConfigError, match="scale 'big-seeds2' is not defined"):
-        small.scale("big-seeds2")
+    for name in ("big-seeds2", "tiny-seeds0", "tiny-seeds02", "tiny-seeds" + 20 * "9", "tiny-seeds٣"):
+        with pytest.raises(ConfigError, match=f"scale '{name}' is not defined"):
+            small.scale(name)
     setting = resolve(small)
     first, second = (sweep.identity(setting, "sarathi", scale) for scale in ("tiny", other))
     assert first != second and {**second, "seed": first["seed"]} == first

@@ -142,6 +142,33 @@ MISTAKES = {
         BATCH_OF + "\ndef memory_size(knobs):\n    return -1\n",
         "mine.py:35: memory_size must return a whole number from 0 on, found -1",
     ),
+    "memory_size, compiled": (
+        BATCH_OF + "\n@jit\ndef memory_size(knobs):\n    return -1\n",
+        "mine.py:36: memory_size must return a whole number from 0 on, found -1",
+    ),
+    "memory that no machine has": (
+        BATCH_OF + "\ndef memory_size(knobs):\n    return 10**15\n",
+        "mine.py:35: memory_size returns 1000000000000000 numbers to keep (nearest valid value: 100000000)",
+    ),
+    "an unknown type of a setting": (
+        changed("batch: int", "batch: Batches"),
+        "mine.py:10: Settings: name 'Batches' is not defined",
+    ),
+    "a broken validator": (
+        changed(
+            'gt=0, description="requests to collect")',
+            "gt=0)\n\n    def model_post_init(self, _):\n        return 1 / 0\n",
+        ),
+        "mine.py:14: ZeroDivisionError: division by zero",
+    ),
+    "a loop without end": (
+        inserted("while free > 0:\n        waiting += 1"),
+        "policies/mine.py:27: plan goes through more than ",
+    ),
+    "a loop without end, in one line": (
+        inserted("while free > 0: waiting += 1"),
+        "policies/mine.py:27: plan goes through more than ",
+    ),
 }
 
 
@@ -176,6 +203,17 @@ def test_the_name_of_a_policy_that_ships_is_taken(project):
 def test_a_changed_file_is_read_again(project):
     assert use(write(project, BATCH_OF))[1].batch == 16
     assert use(write(project, changed("Field(16", "Field(8")))[1].batch == 8
+
+
+def test_arithmetic_on_request_numbers_is_that_of_compiled_code(project):
+    """They are uint64, of which NumPy makes floats."""
+    use(write(project, inserted("admitted = 0 // (view.waiting[0] - view.waiting[0])")))
+
+
+def test_the_nearest_file_is_told(project):
+    write(project, BATCH_OF)
+    with pytest.raises(FluidwaitError, match=r"policy: no such file .*did you mean 'policies/mine.py'"):
+        load_policy({"policy": "policies/mines.py"})
 
 
 def test_two_files_of_one_name(project):
@@ -229,7 +267,7 @@ def test_the_engines_refuse_a_plan_that_admits_what_does_not_wait(project, answe
     )
     policy = load_policy(write(project, source, "late"))
     knobs = policy.prepare(None)
-    with pytest.raises(FluidwaitError, match="admits what does not wait"):
+    with pytest.raises(FluidwaitError, match="^policies/late.py: the plan at t = .*admits what does not wait"):
         simulator.simulate(REQUESTS, policy, knobs, TIMES, core.serving(100))
 
 

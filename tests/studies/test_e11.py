@@ -175,6 +175,18 @@ def test_a_bad_case_is_one_line(name):
         ({"first_horizon": 300}, "above first_horizon"),
         ({"instances": {"single": SINGLE | {"d0": 0}}}, "instances.single.d0"),
         ({"sclaing": {}}, "did you mean 'scaling'?"),
+        ({"scaling": {"a/b": []}}, "scaling: 'a/b': a key consists of letters"),
+        ({"fit_decades": float("inf")}, "fit_decades: input should be a finite number"),
+        ({"horizons_per_decade": 10**9}, "horizons_per_decade: input should be less than or equal to 100"),
+        ({"title": "a\nb"}, "title: must be printable text on one line"),
+        (
+            {"scales": {"x": {"horizon": 1e300, "replications": 2, "overflow": [{"iterations": 9, "runs": 1}]}}},
+            "scales.x.horizon: input should be less than or equal to",
+        ),
+        (
+            {"scales": {"x": {"horizon": 1e4, "replications": 10**9, "overflow": [{"iterations": 9, "runs": 10**9}]}}},
+            "scales.x.replications: input should be less than or equal to 10000",
+        ),
     ],
 )
 def test_a_bad_study_is_one_line(changes, told):

@@ -173,9 +173,13 @@ def _points(check: Check, frames: dict[str, pl.DataFrame]) -> list[Point]:
 
 
 def _lacking(rows: pl.DataFrame) -> bool:
-    """Whether a value, or an end of its interval, is missing or no number in any of the rows."""
+    """Whether a value, or an end of its interval, is missing or no number in any of the rows.
+
+    An infinite value is what a division by nothing leaves: no evidence of "at least".
+    """
     numbers = rows.select(pl.col(name).cast(pl.Float64) for name in ("value", "low", "high") if name in rows.columns)
-    return bool(numbers.select(pl.any_horizontal(pl.all().is_null() | pl.all().is_nan()).any()).item())
+    wrong = pl.all().is_null() | pl.all().is_nan() | pl.col("value").is_infinite()
+    return bool(numbers.select(pl.any_horizontal(wrong).any()).item())
 
 
 def _changes(rows: pl.DataFrame, check: Check) -> pl.DataFrame:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import linecache
 import re
+import sys
 from pathlib import Path
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from fluidwait.config import ConfigError, nearest
 from fluidwait.engines import core, simulator
 from fluidwait.engines.core import Semantics
 from fluidwait.policies.contract import Plan, View
-from fluidwait.policy_file import WHOLE_NUMBERS, line_of, mistake, raised
+from fluidwait.policy_file import WHOLE_NUMBERS, check_whole, line_of, mistake, raised
 from fluidwait.timing import TimeModel
 
 REQUESTS = 40
@@ -33,8 +34,16 @@ OUTPUT = 20
 ALLOWED = "numbers, slices of arrays and loops are fine; new arrays, lists, strings and exceptions are not"
 
 
+MOST_STEPS = 5_000_000
+"""Lines of the file that one call of ``plan`` may take with so few requests: a second or two."""
+
+
 class _Broken(Exception):
     """A plan against the contract."""
+
+
+class _Endless(Exception):
+    """A call of ``plan`` that does not come back."""
 
 
 def rehearse(requests, policy, knobs: Any, time_model: TimeModel, semantics: Semantics) -> None:
@@ -55,7 +64,7 @@ def rehearse(requests, policy, knobs: Any, time_model: TimeModel, semantics: Sem
     simulator.check_requests(few, policy, knobs, semantics)
     for name in WHOLE_NUMBERS:
         if hasattr(policy.module, name):
-            getattr(policy.module, name)(knobs)
+            check_whole(name, getattr(policy.module, name)(knobs), policy.file)
     state = core.new_state(few, semantics)
     memory = np.zeros(simulator.memory_size(policy.module, knobs), dtype=np.int64)
     _compile(policy, (_view(state, semantics), knobs, memory, _plan(state)))
@@ -139,9 +148,9 @@ def _run_in_python(policy, arguments: tuple) -> None:
     path, plan = policy.file, interpreted(policy.module.plan)
 
     def checked(view, knobs, memory, out):
-        answer = plan(_locked(view), knobs, memory, out)
+        answer = _ending(path, plan, _locked(view), knobs, memory, out)
         _check_answer(answer, view, out)
-        return answer
+        return int(answer[0]), answer[1]  # NumPy makes a float of uint64 + int64, compiled code does not
 
     decide = interpreted(core.decide, plan=checked)
     run = interpreted(simulator._run, decide=decide)
@@ -150,10 +159,35 @@ def _run_in_python(policy, arguments: tuple) -> None:
             status, where, at, *_ = run(_numbers(arguments[0]), *arguments[1:])
     except _Broken as error:
         raise mistake(path, f"plan {error}", line_of(path, "plan")) from None
+    except _Endless as error:
+        what = f"plan goes through more than {MOST_STEPS} lines without coming back; here is a loop that does not end"
+        raise mistake(path, what, error.args[0]) from None
     except Exception as error:
         raise raised(path, error) from error
     if status != simulator.DONE:
         raise core.EngineError(simulator.explain(status, where, at, policy.use, arguments[2]))
+
+
+def _ending(path: Path, function: FunctionType, *arguments: Any) -> Any:
+    """What the function returns, if it does within :data:`MOST_STEPS` lines of the file.
+
+    Raises:
+        _Endless: it does not; with the line that it has got to.
+    """
+    steps, before = 0, sys.gettrace()
+
+    def each_line(frame: FrameType, event: str, _: Any):
+        nonlocal steps
+        steps += event == "line"
+        if steps > MOST_STEPS:
+            raise _Endless(frame.f_lineno)
+        return each_line
+
+    sys.settrace(lambda frame, *_: each_line if frame.f_code.co_filename == str(path) else None)
+    try:
+        return function(*arguments)
+    finally:
+        sys.settrace(before)
 
 
 def _locked(view: View) -> View:

@@ -77,7 +77,7 @@ def _once(requests, policy, knobs, time_model, semantics, rows, check) -> Run:
         knobs, memory, state, time_model, semantics, rows, check
     )
     if status != DONE:
-        raise EngineError(explain(status, where, at, policy.name, state))
+        raise EngineError(explain(status, where, at, policy.use, state))
     return Run(state.first_token, state.completion, state.evictions, iterations, busy, peak, None)
 
 

@@ -43,6 +43,9 @@ CRITICAL = 2.0
 WIDENINGS = 4
 """How often an end of the bracket that is on the wrong side is moved outwards."""
 
+FINEST = 1_000_000
+"""Steps from 0 to the high end of the bracket, at most."""
+
 LOWER, HIGHER = 0.5, 1.5
 """Factors by which the ends move."""
 
@@ -164,6 +167,12 @@ def check(setting: Setting, scale: str) -> None:
             raise ConfigError(
                 f"experiment {setting.experiment.id}: boundary: the search goes from {low:g} to {high:g} requests/s "
                 f"(low and high, else the lowest and highest of the rates): give a low below {high:g} or a higher high"
+            )
+        resolution, least, most = setting.experiment.boundary.resolution, high / FINEST, high - low
+        if not least <= resolution <= most:
+            raise ConfigError(
+                f"experiment {setting.experiment.id}: boundary.resolution: {resolution:g} requests/s in a search from "
+                f"{low:g} to {high:g} (nearest valid value: {min(max(resolution, least), most):g})"
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,15 +12,12 @@ from fluidwait.config import ConfigError, FluidwaitError
 from fluidwait.engines import rehearsal
 from fluidwait.engines.simulator import check_requests, reservation
 from fluidwait.experiments import bisection, reference
-from fluidwait.experiments.experiment import Experiment
+from fluidwait.experiments.experiment import KEY, Experiment
 from fluidwait.experiments.setting import Setting
 from fluidwait.figures import style
 from fluidwait.paths import project_root
 from fluidwait.policies import Policy
 from fluidwait.workload import MixtureLengths, Requests
-
-KEY = re.compile(r"[A-Za-z0-9_.+-]+")
-"""Of a policy in an experiment: it is part of the names of files."""
 
 
 def check(setting: Setting, scale: str) -> None:
@@ -61,6 +57,7 @@ def _check_figures(setting: Setting, scale: str) -> None:
             style.styles(keys)
         except ConfigError as error:
             raise ConfigError(f"policies: {str(error).removeprefix('labels: ')}") from None
+    style.check_words((entry.label for entry in experiment.policies.values()), "policies")
     if "gap" in figures and len(keys) < 2:
         raise ConfigError(f"figures: 'gap' compares policies, and there is only '{keys[0]}'; leave it out or add one")
     if "audit" in figures and not (experiment.scale(scale).audit_requests and experiment.audit_share):

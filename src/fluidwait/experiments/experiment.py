@@ -7,15 +7,16 @@ figures get by without.
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from fluidwait.config import ConfigError, Strict, load, nearest
+from fluidwait.config import Changes, ConfigError, Strict, Words, load, nearest, of_one_policy
 from fluidwait.paths import project_root
-from fluidwait.workload import Workload, load_workload, rows_used
+from fluidwait.workload import Positive, Workload, load_workload, rows_used
 
 SEED_STEP = 10_000
 """Between the seeds of two seed sets."""
@@ -23,20 +24,26 @@ SEED_STEP = 10_000
 
 def split_scale(name: str) -> tuple[str, int]:
     """A scale's name and its seed set: ``paper`` is ("paper", 0), ``paper-seeds2`` the same size on other seeds."""
-    base, separator, number = name.rpartition("-seeds")
-    return (base, int(number)) if separator and number.isdecimal() else (name, 0)
+    other = re.fullmatch(r"(.+)-seeds([1-9][0-9]{0,5})", name)
+    return (other[1], int(other[2])) if other else (name, 0)
 
+
+KEY = re.compile(r"[A-Za-z0-9_.+-]+")
+"""Of a policy, or of a part of a study: it is part of the names of files."""
 
 MOST_RATES = 10_000
 """Of a range."""
+
+MOST_REPLICATIONS = 10_000
+"""Of a run: beyond, a sweep does not end."""
 
 
 class RateRange(Strict):
     """Equally spaced rates, requests/s, both ends included."""
 
-    start: float = Field(gt=0)
-    stop: float = Field(gt=0)
-    step: float = Field(gt=0)
+    start: Positive
+    stop: Positive
+    step: Positive
 
     @model_validator(mode="after")
     def _not_endless(self):
@@ -52,8 +59,11 @@ class RateRange(Strict):
 
 def _rising(rates: list[float] | RateRange) -> list[float] | RateRange:
     values = rates.values() if isinstance(rates, RateRange) else rates
-    if not values or not all(0 < rate < np.inf for rate in values) or sorted(set(values)) != list(values):
-        raise ValueError("must be increasing rates above 0 requests/s")
+    wrong = next((rate for rate in values if not 0 < rate < np.inf), None)
+    back = next((f"{b:g} follows {a:g}" for a, b in itertools.pairwise(values) if b <= a), None)
+    if not values or wrong is not None or back:
+        told = f", found {wrong:g}" if wrong is not None else f", but {back}" if back else ", found none"
+        raise ValueError(f"must be increasing rates above 0 requests/s{told}")
     if isinstance(rates, RateRange) and abs(values[-1] - rates.stop) > 1e-6 * rates.step:
         raise ValueError(f"stop: {rates.stop:g} is no number of steps from start (nearest valid value: {values[-1]:g})")
     return rates
@@ -75,20 +85,20 @@ class Scale(Strict):
     """How much of an experiment to run."""
 
     requests: int = Field(ge=40, description="requests of a run")
-    replications: int = Field(ge=1)
+    replications: int = Field(ge=1, le=MOST_REPLICATIONS)
     rates: Rates | None = Field(None, description="instead of the experiment's rates")
     horizons: Horizons | None = Field(None, description="instead of the experiment's horizons")
     tuning_requests: int = Field(ge=40, description="requests of a run in the search of a grid")
-    tuning_replications: int = Field(1, ge=1)
+    tuning_replications: int = Field(1, ge=1, le=MOST_REPLICATIONS)
     audit_requests: int = Field(ge=0, description="requests of a run that Vidur repeats, at most; 0: no audit")
 
 
 class BoundarySearch(Strict):
     """How the stability boundary λ* of every policy is searched; see docs/stability.md."""
 
-    resolution: float = Field(gt=0, description="step of the rates tried, requests/s; about 0.5 % of the boundary")
-    low: float | None = Field(None, gt=0, description="a stable rate, requests/s; without it the lowest of the rates")
-    high: float | None = Field(None, gt=0, description="an unstable one; without it the highest of the rates")
+    resolution: Positive = Field(description="step of the rates tried, requests/s; about 0.5 % of the boundary")
+    low: Positive | None = Field(None, description="a stable rate, requests/s; without it the lowest of the rates")
+    high: Positive | None = Field(None, description="an unstable one; without it the highest of the rates")
     requests: dict[str, Literal[0] | Annotated[int, Field(ge=40)]] = Field(
         default_factory=dict, description="requests of a run, by scale; without it four times the scale's; 0: no search"
     )
@@ -104,18 +114,22 @@ class BoundarySearch(Strict):
 class Traces(Strict):
     """Runs whose memory is recorded against time."""
 
-    rates: list[Annotated[float, Field(gt=0)]] = Field(min_length=1, description="requests/s")
+    rates: list[Positive] = Field(min_length=1, description="requests/s")
     replication: int = Field(0, ge=0)
     policies: list[str] | None = Field(None, description="keys of policies; all without it")
+
+
+Values = Annotated[list[Any], Field(min_length=1)]
+Grid = Annotated[dict[str, Values], Field(min_length=1), AfterValidator(of_one_policy)]
 
 
 class PolicyEntry(Strict):
     """One curve of an experiment: a policy of config/policies, its changed settings, and a grid if it is tuned."""
 
     use: str = Field(description="name of a file in config/policies")
-    label: str = Field(description="name in figures and tables")
-    settings: dict[str, Any] = Field(default_factory=dict, description="settings that differ from that file")
-    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] | None = Field(
+    label: Words = Field(description="name in figures and tables")
+    settings: Changes = Field(default_factory=dict, description="settings that differ from that file")
+    grid: Grid | None = Field(
         None, description="settings to try in all combinations at every rate, on other seeds than the evaluation's"
     )
 
@@ -129,7 +143,7 @@ class Experiment(Strict):
     """See config/README.md for every key."""
 
     id: str
-    title: str
+    title: Words
     hardware: str = Field(description="file in data/hardware, by name")
     workload: str = Field(description="file in config/workloads, by name")
     arrivals: Literal["poisson", "poisson_truncated"] | None = Field(None, description="instead of the workload's")
@@ -181,6 +195,15 @@ class Experiment(Strict):
             if name not in scales:
                 raise ValueError(f"requests: scale '{name}' is not defined{nearest(name, list(scales))}")
         return boundary
+
+    @field_validator("policies")
+    @classmethod
+    def _told_apart(cls, policies):
+        keys: dict[str, str] = {}
+        for key, entry in policies.items():
+            if (other := keys.setdefault(entry.label, key)) != key:
+                raise ValueError(f"'{other}' and '{key}' have the same label, '{entry.label}'")
+        return policies
 
     @model_validator(mode="after")
     def _traces_exist(self):

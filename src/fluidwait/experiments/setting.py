@@ -21,6 +21,7 @@ from fluidwait.workload import (
     Workload,
     check_fits,
     check_offered,
+    check_span,
     generate,
     is_random,
     length_law,
@@ -116,7 +117,8 @@ def check_requests(setting: Setting, scale: str) -> None:
     if arrivals.process == "trace":
         _check_stretches(setting, scale)
     for n in {*experiment.horizons_at(scale), *([sizes.tuning_requests] if experiment.is_tuned() else [])}:
-        for rate in experiment.rates_at(scale):
+        for rate in [*experiment.rates_at(scale), *(experiment.traces.rates if experiment.traces else [])]:
+            check_span(n / rate, n, rate, f"{where}: scales.{base}: rate {rate:g}")
             check_offered(setting.workload, n, rate, f"{where}: scales.{base}: rate {rate:g}")
 
 

@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 import polars as pl
+from matplotlib import cbook
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
+from matplotlib.mathtext import MathTextParser
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from fluidwait.config import ConfigError
@@ -287,6 +289,25 @@ def percent_axis(axes: Axes, values: np.ndarray) -> None:
 
 def _signed(percent: float, _: int) -> str:
     return "0" if percent == 0 else f"{percent:+g}".replace("-", "\N{MINUS SIGN}")
+
+
+def check_words(words: Iterable[str], where: str) -> None:
+    """Refuse what a figure cannot print: between two dollar signs it expects a formula.
+
+    Args:
+        where: start of the message.
+
+    Raises:
+        ConfigError: a formula is wrong.
+    """
+    parser = MathTextParser("path")
+    for text in words:
+        try:
+            if cbook.is_math_text(text):
+                parser.parse(text)
+        except ValueError:
+            told = "between dollar signs is no formula that a figure can print; write \\$ for the sign"
+            raise ConfigError(f"{where}: '{text}': what stands {told}") from None
 
 
 def panel_title(axes: Axes, letter: str, text: str = "") -> None:

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from fluidwait import policy_file
-from fluidwait.config import ConfigError, load_yaml, nearest, parse
+from fluidwait.config import ConfigError, FluidwaitError, load_yaml, nearest, parse
 from fluidwait.paths import is_file, project_root
 from fluidwait.policies.contract import Context, PolicySettings
 
@@ -87,7 +87,19 @@ def load_policy(spec: str | Path | dict[str, Any], source: str = "policy") -> Po
     if not isinstance(name, str):
         raise ConfigError(f"{source}: policy: required key is missing (valid: {', '.join(names())})")
     module = _module(name, source)
-    return Policy(Path(name).stem, module, parse(module.Settings, settings, source))
+    return Policy(Path(name).stem, module, _settings(module, settings, source))
+
+
+def _settings(module: ModuleType, settings: dict[str, Any], source: str) -> PolicySettings:
+    """The settings; what goes wrong in a validator of the user's is a mistake in that file."""
+    try:
+        return parse(module.Settings, settings, source)
+    except FluidwaitError:
+        raise
+    except Exception as error:
+        if module.__name__.startswith(f"{__name__}."):
+            raise
+        raise ConfigError(f"{source}: {policy_file.raised(Path(module.__file__), error)}") from error
 
 
 def _module(name: str, source: str) -> ModuleType:
@@ -97,7 +109,8 @@ def _module(name: str, source: str) -> ModuleType:
         return importlib.import_module(f"{__name__}.{name}")
     path = (project_root() / name).resolve()
     if not is_file(path):
-        raise ConfigError(f"{source}: policy: no such file {path}")
+        near = sorted(policy_file.shown(other) for other in path.parent.glob("*.py"))
+        raise ConfigError(f"{source}: policy: no such file {path}{nearest(name, near)}")
     if path.stem in names():  # figures, tables and Vidur tell policies by this name
         raise ConfigError(f"{source}: policy: {name}: '{path.stem}' is a policy that ships; give the file another name")
     try:

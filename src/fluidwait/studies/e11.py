@@ -7,11 +7,15 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from fluidwait.config import Strict
+from fluidwait.config import Strict, Words, nearest
+from fluidwait.experiments.experiment import KEY, MOST_REPLICATIONS
 from fluidwait.fluid.safety import base_memory
 from fluidwait.fluid.segments import continuation_probabilities, segment_prompts
 from fluidwait.studies.instance import Instance, Offered, offer
 from fluidwait.studies.study import Study
+
+LONGEST, MOST_RUNS = 1e8, 1_000_000
+"""Horizon, full batches of WAIT, and runs to one: beyond, a study does not end."""
 
 UNLIMITED = 2**40
 """KV tokens that no run ever fills."""
@@ -26,7 +30,7 @@ class Case(Strict):
     fits with the longest output of the instance reserved, so it never evicts.
     """
 
-    label: str = Field(description="name in figures and tables")
+    label: Words = Field(description="name in figures and tables")
     instance: str = Field(description="key under instances")
     policy: Literal["wait", "nested_wait", "fcfs", "fcfs_reserving"]
     slack: float = Field(0.0, ge=0, allow_inf_nan=False, description="relative distance of the rates from equality")
@@ -51,8 +55,8 @@ class Case(Strict):
 class OverflowRuns(Strict):
     """One horizon of the overflow table."""
 
-    iterations: float = Field(gt=0, allow_inf_nan=False, description="horizon, full batches of WAIT")
-    runs: int = Field(ge=1)
+    iterations: float = Field(gt=0, le=LONGEST, description="horizon, full batches of WAIT")
+    runs: int = Field(ge=1, le=MOST_RUNS)
 
 
 class Overflow(Strict):
@@ -76,14 +80,14 @@ class Toy(Strict):
     arrivals: int = Field(4, ge=1, description="requests per iteration")
     decoding: int = Field(3, ge=1, description="requests that decode in the unbalanced start")
     waiting: int = Field(6, ge=1, description="requests that wait in the unbalanced start")
-    iterations: int = Field(200, ge=20)
+    iterations: int = Field(200, ge=20, le=1_000_000)
 
 
 class E11Scale(Strict):
     """How much of E11 to run. Horizons are in iterations of a full batch of WAIT."""
 
-    horizon: float = Field(gt=0, allow_inf_nan=False, description="longest horizon")
-    replications: int = Field(ge=2)
+    horizon: float = Field(gt=0, le=LONGEST, description="longest horizon")
+    replications: int = Field(ge=2, le=MOST_REPLICATIONS)
     overflow: list[OverflowRuns] = Field(min_length=1)
 
 
@@ -93,8 +97,8 @@ class E11(Study):
     id: Literal["e11"]
     seed: int = Field(1, ge=0)
     first_horizon: float = Field(100.0, gt=0, allow_inf_nan=False, description="shortest horizon, iterations")
-    horizons_per_decade: int = Field(2, ge=1)
-    fit_decades: float = Field(3.0, gt=0, description="exponents are fitted over the last decades")
+    horizons_per_decade: int = Field(2, ge=1, le=100)
+    fit_decades: float = Field(3.0, gt=0, allow_inf_nan=False, description="exponents are fitted over the last decades")
     instances: dict[str, Instance]
     cases: dict[str, Case]
     scaling: dict[str, list[str]] = Field(description="parts of the scaling table, a job each: keys of cases")
@@ -111,9 +115,12 @@ class E11(Study):
                 raise ValueError(f"cases.{key}: instance: '{case.instance}' is not an instance")
             _check_strict(key, case, self.instances[case.instance])
         listed = [*self.fcfs_gap, *self.unknown_gap, *(key for part in self.scaling.values() for key in part)]
+        for part in self.scaling:
+            if not KEY.fullmatch(part):
+                raise ValueError(f"scaling: '{part}': a key consists of letters, digits and _ . + -")
         for key in (*listed, self.overflow.case):
             if key not in self.cases:
-                raise ValueError(f"'{key}' is not a case; known: {', '.join(self.cases)}")
+                raise ValueError(f"'{key}' is not a case{nearest(key, list(self.cases))}")
         nested = self.cases[self.overflow.case]
         if nested.policy != "nested_wait" or nested.slack == 0 or nested.memory != "unlimited":
             raise ValueError("overflow.case: needs a nested_wait case with slack and unlimited memory")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from fluidwait.figures import style
 from fluidwait.figures.studies import FIGURES
 from fluidwait.provenance import code_fingerprint, config_hash, imported_modules, package_versions
 from fluidwait.studies import draw, e6, gaps, overflow, scaling, toy
@@ -27,6 +28,7 @@ def check(names: list[str], scale: str) -> None:
     """
     for name in names:
         study(name).scale(scale)
+        style.check_words((case.label for case in getattr(study(name), "cases", {}).values()), f"study {name}: cases")
         if study(name).id == "e6":
             e6.resolve(study(name))
 

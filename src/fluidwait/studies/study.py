@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from fluidwait.config import ConfigError, Strict, nearest
+from fluidwait.config import ConfigError, Strict, Words, nearest
 from fluidwait.experiments.experiment import SEED_STEP, split_scale
 from fluidwait.provenance import imported_modules, write_artifact
 
@@ -17,7 +17,7 @@ class Study(Strict):
     """What all studies have; each adds its own ``scales``."""
 
     id: str
-    title: str
+    title: Words
     scales: dict[str, Any]
 
     def scale(self, name: str) -> Any:

@@ -10,6 +10,7 @@ from fluidwait.config import ConfigError, nearest
 from fluidwait.experiments.real import bundle as bundles
 from fluidwait.experiments.real import draw, pace, tables
 from fluidwait.experiments.real.target import load_target
+from fluidwait.figures import style
 from fluidwait.figures.real import FIGURES
 from fluidwait.paths import project_root
 from fluidwait.provenance import code_fingerprint, config_hash, imported_modules, package_versions
@@ -36,7 +37,8 @@ def check(targets: list[str]) -> None:
     for name in targets:
         if name not in TARGETS:
             raise ConfigError(f"config/config.yaml: real: '{name}' is not a target{nearest(name, list(TARGETS))}")
-        load_target(name)
+        target = load_target(name)
+        style.check_words((curve.label for curve in target.policies.values()), f"config/real/{name}.yaml: policies")
 
 
 @cache

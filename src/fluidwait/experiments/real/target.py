@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from fluidwait.config import ConfigError, Strict, load_yaml, nearest, parse
+from fluidwait.config import Changes, ConfigError, Strict, Words, load_yaml, nearest, parse
 from fluidwait.engines import core
 from fluidwait.engines.core import Semantics
 from fluidwait.engines.vllm.calibrate import Bursts, Generation, Sweep
@@ -18,7 +18,7 @@ from fluidwait.hardware import GIB, Hardware, ModelShape
 from fluidwait.paths import project_root
 from fluidwait.policies import Policy, load_policy
 from fluidwait.provenance import imported_modules
-from fluidwait.workload import LengthLaw, Workload, length_law, load_workload, rows_used
+from fluidwait.workload import LengthLaw, Positive, Workload, length_law, load_workload, rows_used
 
 STOCK, AUTO = "stock", "auto"
 WATERMARK = 0.01
@@ -36,9 +36,9 @@ class Mixed(Strict):
 class Curve(Strict):
     """One policy: vLLM's own scheduler, or one of ours inside vLLM."""
 
-    label: str = Field(description="name in figures and tables")
+    label: Words = Field(description="name in figures and tables")
     use: str = Field(STOCK, description="'stock', 'auto' (the plug-in as it comes), or a file in config/policies")
-    settings: dict[str, Any] = Field(
+    settings: Changes = Field(
         default_factory=dict, description="settings that differ from that file; of 'auto', those of the plug-in"
     )
 
@@ -51,11 +51,11 @@ class Curve(Strict):
 class Variant(Strict):
     """One comparison: requests of one law, at shares of the predicted capacity, under some of the policies."""
 
-    title: str
+    title: Words
     workload: str = Field(description="file in config/workloads, by name")
     requests: PositiveInt = Field(description="requests of a run")
     replications: PositiveInt
-    shares: Annotated[list[PositiveFloat], Field(min_length=1)] = Field(
+    shares: Annotated[list[Positive], Field(min_length=1)] = Field(
         description="arrival rates as shares of the stability boundary that the calibrated fluid model predicts"
     )
     kv_blocks: PositiveInt | None = Field(None, description="fewer KV blocks than the engine has, so that memory binds")
@@ -72,7 +72,7 @@ class Target(Strict):
     """See config/README.md for every key."""
 
     id: Annotated[str, Field(pattern="^[a-z0-9-]+$")]
-    title: str
+    title: Words
     device: Literal["cpu", "gpu"]
     model: ModelShape
     engine: EngineSettings
@@ -228,7 +228,7 @@ def _workload(name: str) -> tuple[Workload, LengthLaw]:
 
 def _check(target: Target, path: Path) -> None:
     """Refuse what the engine would refuse in the middle of a run."""
-    Hardware.model_validate(target.header())
+    parse(Hardware, target.header(), path)
     for key, curve in target.policies.items():
         target.policy(key) if curve.use == STOCK else target.plugin(key)
     loads = {"mixed": target.mixed.workload} | {f"sweeps[{i}]": s.workload for i, s in enumerate(target.sweeps)}

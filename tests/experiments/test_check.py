@@ -47,6 +47,12 @@ MISTAKES = {  # file, old text, new text, what is told
         "only 4 policies",
     ),
     "a gap alone": (FILE, "  wait: .*\n  tuned: .*\n", "", "figures: 'gap' compares policies, and there is only"),
+    "a policy's file": (
+        "config/policies/sarathi.yaml",
+        r"token_budget: .*",
+        "token_budget: -1",
+        "config/policies/sarathi.yaml: token_budget: ",
+    ),
     "no policies": (FILE, r"policies:\n(.*\n)*", "policies: {}\n", "small.yaml: policies: "),
     "too long for one": (
         FILE,

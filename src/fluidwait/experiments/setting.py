@@ -29,6 +29,15 @@ from fluidwait.workload import (
 )
 
 
+def _raise_if_its_own(base: dict[str, Any], file: str, mistake: str) -> None:
+    """Name the policy's file where the same mistake is in it, whatever the experiment changes."""
+    try:
+        load_policy(base, file)
+    except ConfigError as error:
+        if str(error).removeprefix(file) == mistake:
+            raise
+
+
 class Setting(NamedTuple):
     """Everything about an experiment that its policies share, resolved."""
 
@@ -65,9 +74,14 @@ class Setting(NamedTuple):
     def policy(self, key: str, change: dict[str, Any] | None = None) -> Policy:
         """The policy of an entry with its settings and, for a tuned one, the chosen combination."""
         entry = self.experiment.entry(key)
-        base = load_yaml(project_root() / "config" / "policies" / f"{entry.use}.yaml")
+        file = f"config/policies/{entry.use}.yaml"
+        base = load_yaml(project_root() / file)
         source = f"experiment {self.experiment.id}: policies.{key}"
-        return load_policy(base | entry.settings | (change or {}), source)
+        try:
+            return load_policy(base | entry.settings | (change or {}), source)
+        except ConfigError as error:
+            _raise_if_its_own(base, file, str(error).removeprefix(source))
+            raise
 
     def own_policies(self) -> tuple[str, ...]:
         """Files of the user's that define policies of the experiment, from the project's root."""

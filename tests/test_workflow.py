@@ -199,7 +199,7 @@ MISTAKES = {
     "a misspelt setting": (
         "config/policies/sarathi.yaml",
         ("token_budget", "token_buget"),
-        "experiment small: policies.sarathi: token_buget: unknown key (did you mean 'token_budget'?)",
+        "policies.sarathi: config/policies/sarathi.yaml: token_buget: unknown key (did you mean 'token_budget'?)",
     ),
     "a negative rate": (
         "config/experiments/small.yaml",
@@ -299,7 +299,7 @@ def test_the_reason_of_a_failed_job_is_the_last_that_is_said(tmp_path):
     assert done.returncode != 0
     *_, rule, reason = done.stdout.rstrip().splitlines()
     assert rule == "rule sweep failed (log: results/tiny/small/logs/sweep_sarathi.log)", done.stdout
-    assert reason.startswith("fluidwait: error: late: requests stranded at t = ")
+    assert reason.startswith("fluidwait: error: policies/late.py: requests stranded at t = ")
     assert not (project / "results" / "tiny" / "small" / "records" / "sarathi.parquet").exists()
 
 

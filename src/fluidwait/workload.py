@@ -305,7 +305,8 @@ class PiecewiseArrivals(Strict):
         whole = np.ceil(n / count[-1]) - 1 if self.repeat else 0.0  # periods; the last one may be whole as well
         rest = n - whole * count[-1]
         into = np.searchsorted(count[1:-1], rest, side="left")
-        return float(n / (whole * knots[-1] + knots[into] + (rest - count[into]) / rates[into]))
+        more = (rest - count[into]) / rates[into] if rates[into] > 0 else 0.0  # rounding may point behind the last one
+        return float(n / (whole * knots[-1] + knots[into] + more))
 
 
 class TraceArrivals(Strict):

@@ -443,10 +443,11 @@ def one_line(error) -> str:
 
 
 def test_stranded_requests_are_an_error(tmp_path):
+    file = only_once(tmp_path)
     with pytest.raises(EngineError) as error:
-        run({"policy": str(only_once(tmp_path))}, requests([0.0, 1.0], 8, 4), core.serving(10), SECOND)
+        run({"policy": str(file)}, requests([0.0, 1.0], 8, 4), core.serving(10), SECOND)
     text = one_line(error)
-    assert text.startswith("only_once: requests stranded at t = 1 s")
+    assert text.startswith(f"{file}: requests stranded at t = 1 s")
     assert "request 0 (prompt 8, 1 tokens generated)" in text
 
 
@@ -492,7 +493,7 @@ def test_a_bad_plan_is_an_error(misbehaving, which, says):
     with pytest.raises(EngineError) as error:
         run({"policy": misbehaving, "unused": which}, requests([0.0, 0.0], 9, 4), core.serving(10), SECOND)
     assert says in one_line(error)
-    assert one_line(error).startswith("misbehaving: ")
+    assert one_line(error).startswith(f"{misbehaving}: ")
 
 
 def test_two_tokens_for_a_decode_are_an_error(misbehaving):
@@ -503,7 +504,7 @@ def test_two_tokens_for_a_decode_are_an_error(misbehaving):
 def test_overcommitting_is_an_error(misbehaving):
     with pytest.raises(EngineError) as error:
         run({"policy": misbehaving, "unused": 100}, requests([0.0] * 5, 9, 4), core.serving(4, 16, 0.0), SECOND)
-    assert one_line(error) == "misbehaving: the plan at t = 0 s admits more than the free KV blocks hold"
+    assert one_line(error) == f"{misbehaving}: the plan at t = 0 s admits more than the free KV blocks hold"
 
 
 @pytest.mark.parametrize(
@@ -576,7 +577,7 @@ def test_a_gate_that_evicts_and_admits_for_ever_is_told():
 def test_a_policy_that_asks_to_be_woken_for_ever_is_told(tmp_path):
     body = "    return 0, view.now + 1e-3\n"
     spec = {"policy": str(policy_file(tmp_path, "sleeper", body))}
-    with pytest.raises(EngineError, match="sleeper: no end in sight"):
+    with pytest.raises(EngineError, match=r"sleeper\.py: no end in sight"):
         run(spec, requests([0.0], 8, 4), core.serving(10), SECOND)
 
 

@@ -553,10 +553,8 @@ class Gate:
 
     def _parents_own_queues(self) -> bool:
         """True when the parent keeps requests of its own to start, outside ``waiting``: they need tokens too."""
-        return bool(getattr(self.engine, "skipped_waiting", None)) or any(
-            request.status != RequestStatus.WAITING_FOR_STREAMING_REQ
-            for request in getattr(self.engine, "kv_holding_waiting", ())
-        )
+        queues = (getattr(self.engine, name, ()) for name in ("skipped_waiting", "kv_holding_waiting"))
+        return any(request.status != RequestStatus.WAITING_FOR_STREAMING_REQ for queue in queues for request in queue)
 
     def _nearest_type(self, request) -> int:
         """WAIT knows its request types by prompt length and output, taken to be ``max_tokens``."""

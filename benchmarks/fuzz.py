@@ -42,9 +42,9 @@ sys.path.insert(0, str(ROOT / "tests" / "engines"))
 
 from engine_cases import A100, corner_case, in_vidur, prepared  # noqa: E402
 
-from fluidwait.config import FluidwaitError  # noqa: E402
+from fluidwait.base.config import FluidwaitError  # noqa: E402
+from fluidwait.device.timing import TimeModel, linear  # noqa: E402
 from fluidwait.engines.simulator import LOG_COLUMNS, simulate  # noqa: E402
-from fluidwait.timing import TimeModel, linear  # noqa: E402
 from fluidwait.workload import Requests  # noqa: E402
 
 FULL = {"inputs": 50_000, "commands": 500, "simulations": 200_000, "vidur": 5_000}
@@ -159,7 +159,7 @@ def read_workload(path: Path) -> None:
 
 
 def read_hardware(path: Path) -> None:
-    from fluidwait.hardware import load_hardware
+    from fluidwait.device.hardware import load_hardware
 
     hardware = load_hardware(path)
     assert hardware.kv_blocks >= 1
@@ -196,13 +196,13 @@ def read_claims(path: Path) -> None:
 
 
 def read_target(path: Path) -> None:
-    from fluidwait.experiments.real.target import load_target
+    from fluidwait.real.target import load_target
 
     load_target(str(path), {}, {})
 
 
 def read_trace(path: Path) -> None:
-    from fluidwait.workload_table import make_table
+    from fluidwait.workload.table import make_table
 
     out = path.parent / "made.csv"
     make_table(path, out)
@@ -210,13 +210,13 @@ def read_trace(path: Path) -> None:
 
 
 def read_histogram(path: Path) -> None:
-    from fluidwait.workload_table import read_table
+    from fluidwait.workload.table import read_table
 
     read_table(path)
 
 
 def read_iterations(path: Path) -> None:
-    from fluidwait.calibration import calibrate_iterations
+    from fluidwait.device.calibration import calibrate_iterations
 
     out = path.parent / "made.yaml"
     calibrate_iterations(path, ROOT / "data" / "hardware" / "a100-80g_llama-2-7b.yaml", out)
@@ -224,13 +224,13 @@ def read_iterations(path: Path) -> None:
 
 
 def read_bundle(path: Path) -> None:
-    from fluidwait.experiments.real.bundle import read_bundle as read
+    from fluidwait.real.bundle import read_bundle as read
 
     read(path.rename(path.with_name("bundle.json")).parent)
 
 
 def read_sidecar(path: Path) -> None:
-    from fluidwait.provenance import verify
+    from fluidwait.artifacts.provenance import verify
 
     path.rename(path.with_name("table.csv.json"))
     (path.parent / "table.csv").write_text("a\n1\n")
@@ -252,7 +252,7 @@ def _iterations() -> bytes:
 
 def _sidecar() -> bytes:
     """That of an artifact which was made just now."""
-    from fluidwait.provenance import sidecar_path, write_artifact
+    from fluidwait.artifacts.provenance import sidecar_path, write_artifact
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "table.csv"
@@ -261,7 +261,7 @@ def _sidecar() -> bytes:
             lambda path, _: path.write_text("a\n1\n"),
             config={"rates": [1.0, float("inf")], "policy": {"name": "x"}},
             inputs=[ROOT / "config" / "workloads" / "p512d20.yaml"],
-            code=["fluidwait.config"],
+            code=["fluidwait.base.config"],
             rule="fuzz",
         )
         return sidecar_path(out).read_bytes()

@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fluidwait.artifacts.provenance import write_text
+from fluidwait.device.hardware import load_hardware
 from fluidwait.engines import core
 from fluidwait.engines.simulator import simulate
-from fluidwait.hardware import load_hardware
 from fluidwait.policies import load_policy
 from fluidwait.policies.contract import Context
-from fluidwait.provenance import write_text
 from fluidwait.workload import generate, length_law, load_workload
 
 HARDWARE = "a100-80g_llama-2-7b"

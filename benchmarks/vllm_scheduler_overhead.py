@@ -32,9 +32,9 @@ from scipy.stats import quantile_test  # noqa: E402
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402
 
 from conftest import LLAMA  # noqa: E402
+from fluidwait.device.hardware import load_hardware  # noqa: E402
+from fluidwait.device.timing import iteration_time  # noqa: E402
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
-from fluidwait.hardware import load_hardware  # noqa: E402
-from fluidwait.timing import iteration_time  # noqa: E402
 
 A100 = "a100-80g_llama-2-7b"
 PROMPT, OUTPUT = 16, 100  # tokens

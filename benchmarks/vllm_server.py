@@ -19,10 +19,10 @@ POLICY = {"fluidwait": {"policy": "wait_chunked", "settings": {"in_service": 8, 
 
 
 def main() -> int:
-    from fluidwait.engines.vllm.loadgen_engine import EngineSettings
-    from fluidwait.engines.vllm.loadgen_server import NAME, serve
-    from fluidwait.experiments.real.load import load_server
-    from fluidwait.hardware import ModelShape
+    from fluidwait.device.hardware import ModelShape
+    from fluidwait.engines.vllm.load.engine import EngineSettings
+    from fluidwait.engines.vllm.load.server import NAME, serve
+    from fluidwait.real.load import load_server
 
     shape = ModelShape(
         name=NAME, layers=2, hidden=128, query_heads=4, kv_heads=4, head_dim=32, mlp_hidden=256,
@@ -60,7 +60,7 @@ def streamed(url: str, model: str) -> int:
 
 def bench(url: str, model: str, folder: Path) -> dict[str, float]:
     """What vLLM's own benchmark reports; raises when a request failed."""
-    from fluidwait.engines.vllm.loadgen_server import command_line
+    from fluidwait.engines.vllm.load.server import command_line
 
     result = folder / "bench.json"
     command = [*command_line(), "bench", "serve", "--backend", "openai"]

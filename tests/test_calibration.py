@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluidwait.calibration import calibrate_iterations, calibrate_profile, derive_linear, linear_timing
-from fluidwait.config import ConfigError, load_yaml
-from fluidwait.hardware import load_hardware
-from fluidwait.paths import project_root
-from fluidwait.timing import iteration_time
+from fluidwait.base.config import ConfigError, load_yaml
+from fluidwait.base.paths import project_root
+from fluidwait.device.calibration import calibrate_iterations, calibrate_profile, derive_linear, linear_timing
+from fluidwait.device.hardware import load_hardware
+from fluidwait.device.timing import iteration_time
 
 ROOT = project_root()
 A100 = ROOT / "data" / "hardware" / "a100-80g_llama-2-7b.yaml"

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import yaml
 
-from fluidwait import cli, policies, provenance, records
-from fluidwait.config import ConfigError, FluidwaitError
-from fluidwait.experiments.metrics import run_metrics
-from fluidwait.hardware import load_hardware
-from fluidwait.paths import ROOT_VARIABLE
-from fluidwait.timing import iteration_time
+from fluidwait import cli, policies
+from fluidwait.artifacts import provenance, records
+from fluidwait.base.config import ConfigError, FluidwaitError
+from fluidwait.base.paths import ROOT_VARIABLE
+from fluidwait.device.hardware import load_hardware
+from fluidwait.device.timing import iteration_time
+from fluidwait.stats.metrics import run_metrics
 
 A100 = "a100-80g_llama-2-7b"
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -576,7 +577,7 @@ def test_numba_without_a_folder_for_its_machine_code(capsys, monkeypatch):
     """A checkout and a home folder that are both read-only: the variable that helps is named."""
     from numba.core import caching
 
-    from fluidwait import timing
+    from fluidwait.device import timing
 
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
     for folder, says in ((None, "; set NUMBA_CACHE_DIR to a folder"), ("/gone", "NUMBA_CACHE_DIR=/gone: Numba cannot")):
@@ -600,7 +601,7 @@ def test_errors_of_the_system_and_of_tables_are_one_line(capsys, monkeypatch):
         def fails(*_, error=error):
             raise error
 
-        monkeypatch.setattr("fluidwait.provenance.verify", fails)
+        monkeypatch.setattr("fluidwait.artifacts.provenance.verify", fails)
         Path("results").mkdir(exist_ok=True)
         assert cli.main(["verify", "results"]) == 2
         told = capsys.readouterr()
@@ -684,7 +685,7 @@ def test_a_report_that_cannot_be_written_leaves_no_data(out, capsys):
 
 
 def test_data_of_a_report_outside_the_project():
-    from fluidwait.report import write_pdf
+    from fluidwait.report.document import write_pdf
 
     data = Path("numbers.json")
     data.write_text("{}")

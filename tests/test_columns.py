@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from fluidwait.columns import column_names, load_table, needs, read_columns
-from fluidwait.config import ConfigError
+from fluidwait.base.config import ConfigError
+from fluidwait.base.tables import column_names, load_table, needs, read_columns
 
 
 def read(tmp_path, text: str | bytes):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from fluidwait.config import (
+from fluidwait.base.config import (
     ConfigError,
     Strict,
     csv_records,

@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fluidwait import cli, schemas
+from fluidwait import cli
+from fluidwait.artifacts.provenance import verify
+from fluidwait.base.paths import ROOT_VARIABLE
+from fluidwait.device.timing import linear
 from fluidwait.engines import core, simulator
-from fluidwait.paths import ROOT_VARIABLE
+from fluidwait.pipeline import schemas
 from fluidwait.policies import load_policy
-from fluidwait.provenance import verify
-from fluidwait.timing import linear
 from fluidwait.workload import Requests
 
 CHECKOUT = Path(__file__).resolve().parents[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from fluidwait.failures import reason, reasons
+from fluidwait.pipeline.failures import reason, reasons
 
 MESSAGE = "fluidwait: error: the message"
 

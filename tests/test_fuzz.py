@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from fluidwait.paths import project_root
+from fluidwait.base.paths import project_root
 
 SCRIPT = project_root() / "benchmarks" / "fuzz.py"
 SIZES = {"inputs": 300, "commands": 4, "simulations": 150, "vidur": 25}

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import yaml
 
-from fluidwait.config import ConfigError, load_yaml, parse
-from fluidwait.hardware import Hardware, load_hardware
-from fluidwait.paths import project_root
-from fluidwait.timing import iteration_time
+from fluidwait.base.config import ConfigError, load_yaml, parse
+from fluidwait.base.paths import project_root
+from fluidwait.device.hardware import Hardware, load_hardware
+from fluidwait.device.timing import iteration_time
 
 A100 = "a100-80g_llama-2-7b"
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fluidwait.config import ConfigError
-from fluidwait.paths import ROOT_VARIABLE, project_root
+from fluidwait.base.config import ConfigError
+from fluidwait.base.paths import ROOT_VARIABLE, project_root
 
 
 def test_root_is_the_variable_then_the_checkout_around_us_then_the_package(tmp_path, monkeypatch):

@@ -22,9 +22,8 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 import fluidwait
-from fluidwait import provenance, writing
-from fluidwait.config import ConfigError, Strict
-from fluidwait.provenance import (
+from fluidwait.artifacts import provenance
+from fluidwait.artifacts.provenance import (
     Finding,
     artifact_hash,
     artifacts,
@@ -46,6 +45,8 @@ from fluidwait.provenance import (
     write_artifact,
     write_text,
 )
+from fluidwait.base import files as writing
+from fluidwait.base.config import ConfigError, Strict
 
 SCRIPT = "workflow/scripts/plot.py"
 
@@ -101,7 +102,7 @@ def test_hash_is_sha256_of_the_text():
 
 
 def test_hash_is_the_same_in_another_process():
-    code = "from fluidwait.provenance import config_hash; print(config_hash({'b': 0.1, 'a': [1, 'x']}))"
+    code = "from fluidwait.artifacts.provenance import config_hash; print(config_hash({'b': 0.1, 'a': [1, 'x']}))"
     environment = os.environ | {"PYTHONHASHSEED": "7"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == config_hash({"a": [1, "x"], "b": 0.1})
@@ -121,9 +122,9 @@ def test_fingerprint_of_module_package_and_script(tmp_path):
     script = tmp_path / SCRIPT
     script.parent.mkdir(parents=True)
     script.write_bytes(b"print(1)\r\n")
-    prints = code_fingerprint(["fluidwait.config", "fluidwait.experiments.*", script], tmp_path)
-    assert {"fluidwait.config", "fluidwait.experiments", "fluidwait.experiments.stability", SCRIPT} <= set(prints)
-    assert prints["fluidwait.config"] == file_sha256(Path(fluidwait.__file__).parent / "config.py")
+    prints = code_fingerprint(["fluidwait.base.config", "fluidwait.experiments.*", script], tmp_path)
+    assert {"fluidwait.base.config", "fluidwait.experiments", "fluidwait.stats.stability", SCRIPT} <= set(prints)
+    assert prints["fluidwait.base.config"] == file_sha256(Path(fluidwait.__file__).parent / "config.py")
     script.write_bytes(b"print(1)\n")
     assert code_fingerprint([SCRIPT], tmp_path) == {SCRIPT: prints[SCRIPT]}  # line endings do not count
     script.write_bytes(b"print(2)\n")
@@ -137,14 +138,19 @@ def test_fingerprint_of_what_does_not_exist(name, tmp_path):
 
 
 def test_imports_are_followed():
-    modules = imported_modules("fluidwait.experiments.metrics")
-    assert {"fluidwait", "fluidwait.records", "fluidwait.provenance", "fluidwait.config"} <= set(modules)
-    assert "fluidwait.experiments.stability" not in modules
+    modules = imported_modules("fluidwait.stats.metrics")
+    assert {
+        "fluidwait",
+        "fluidwait.artifacts.records",
+        "fluidwait.artifacts.provenance",
+        "fluidwait.base.config",
+    } <= set(modules)
+    assert "fluidwait.stats.stability" not in modules
 
 
 def test_imports_match_what_python_loads():
     """The modules read from the source are those that importing really loads."""
-    root = "fluidwait.experiments.metrics"
+    root = "fluidwait.stats.metrics"
     code = f"import sys, {root}; print(*sorted(m for m in sys.modules if m.split('.')[0] == 'fluidwait'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) <= set(imported_modules(root))
@@ -241,7 +247,7 @@ def test_error_of_another_file_is_not_called_a_writing_error(tmp_path):
 def test_killed_writer_leaves_nothing_that_stays(tmp_path):
     target = tmp_path / "x.csv"
     code = (
-        "import sys, time\nfrom fluidwait.provenance import atomic_path\n"
+        "import sys, time\nfrom fluidwait.artifacts.provenance import atomic_path\n"
         "with atomic_path(sys.argv[1]) as t:\n    t.write_text('half'); print('ready', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE, text=True)
@@ -283,7 +289,7 @@ def make_table(root, rate=12.0):
         lambda path, key: path.write_text(f"{key}\n{rate}\n"),
         config={"rate": rate, "seed": 1, "engine": {"name": "simulator", "version": "1"}},
         inputs=[root / "config" / "e1.yaml"],
-        code=["fluidwait.config", SCRIPT],
+        code=["fluidwait.base.config", SCRIPT],
         rule="run_e1",
         root=root,
     )
@@ -295,7 +301,7 @@ def make_figure(root):
         lambda path, key: save_figure(line_figure(), path, key),
         config={"style": "paper"},
         inputs=[root / "results" / "e1" / "table.csv"],
-        code=["fluidwait.config"],
+        code=["fluidwait.base.config"],
         rule="plot_e1",
         root=root,
     )
@@ -317,7 +323,7 @@ def test_sidecar_tells_how_the_artifact_was_made(project):
     assert sidecar.config == {"rate": 12.0, "seed": 1, "engine": {"name": "simulator", "version": "1"}}
     assert sidecar.inputs == [describe_input(project / "config" / "e1.yaml", project)]
     assert sidecar.inputs[0].path == "config/e1.yaml"
-    assert sidecar.code == code_fingerprint(["fluidwait.config", SCRIPT], project)
+    assert sidecar.code == code_fingerprint(["fluidwait.base.config", SCRIPT], project)
     assert sidecar.config_hash == artifact_hash(sidecar.config, sidecar.inputs, sidecar.code)
     assert table.read_text().startswith(sidecar.config_hash)
     assert sidecar.packages["fluidwait"] == fluidwait.__version__
@@ -531,9 +537,9 @@ def test_changed_and_removed_module(project, tmp_path_factory, monkeypatch):
     package = tmp_path_factory.mktemp("package")
     write_text(package / "config.py", "changed = True\n")
     monkeypatch.setattr(provenance, "_PACKAGE_DIR", package)
-    assert Finding(FIGURE, "stale", "code fluidwait.config has changed") in found(project)
+    assert Finding(FIGURE, "stale", "code fluidwait.base.config has changed") in found(project)
     (package / "config.py").unlink()
-    assert Finding(FIGURE, "stale", "code fluidwait.config is gone") in found(project)
+    assert Finding(FIGURE, "stale", "code fluidwait.base.config is gone") in found(project)
 
 
 def test_missing_artifact(project):

@@ -6,8 +6,8 @@ import re
 
 import polars as pl
 
+from fluidwait.base.paths import project_root
 from fluidwait.claims.claim import load_claims
-from fluidwait.paths import project_root
 
 ROOT = project_root()
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fluidwait import records
-from fluidwait.config import ConfigError
-from fluidwait.provenance import embedded_hash, verify, write_artifact
-from fluidwait.records import ITERATIONS, REQUESTS, RecordWriter, iter_runs, read_metadata, read_table
+from fluidwait.artifacts import records
+from fluidwait.artifacts.provenance import embedded_hash, verify, write_artifact
+from fluidwait.artifacts.records import ITERATIONS, REQUESTS, RecordWriter, iter_runs, read_metadata, read_table
+from fluidwait.base.config import ConfigError
 
 FILE_HASH, RUN_HASH = "a" * 64, "b" * 64
 

@@ -14,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from fluidwait import provenance, report, rule_times
+from fluidwait.artifacts import provenance
+from fluidwait.base.config import ConfigError
+from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.claims.claim import load_claims
-from fluidwait.config import ConfigError
-from fluidwait.paths import ROOT_VARIABLE
+from fluidwait.report import document as report
+from fluidwait.report import rule_times
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAPER = CHECKOUT / "paper"

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fluidwait import policies, schemas
+from fluidwait import policies
+from fluidwait.pipeline import schemas
 from fluidwait.studies.registry import MODELS
 
 jsonschema = pytest.importorskip(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluidwait.timing import TimeModel, iteration_time, linear
+from fluidwait.device.timing import TimeModel, iteration_time, linear
 
 STAIRS = TimeModel(0.002, 1e-7, np.array([0.0, 0.01, 0.01, 0.02]), 0.004, 3e-4, 5e-6, 2e-9, 5e-9, 2e-4, 3e-5, 2.7e-7)
 chunks = st.lists(st.tuples(st.integers(1, 4096), st.integers(0, 4096)), max_size=12)

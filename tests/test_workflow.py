@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fluidwait.paths import project_root
-from fluidwait.provenance import verify
+from fluidwait.artifacts.provenance import verify
+from fluidwait.base.paths import project_root
 
 pytest.importorskip("snakemake", reason="Snakemake is not installed (pip install 'fluidwait[workflow]')")
 

@@ -9,8 +9,8 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fluidwait.config import ConfigError, parse
-from fluidwait.paths import ROOT_VARIABLE, project_root
+from fluidwait.base.config import ConfigError, parse
+from fluidwait.base.paths import ROOT_VARIABLE, project_root
 from fluidwait.workload import (
     LengthLaw,
     Workload,

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluidwait.columns import read_columns
-from fluidwait.config import ConfigError
-from fluidwait.paths import project_root
-from fluidwait.workload_table import bin_upper, bin_width, histogram, make_table, read_table
+from fluidwait.base.config import ConfigError
+from fluidwait.base.paths import project_root
+from fluidwait.base.tables import read_columns
+from fluidwait.workload.table import bin_upper, bin_width, histogram, make_table, read_table
 
 LMSYS = project_root() / "data" / "workloads" / "lmsys-chat-1m.csv"
 SOURCE = (

@@ -16,10 +16,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fluidwait import writing
-from fluidwait.config import ConfigError
-from fluidwait.provenance import save_figure, write_artifact
-from fluidwait.records import ITERATIONS, RecordWriter
+from fluidwait.artifacts.provenance import save_figure, write_artifact
+from fluidwait.artifacts.records import ITERATIONS, RecordWriter
+from fluidwait.base import files as writing
+from fluidwait.base.config import ConfigError
 
 
 def artifact(path, writer=lambda path, key: path.write_text("whole")):

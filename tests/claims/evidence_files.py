@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from fluidwait.artifacts.provenance import write_artifact
 from fluidwait.claims.claim import load_claims
 from fluidwait.claims.select import files
 from fluidwait.experiments.experiment import Experiment, load_experiment
-from fluidwait.experiments.metrics import Metrics
-from fluidwait.provenance import write_artifact
+from fluidwait.stats.metrics import Metrics
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 REPLICATIONS = 3

@@ -12,14 +12,14 @@ import pytest
 from evidence_files import make_project
 
 from fluidwait import cli
+from fluidwait.artifacts.provenance import ALTERED, sidecar_path, verify
+from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.claims import scorecard, words
 from fluidwait.claims.claim import load_claims
 from fluidwait.claims.evidence import Evidence
 from fluidwait.claims.judge import VERDICTS, judge
 from fluidwait.claims.select import files, within
 from fluidwait.experiments.experiment import load_experiment
-from fluidwait.paths import ROOT_VARIABLE
-from fluidwait.provenance import ALTERED, sidecar_path, verify
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CLAIMS = load_claims(CHECKOUT / "paper" / "claims.yaml")

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from fluidwait.base.config import ConfigError, parse
 from fluidwait.claims import words
 from fluidwait.claims.claim import Check, Claim, Expect, Remedy
 from fluidwait.claims.judge import Outcome, Point, _points, holds, judge, measure, query, verdict
-from fluidwait.config import ConfigError, parse
 
 CHECK = {"quantity": "a", "value": "wait.x", "expect": {"near": 1, "within": 1}, "why": "b"}
 NUMBERS = st.floats(-1e3, 1e3)

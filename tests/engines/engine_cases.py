@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fluidwait.device.hardware import load_hardware
+from fluidwait.device.timing import TimeModel
 from fluidwait.engines import core, simulator
 from fluidwait.engines.core import Semantics
 from fluidwait.engines.simulator import Run
 from fluidwait.engines.vidur import simulate_vidur
-from fluidwait.hardware import load_hardware
 from fluidwait.policies import load_policy
 from fluidwait.policies.contract import Context
-from fluidwait.timing import TimeModel
 from fluidwait.workload import LengthLaw, Requests
 
 A100 = load_hardware("a100-80g_llama-2-7b").time_model()

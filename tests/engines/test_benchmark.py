@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fluidwait.paths import project_root
+from fluidwait.base.paths import project_root
 
 pytest.importorskip("vidur", reason="Vidur is not installed (pip install 'fluidwait[vidur]')")
 

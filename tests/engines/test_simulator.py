@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fluidwait.config import ConfigError
+from fluidwait.base.config import ConfigError
+from fluidwait.device.timing import TimeModel, linear
 from fluidwait.engines import core
 from fluidwait.engines.core import EngineError
 from fluidwait.engines.simulator import simulate
-from fluidwait.experiments.metrics import check_littles_law
 from fluidwait.fluid import wait_thresholds
 from fluidwait.policies import load_policy
-from fluidwait.timing import TimeModel, linear
+from fluidwait.stats.metrics import check_littles_law
 from fluidwait.workload import LengthLaw
 
 SECOND = linear(1.0, 0.0)  # every iteration takes one second

@@ -23,12 +23,12 @@ from engine_cases import (
     simulated,
 )
 
-from fluidwait.config import ConfigError
+from fluidwait.base.config import ConfigError
+from fluidwait.device.timing import TimeModel, linear
 from fluidwait.engines import core, simulator, vidur
 from fluidwait.engines.core import EngineError
 from fluidwait.engines.simulator import LOG_COLUMNS, simulate
 from fluidwait.engines.vidur import NATIVE, VERSION, native_policies, simulate_vidur
-from fluidwait.timing import TimeModel, linear
 
 pytest.importorskip("vidur", reason="Vidur is not installed (pip install 'fluidwait[vidur]')")
 

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_stability import batch_server, single_server
 
-from fluidwait.config import ConfigError, parse
+from fluidwait.artifacts.provenance import read_sidecar, verify
+from fluidwait.base.config import ConfigError, parse
+from fluidwait.base.paths import project_root
 from fluidwait.experiments import bisection, boundaries, summary, sweep
 from fluidwait.experiments.bisection import CRITICAL, crossing, lambda_star, nearest_winner
 from fluidwait.experiments.experiment import Experiment, load_experiment
-from fluidwait.experiments.metrics import mean_interval
 from fluidwait.experiments.setting import resolve
-from fluidwait.experiments.stability import MARGIN, drift, fitted_rate
-from fluidwait.paths import project_root
-from fluidwait.provenance import read_sidecar, verify
+from fluidwait.stats.metrics import mean_interval
+from fluidwait.stats.stability import MARGIN, drift, fitted_rate
 
 N = 4000
 SETS, REPLICATIONS = 30, 10

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from fluidwait import selection
-from fluidwait.config import FluidwaitError
+from fluidwait.base.config import FluidwaitError
+from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.experiments import check
 from fluidwait.experiments import jobs as workflow
 from fluidwait.experiments.experiment import load_experiment
 from fluidwait.experiments.setting import resolve
-from fluidwait.paths import ROOT_VARIABLE
+from fluidwait.pipeline import selection
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FILE = "config/experiments/small.yaml"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from fluidwait.config import ConfigError, load_yaml, parse
+from fluidwait.base.config import ConfigError, load_yaml, parse
+from fluidwait.base.paths import project_root
 from fluidwait.experiments import jobs
 from fluidwait.experiments.experiment import RateRange, load_experiment
+from fluidwait.experiments.figures import KINDS
 from fluidwait.experiments.setting import resolve
-from fluidwait.figures import KINDS
-from fluidwait.paths import project_root
 
 NAMES = sorted(path.stem for path in (project_root() / "config" / "experiments").glob("*.yaml"))
 

@@ -6,14 +6,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fluidwait.config import ConfigError, parse
+from fluidwait.artifacts.provenance import verify
+from fluidwait.artifacts.records import iter_runs
+from fluidwait.base.config import ConfigError, parse
+from fluidwait.base.paths import project_root
 from fluidwait.experiments import audit, boundaries, summary, sweep
 from fluidwait.experiments.experiment import Experiment, load_experiment
-from fluidwait.experiments.metrics import run_metrics
 from fluidwait.experiments.setting import resolve
-from fluidwait.paths import project_root
-from fluidwait.provenance import verify
-from fluidwait.records import iter_runs
+from fluidwait.stats.metrics import run_metrics
 
 LONG = {
     "id": "long",

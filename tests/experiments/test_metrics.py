@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fluidwait.config import ConfigError
-from fluidwait.experiments.metrics import (
+from fluidwait.artifacts.records import REQUESTS, RecordWriter
+from fluidwait.base.config import ConfigError
+from fluidwait.stats.metrics import (
     Metrics,
     RunError,
     check_littles_law,
@@ -21,7 +22,6 @@ from fluidwait.experiments.metrics import (
     summarise,
     window_slice,
 )
-from fluidwait.records import REQUESTS, RecordWriter
 
 
 def run(arrival, first, completion, output=None, evictions=None):

@@ -3,11 +3,11 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
+from fluidwait.artifacts.provenance import verify
+from fluidwait.base.paths import project_root
 from fluidwait.experiments import parameters
 from fluidwait.experiments.experiment import load_experiment
 from fluidwait.experiments.setting import resolve
-from fluidwait.paths import project_root
-from fluidwait.provenance import verify
 
 NAMES = ("e2", "e3_tight", "e3_tight_recompute", "e8")
 

@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from fluidwait.base.paths import project_root
 from fluidwait.engines.simulator import simulate
 from fluidwait.experiments import reference, replay
 from fluidwait.experiments.experiment import load_experiment
 from fluidwait.experiments.setting import resolve
-from fluidwait.paths import project_root
 from fluidwait.policies import load_policy
 
 

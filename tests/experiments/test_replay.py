@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluidwait.config import ConfigError
+from fluidwait.base.config import ConfigError
+from fluidwait.base.paths import project_root
+from fluidwait.device.timing import iteration_time
 from fluidwait.engines.simulator import simulate
 from fluidwait.experiments import reference, replay
 from fluidwait.experiments.experiment import load_experiment
 from fluidwait.experiments.setting import resolve
-from fluidwait.paths import project_root
 from fluidwait.policies import load_policy
-from fluidwait.timing import iteration_time
 from fluidwait.workload import Requests
 
 

@@ -10,14 +10,14 @@ import polars as pl
 import pytest
 import yaml
 
+from fluidwait.artifacts.provenance import read_sidecar
+from fluidwait.artifacts.records import iter_runs
+from fluidwait.base.config import ConfigError, parse
 from fluidwait.cli import main
-from fluidwait.config import ConfigError, parse
 from fluidwait.experiments import audit, boundaries, draw, fluid_tables, summary, sweep
 from fluidwait.experiments.experiment import Experiment
+from fluidwait.experiments.figures import latency
 from fluidwait.experiments.setting import check_requests, resolve
-from fluidwait.figures import latency
-from fluidwait.provenance import read_sidecar
-from fluidwait.records import iter_runs
 
 FIXED = {"kind": "fixed", "prompt": 512, "output": 20}
 SEGMENTS = [{"until": 6, "rate": 5}, {"until": 12, "rate": 15}]
@@ -326,6 +326,6 @@ def test_requests_longer_than_the_model_takes_are_refused_by_every_command(workl
 
 
 def project_file(name: str):
-    from fluidwait.paths import project_root
+    from fluidwait.base.paths import project_root
 
     return project_root() / name

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 import pytest
 
-from fluidwait.experiments.stability import MARGIN, drift, is_stable, stability_boundary
+from fluidwait.stats.stability import MARGIN, drift, is_stable, stability_boundary
 
 N = 5000
 SEEDS = 100

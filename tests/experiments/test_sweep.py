@@ -9,15 +9,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fluidwait.config import ConfigError, parse
+from fluidwait.artifacts.provenance import read_sidecar, verify
+from fluidwait.artifacts.records import iter_runs
+from fluidwait.base.config import ConfigError, parse
+from fluidwait.base.paths import project_root
+from fluidwait.device.timing import TimeModel
 from fluidwait.experiments import audit, boundaries, fluid_tables, reference, summary, sweep
 from fluidwait.experiments.experiment import Experiment, load_experiment
-from fluidwait.experiments.metrics import run_metrics
 from fluidwait.experiments.setting import resolve
-from fluidwait.paths import project_root
-from fluidwait.provenance import read_sidecar, verify
-from fluidwait.records import iter_runs
-from fluidwait.timing import TimeModel
+from fluidwait.stats.metrics import run_metrics
 
 SMALL = {
     "id": "small",
@@ -116,7 +116,7 @@ def test_artifacts_verify_and_name_their_configuration(made):
     assert sidecar.config["policy"]["settings"]["chunk"] == 512
     assert "fluidwait.policies.wait_chunked" in sidecar.code
     assert "fluidwait.policies.sarathi" not in sidecar.code
-    assert "fluidwait.figures" not in str(sidecar.code)
+    assert "fluidwait.experiments.figures" not in str(sidecar.code)
 
 
 def test_the_same_bytes_again(made, small, tmp_path):

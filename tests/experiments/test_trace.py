@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fluidwait.config import ConfigError, parse
+from fluidwait.artifacts.provenance import verify
+from fluidwait.artifacts.records import iter_runs
+from fluidwait.base.config import ConfigError, parse
+from fluidwait.base.paths import project_root
 from fluidwait.experiments import sweep, trace
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import resolve
-from fluidwait.paths import project_root
-from fluidwait.provenance import verify
-from fluidwait.records import iter_runs
 
 TIGHT = {
     "id": "tight",

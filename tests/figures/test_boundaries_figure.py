@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 from figure_reading import change, line, vertical_lines
 
-from fluidwait.config import ConfigError
+from fluidwait.base.config import ConfigError
 from fluidwait.experiments.draw import draw_boundaries
-from fluidwait.figures import boundaries
+from fluidwait.experiments.figures import boundaries
 
 SIZES = {"e1": {"requests": 20_000, "replications": 10}, "e5": {"requests": 8000, "replications": 3}}
 ROWS = [

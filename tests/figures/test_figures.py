@@ -11,11 +11,12 @@ import pytest
 from figure_reading import bands, change, edges, labels, line, vertical_lines
 from figure_tables import LABELS, LATENCY, RATES, STABLE, STAR_COLUMNS, STARS, write_metrics, write_summary
 
-from fluidwait import figures
-from fluidwait.config import ConfigError
+from fluidwait.artifacts.provenance import embedded_hash, save_figure
+from fluidwait.base.config import ConfigError
+from fluidwait.drawing import reading as tables
+from fluidwait.experiments import figures
 from fluidwait.experiments.experiment import load_experiment
-from fluidwait.figures import audit, gap, latency, mstar, reference, tables, tuning
-from fluidwait.provenance import embedded_hash, save_figure
+from fluidwait.experiments.figures import audit, gap, latency, mstar, reference, tuning
 
 KEY = "ab" * 32
 KINDS = figures.KINDS

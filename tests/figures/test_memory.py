@@ -4,8 +4,8 @@ import pytest
 from figure_reading import change, line
 from figure_tables import LABELS
 
-from fluidwait.config import ConfigError
-from fluidwait.figures import memory
+from fluidwait.base.config import ConfigError
+from fluidwait.experiments.figures import memory
 
 
 def panels(results, experiment):

@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fluidwait.experiments.real.bundle import Bundle, Description
-from fluidwait.experiments.real.target import load_target
-from fluidwait.figures.real import e9, e10
-from fluidwait.figures.real.words import origin, stamp
+from fluidwait.real.bundle import Bundle, Description
+from fluidwait.real.figures import e9, e10
+from fluidwait.real.figures.words import origin, stamp
+from fluidwait.real.target import load_target
 
 
 def bundle(tmp_path, runs=True, **change) -> Bundle:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from fluidwait.config import ConfigError
-from fluidwait.figures import style
-from fluidwait.provenance import save_figure
+from fluidwait.artifacts.provenance import save_figure
+from fluidwait.base.config import ConfigError
+from fluidwait.drawing import style
 
 EVERY = [
     *("wait", "wait_fluid", "wait_tuned", "nested_wait", "sarathi", "sarathi_tuned", "sarathi_512", "sarathi_1024"),

@@ -9,7 +9,9 @@ from fluid_laws import CAPACITY, D0, D1, SINGLE, TOY, TWO, law, laws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluidwait.config import ConfigError
+from fluidwait.base.config import ConfigError
+from fluidwait.device.hardware import load_hardware
+from fluidwait.device.timing import TimeModel, iteration_time, linear
 from fluidwait.fluid import (
     Infeasible,
     boundary,
@@ -20,8 +22,6 @@ from fluidwait.fluid import (
     wait_thresholds,
 )
 from fluidwait.fluid.calibrated import life_sums
-from fluidwait.hardware import load_hardware
-from fluidwait.timing import TimeModel, iteration_time, linear
 
 # 1 s for up to 4 tokens, 3 s for up to 8, then 0.1 s per token; one token per request of TOY in serving semantics
 STAIRS = linear(0.0, 0.0)._replace(compute=np.array([0.0, 1, 1, 1, 1, 3, 3, 3, 3]), compute_slope=0.1)

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 from fluid_laws import TWO, law
 
+from fluidwait.device.hardware import load_hardware
 from fluidwait.fluid import boundary, calibrated_boundary, equilibrium, threshold_table, wait_thresholds
-from fluidwait.hardware import load_hardware
 from fluidwait.workload import length_law, load_workload
 
 HARDWARE = load_hardware("a100-80g_llama-2-7b")

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fluidwait.device.timing import linear
 from fluidwait.engines.simulator import memory_size
 from fluidwait.policies import load_policy
 from fluidwait.policies.contract import Context, Plan, View
-from fluidwait.timing import linear
 from fluidwait.workload import LengthLaw
 
 INF = float("inf")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from policy_cases import Asked, Request, decoding, law
 
+from fluidwait.device.timing import linear
 from fluidwait.engines import core
 from fluidwait.engines.simulator import simulate
 from fluidwait.policies import contract, load_policy
 from fluidwait.policies.contract import Context, View
-from fluidwait.timing import linear
 from fluidwait.workload import LengthLaw, Requests
 
 LONGEST = 120
@@ -148,7 +148,7 @@ import sys
 import numpy as np
 from fluidwait.engines import core, simulator
 from fluidwait.policies import load_policy
-from fluidwait.timing import linear
+from fluidwait.device.timing import linear
 from fluidwait.workload import Requests
 
 policy = load_policy({"policy": sys.argv[1]})

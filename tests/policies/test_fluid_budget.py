@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from policy_cases import Asked, Request, decoding
 
-from fluidwait.hardware import load_hardware
+from fluidwait.device.hardware import load_hardware
+from fluidwait.device.timing import TimeModel, linear
 from fluidwait.policies import load_policy
 from fluidwait.policies.contract import Context
 from fluidwait.policies.fluid_budget import end_of_tile, engine_limits
-from fluidwait.timing import TimeModel, linear
 from fluidwait.workload import LengthLaw
 
 A100 = load_hardware("a100-80g_llama-2-7b").time_model("profile")

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fluidwait.config import FluidwaitError
+from fluidwait.artifacts.provenance import code_fingerprint, imported_modules
+from fluidwait.base.config import FluidwaitError
+from fluidwait.base.paths import ROOT_VARIABLE
+from fluidwait.device.timing import linear
 from fluidwait.engines import core, simulator
 from fluidwait.engines.rehearsal import interpreted, rehearse
-from fluidwait.paths import ROOT_VARIABLE
 from fluidwait.policies import load_policy
-from fluidwait.provenance import code_fingerprint, imported_modules
-from fluidwait.timing import linear
 from fluidwait.workload import Requests
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -234,8 +234,8 @@ def test_any_file_name(project, name):
 def test_the_fingerprint_holds_the_file_and_what_it_imports(project):
     borrowed = changed("@jit\n", "from fluidwait.policies.nested_wait import queue_depth  # noqa\n\n\n@jit\n")
     policy = load_policy(write(project, borrowed))
-    modules = imported_modules("fluidwait.timing", policy.code)
-    assert {"policies/mine.py", "fluidwait.policies.nested_wait", "fluidwait.timing"} <= set(modules)
+    modules = imported_modules("fluidwait.device.timing", policy.code)
+    assert {"policies/mine.py", "fluidwait.policies.nested_wait", "fluidwait.device.timing"} <= set(modules)
     before = code_fingerprint(modules)
     write(project, borrowed + "# changed\n")
     after = code_fingerprint(modules)

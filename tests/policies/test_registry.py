@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import fluidwait.policies
-from fluidwait.config import ConfigError
-from fluidwait.paths import project_root
+from fluidwait.base.config import ConfigError
+from fluidwait.base.paths import project_root
 from fluidwait.policies import load_policy, names
 
 ALL = ["fluid_budget", "nested_wait", "orca", "sarathi", "vllm_v0", "vllm_v1", "wait", "wait_chunked"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_studies import e6, e6_data
 
-from fluidwait.config import ConfigError, parse
+from fluidwait.base.config import ConfigError, parse
 from fluidwait.fluid import equilibrium, kv_work, nested_memory
 from fluidwait.studies import e6 as module
 from fluidwait.studies.e6 import E6, Choice

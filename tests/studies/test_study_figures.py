@@ -9,13 +9,17 @@ import polars as pl
 import pytest
 from small_studies import e6, e11
 
-from fluidwait.config import ConfigError
-from fluidwait.figures.studies import FIGURES, gap, memory, overflow, scaling
-from fluidwait.provenance import save_figure
+from fluidwait.artifacts.provenance import save_figure
+from fluidwait.base.config import ConfigError
 from fluidwait.studies import e6 as e6_tables
 from fluidwait.studies import gaps as gap_tables
 from fluidwait.studies import overflow as overflow_table
 from fluidwait.studies import scaling as scaling_tables
+from fluidwait.studies.figures import FIGURES
+from fluidwait.studies.figures import e6_memory as memory
+from fluidwait.studies.figures import e11_gap as gap
+from fluidwait.studies.figures import e11_overflow as overflow
+from fluidwait.studies.figures import e11_scaling as scaling
 
 
 @pytest.fixture(scope="module")

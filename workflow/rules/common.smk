@@ -5,10 +5,10 @@ import sys
 import time
 from pathlib import Path
 
-from fluidwait import failures
-from fluidwait import report as document
+from fluidwait.pipeline import failures
+from fluidwait.report import document
 from fluidwait.claims import select as claims
-from fluidwait.config import FluidwaitError
+from fluidwait.base.config import FluidwaitError
 from fluidwait.experiments import jobs
 from fluidwait.studies import jobs as studies
 

@@ -1,7 +1,7 @@
 # Helpers of the rules for the real engine: which bundles there are, and what belongs to them.
 import os
 
-from fluidwait.experiments.real import jobs as real
+from fluidwait.real import jobs as real
 
 REAL = SELECTION.real
 MEASURE = not SELECTION.is_quick  # recording takes minutes, alone on the machine

@@ -19,12 +19,12 @@ def claims(
     write: Annotated[bool, typer.Option(help="write claims.json and the scorecard to the results")] = True,
 ) -> None:
     """Judge every claim of the paper by the results at hand, after verifying them."""
+    from fluidwait.base.paths import project_root
     from fluidwait.claims import scorecard
     from fluidwait.claims.claim import load_claims
     from fluidwait.claims.evidence import Evidence
     from fluidwait.claims.judge import judge
     from fluidwait.claims.select import chosen, within
-    from fluidwait.paths import project_root
 
     wanted = load_claims(file)
     if only is not None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import polars as pl
 
+from fluidwait.artifacts.provenance import ENVIRONMENT, file_sha256, read_sidecar, verify_artifact
+from fluidwait.base.config import ConfigError, FluidwaitError
+from fluidwait.base.paths import is_file, project_root
+from fluidwait.base.tables import load_table
 from fluidwait.claims.claim import Check, Claim
-from fluidwait.columns import load_table
-from fluidwait.config import ConfigError, FluidwaitError
-from fluidwait.paths import is_file, project_root
-from fluidwait.provenance import ENVIRONMENT, file_sha256, read_sidecar, verify_artifact
 
 RECORDINGS = "data/gpu"
 

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import polars as pl
 
+from fluidwait.base.config import ConfigError
 from fluidwait.claims.claim import Check, Claim, Expect
 from fluidwait.claims.evidence import Evidence, other_recordings, tables
-from fluidwait.config import ConfigError
-from fluidwait.experiments.metrics import mean_interval
+from fluidwait.stats.metrics import mean_interval
 
 REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE = "reproduced", "partly", "not reproduced", "not testable here"
 VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE)

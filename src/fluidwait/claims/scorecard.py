@@ -9,13 +9,13 @@ from typing import Any
 
 import polars as pl
 
+from fluidwait.artifacts.provenance import imported_modules, write_artifact
+from fluidwait.base.config import ConfigError, read_json
+from fluidwait.base.paths import project_root
 from fluidwait.claims import words
 from fluidwait.claims.claim import claims_path
 from fluidwait.claims.judge import VERDICTS, Judgement, Outcome
-from fluidwait.config import ConfigError, read_json
 from fluidwait.experiments.experiment import split_scale
-from fluidwait.paths import project_root
-from fluidwait.provenance import imported_modules, write_artifact
 
 FULL = "paper"
 """The scale whose verdicts count."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fluidwait.artifacts.provenance import code_fingerprint, config_hash, imported_modules, package_versions
+from fluidwait.base.config import ConfigError, nearest
 from fluidwait.claims.claim import Check, Claim, load_claims
 from fluidwait.claims.evidence import experiments, other_recordings, tables
-from fluidwait.config import ConfigError, nearest
-from fluidwait.provenance import code_fingerprint, config_hash, imported_modules, package_versions
 
 
 def chosen(claims: list[Claim], names: list[str]) -> list[Claim]:

@@ -18,12 +18,12 @@ from numba import typeof
 from numba.core import types
 from numba.core.registry import CPUDispatcher
 
-from fluidwait.config import ConfigError, nearest
+from fluidwait.base.config import ConfigError, nearest
+from fluidwait.device.timing import TimeModel
 from fluidwait.engines import core, simulator
 from fluidwait.engines.core import Semantics
 from fluidwait.policies.contract import Plan, View
-from fluidwait.policy_file import WHOLE_NUMBERS, check_whole, line_of, mistake, raised
-from fluidwait.timing import TimeModel
+from fluidwait.policies.file import WHOLE_NUMBERS, check_whole, line_of, mistake, raised
 
 REQUESTS = 40
 """Of a rehearsal at most."""

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fluidwait import timing
-from fluidwait.config import ConfigError
+from fluidwait.base.config import ConfigError
+from fluidwait.device import timing
+from fluidwait.device.timing import TimeModel, iteration_time
 from fluidwait.engines import core
 from fluidwait.engines.core import EngineError, Semantics, State, admission_blocks, decide, new_state
 from fluidwait.policies.contract import jit
-from fluidwait.timing import TimeModel, iteration_time
 
 DONE, STRANDED, OVERCOMMITTED, BAD_PLAN, BROKEN_INVARIANT, FRUITLESS = range(6)
 LOG_COLUMNS = ("start", "duration", "tokens", "batch_size", "kv_tokens", "evictions")

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from fluidwait.config import ConfigError
+from fluidwait.base.config import ConfigError
+from fluidwait.device.timing import TimeModel, iteration_time
 from fluidwait.engines import core, simulator
 from fluidwait.engines.core import EngineError, Semantics, admission_blocks, new_state
 from fluidwait.engines.simulator import FRUITLESS, LOG_COLUMNS, Run, check_requests, memory_size, reservation
-from fluidwait.timing import TimeModel, iteration_time
 
 VERSION = "0.0.26"
 NATIVE = ("orca", "sarathi", "vllm_v0")

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.config import FluidwaitError
+from fluidwait.artifacts.provenance import imported_modules, write_artifact
+from fluidwait.base.config import FluidwaitError
 from fluidwait.engines.simulator import simulate
 from fluidwait.engines.vidur import VERSION, native_policies, simulate_vidur
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import Setting, check_requests, resolve
 from fluidwait.experiments.sweep import code_of, identity, winners
-from fluidwait.provenance import imported_modules, write_artifact
 from fluidwait.workload import Requests, input_files
 
 TOLERANCE = 1e-9

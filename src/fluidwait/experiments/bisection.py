@@ -1,7 +1,7 @@
 """λ* of a policy: the arrival rate above which a backlog grows, by bisection, once per replication.
 
 One replication draws N requests and keeps them: another rate λ only stretches their arrival times, and every policy
-meets the same ones (common random numbers). With the drift of :mod:`fluidwait.experiments.stability`, the share of the
+meets the same ones (common random numbers). With the drift of :mod:`fluidwait.stats.stability`, the share of the
 offered requests that accumulates, about 1 - μ/λ above the boundary μ:
 
 1. the bisection finds, among the multiples of ``resolution``, two neighbours with drifts on either side of
@@ -29,12 +29,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.config import ConfigError
+from fluidwait.artifacts.provenance import imported_modules, write_artifact
+from fluidwait.base.config import ConfigError
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import Setting, check_requests, resolve
-from fluidwait.experiments.stability import drift, fitted_rate
 from fluidwait.experiments.sweep import code_of, identity, run_once, winners
-from fluidwait.provenance import imported_modules, write_artifact
+from fluidwait.stats.stability import drift, fitted_rate
 from fluidwait.workload import input_files
 
 CRITICAL = 2.0

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.columns import load_table
+from fluidwait.artifacts.provenance import imported_modules, write_artifact
+from fluidwait.base.tables import load_table
 from fluidwait.experiments.experiment import Experiment
-from fluidwait.experiments.metrics import mean_interval
 from fluidwait.experiments.setting import Setting, resolve
-from fluidwait.experiments.stability import stability_boundary
 from fluidwait.fluid import calibrated_boundary
 from fluidwait.policies.contract import NO_LIMIT
-from fluidwait.provenance import imported_modules, write_artifact
+from fluidwait.stats.metrics import mean_interval
+from fluidwait.stats.stability import stability_boundary
 from fluidwait.workload import input_files
 
 SCHEMA = {

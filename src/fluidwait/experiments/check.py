@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from fluidwait.config import ConfigError, FluidwaitError
+from fluidwait.base.config import ConfigError, FluidwaitError
+from fluidwait.base.paths import project_root
+from fluidwait.drawing import style
 from fluidwait.engines import rehearsal
 from fluidwait.engines.simulator import check_requests, reservation
 from fluidwait.experiments import bisection, reference
 from fluidwait.experiments.experiment import KEY, Experiment
 from fluidwait.experiments.setting import Setting
-from fluidwait.figures import style
-from fluidwait.paths import project_root
 from fluidwait.policies import Policy
 from fluidwait.workload import MixtureLengths, Requests
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from fluidwait import figures
-from fluidwait.columns import load_table
+from fluidwait.artifacts.provenance import imported_modules, save_figure, write_artifact
+from fluidwait.base.tables import load_table
+from fluidwait.experiments import figures
 from fluidwait.experiments.experiment import Experiment, load_experiment, replayed_rows, workload_of
-from fluidwait.figures import boundaries
-from fluidwait.provenance import imported_modules, save_figure, write_artifact
+from fluidwait.experiments.figures import boundaries
 
 SUFFIXES = ("png", "pdf", "svg", "txt")
 
@@ -43,7 +43,7 @@ def draw(experiment: Experiment, kind: str, scale: str, results: Path, outs: lis
     recorded = {
         "config": {"figure": kind, "experiment": about},
         "inputs": figures.inputs(kind, results, about),
-        "code": imported_modules(__name__, f"fluidwait.figures.{kind}"),
+        "code": imported_modules(__name__, f"fluidwait.experiments.figures.{kind}"),
         "rule": "figure",
     }
     (figure,) = figures.make(kind, results, about).values()

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from fluidwait.config import Changes, ConfigError, Strict, Words, load, nearest, of_one_policy
-from fluidwait.paths import project_root
+from fluidwait.base.config import Changes, ConfigError, Strict, Words, load, nearest, of_one_policy
+from fluidwait.base.paths import project_root
 from fluidwait.workload import Positive, Workload, load_workload, rows_used
 
 SEED_STEP = 10_000

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fluidwait.artifacts.provenance import imported_modules, write_artifact
 from fluidwait.experiments.boundaries import fluid_bound
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import Setting, resolve
 from fluidwait.fluid import calibrated_equilibrium, threshold_table
-from fluidwait.provenance import imported_modules, write_artifact
 from fluidwait.workload import input_files
 
 POINTS = 300

@@ -10,16 +10,16 @@ import os
 from functools import cache
 from pathlib import Path
 
-from fluidwait import figures as kinds
-from fluidwait.config import ConfigError
+from fluidwait.artifacts.provenance import code_fingerprint, config_hash, imported_modules, package_versions
+from fluidwait.base.config import ConfigError
+from fluidwait.base.paths import project_root
 from fluidwait.experiments import audit, bisection, boundaries, draw, fluid_tables, parameters, summary, trace
 from fluidwait.experiments import check as checks
+from fluidwait.experiments import figures as kinds
 from fluidwait.experiments.draw import boundary_sizes, described
 from fluidwait.experiments.experiment import Experiment, load_experiment
 from fluidwait.experiments.setting import check_requests, resolve
 from fluidwait.experiments.sweep import code_of, identity
-from fluidwait.paths import project_root
-from fluidwait.provenance import code_fingerprint, config_hash, imported_modules, package_versions
 
 
 @cache
@@ -167,7 +167,7 @@ def shared_key(name: str, scale: str, *modules: str) -> str:
 @cache
 def figures_key(name: str, scale: str) -> str:
     """Key of the experiment's figures."""
-    return shared_key(name, scale, draw.__name__, *[f"fluidwait.figures.{kind}" for kind in figures(name)])
+    return shared_key(name, scale, draw.__name__, *[f"fluidwait.experiments.figures.{kind}" for kind in figures(name)])
 
 
 @cache
@@ -181,7 +181,7 @@ def bounds_key(names: tuple[str, ...]) -> str:
 def boundaries_figure_key(names: tuple[str, ...], scale: str) -> str:
     """Key of the figure of all searched boundaries."""
     sizes = [boundary_sizes(experiment(name), scale) for name in names]
-    return _key(imported_modules(draw.__name__, "fluidwait.figures.boundaries"), [sizes])
+    return _key(imported_modules(draw.__name__, "fluidwait.experiments.figures.boundaries"), [sizes])
 
 
 @cache

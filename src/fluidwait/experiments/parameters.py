@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fluidwait.artifacts.provenance import config_hash, imported_modules, write_artifact
 from fluidwait.experiments.experiment import Experiment, PolicyEntry
 from fluidwait.experiments.setting import Setting, resolve
 from fluidwait.experiments.sweep import identity
-from fluidwait.provenance import config_hash, imported_modules, write_artifact
 from fluidwait.workload import input_files
 
 

@@ -22,15 +22,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.columns import read_columns
+from fluidwait.artifacts.provenance import imported_modules, write_artifact
+from fluidwait.base.paths import project_root
+from fluidwait.base.tables import read_columns
 from fluidwait.engines.simulator import simulate
 from fluidwait.experiments import replay
 from fluidwait.experiments.experiment import Experiment
-from fluidwait.experiments.metrics import mean_interval
 from fluidwait.experiments.setting import Setting, resolve
-from fluidwait.paths import project_root
 from fluidwait.policies import Policy, load_policy
-from fluidwait.provenance import imported_modules, write_artifact
+from fluidwait.stats.metrics import mean_interval
 from fluidwait.workload import Requests
 
 PUBLISHED = "data/reference/e1_published.csv"

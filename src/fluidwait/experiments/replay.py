@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fluidwait.columns import read_columns
-from fluidwait.config import ConfigError
+from fluidwait.base.config import ConfigError
+from fluidwait.base.tables import read_columns
 
 PROMPT, OUTPUT = 512, 20  # tokens of every request
 SEED = 42

@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fluidwait.config import ConfigError, load_yaml
+from fluidwait.base.config import ConfigError, load_yaml
+from fluidwait.base.paths import project_root
+from fluidwait.device.hardware import Hardware, load_hardware
+from fluidwait.device.timing import TimeModel
 from fluidwait.engines import core
 from fluidwait.engines.core import Semantics
 from fluidwait.experiments.experiment import Experiment, split_scale, workload_of
-from fluidwait.hardware import Hardware, load_hardware
-from fluidwait.paths import project_root
 from fluidwait.policies import Policy, load_policy
 from fluidwait.policies.contract import Context
-from fluidwait.timing import TimeModel
 from fluidwait.workload import (
     LengthLaw,
     Requests,

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import polars as pl
 
-from fluidwait.columns import load_table
+from fluidwait.artifacts.provenance import imported_modules, write_artifact
+from fluidwait.artifacts.records import iter_runs
+from fluidwait.base.tables import load_table
 from fluidwait.experiments.experiment import Experiment, workload_of
-from fluidwait.experiments.metrics import metrics_table, summarise
-from fluidwait.experiments.stability import MARGIN, drift
-from fluidwait.provenance import imported_modules, write_artifact
-from fluidwait.records import iter_runs
+from fluidwait.stats.metrics import metrics_table, summarise
+from fluidwait.stats.stability import MARGIN, drift
 
 CODE = imported_modules(__name__)
 

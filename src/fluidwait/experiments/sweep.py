@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.columns import load_table
-from fluidwait.config import ConfigError
+from fluidwait.artifacts.provenance import canonical_json, config_hash, imported_modules, write_artifact
+from fluidwait.artifacts.records import REQUESTS, RecordWriter
+from fluidwait.base.config import ConfigError
+from fluidwait.base.tables import load_table
 from fluidwait.engines.simulator import Run, simulate
 from fluidwait.experiments.experiment import Experiment, replayed_rows
-from fluidwait.experiments.metrics import run_metrics
 from fluidwait.experiments.setting import Setting, check_requests, resolve
 from fluidwait.policies import Policy
-from fluidwait.provenance import canonical_json, config_hash, imported_modules, write_artifact
-from fluidwait.records import REQUESTS, RecordWriter
+from fluidwait.stats.metrics import run_metrics
 from fluidwait.workload import Requests, input_files, rows_used
 
 

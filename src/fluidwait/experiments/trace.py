@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fluidwait.config import ConfigError
+from fluidwait.artifacts.provenance import imported_modules, write_artifact
+from fluidwait.base.config import ConfigError
 from fluidwait.engines.simulator import LOG_COLUMNS, simulate
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import Setting, check_requests, resolve
 from fluidwait.experiments.sweep import code_of, identity, winners
-from fluidwait.provenance import imported_modules, write_artifact
 from fluidwait.workload import input_files
 
 BUCKETS = 1000

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numba import njit
 
-from fluidwait.config import ConfigError
+from fluidwait.base.config import ConfigError
+from fluidwait.device.timing import iteration_time
 from fluidwait.fluid.equilibrium import check_capacity
 from fluidwait.fluid.thresholds import (
     Infeasible,
@@ -34,10 +35,9 @@ from fluidwait.fluid.thresholds import (
     summary,
     within,
 )
-from fluidwait.timing import iteration_time
 
 if TYPE_CHECKING:
-    from fluidwait.timing import TimeModel
+    from fluidwait.device.timing import TimeModel
     from fluidwait.workload import LengthLaw
 
 Semantics = Literal["serving", "decode", "paper"]

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from fluidwait.device.timing import iteration_time
 from fluidwait.fluid.calibrated import Semantics, life_sums
 from fluidwait.fluid.segments import check_boundaries, check_in_service, check_margin, threshold_ratio
 from fluidwait.fluid.thresholds import enough
-from fluidwait.timing import iteration_time
 
 if TYPE_CHECKING:
-    from fluidwait.timing import TimeModel
+    from fluidwait.device.timing import TimeModel
     from fluidwait.workload import LengthLaw
 
 ROOM = 2.0  # standard deviations

@@ -14,8 +14,8 @@ from fluidwait.fluid.segments import equal_mass_boundaries, nested_thresholds
 from fluidwait.fluid.thresholds import Infeasible, wait_thresholds
 
 if TYPE_CHECKING:
-    from fluidwait.hardware import Hardware
-    from fluidwait.timing import TimeModel
+    from fluidwait.device.hardware import Hardware
+    from fluidwait.device.timing import TimeModel
     from fluidwait.workload import LengthLaw
 
 MOST_TYPES = 16  # with more types the thresholds are those of Nested WAIT, and n* per type is left out

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fluidwait.config import ConfigError
+from fluidwait.base.config import ConfigError
 
 
 class RequiredMemory(NamedTuple):

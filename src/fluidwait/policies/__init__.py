@@ -22,12 +22,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from fluidwait import policy_file
-from fluidwait.config import ConfigError, FluidwaitError, load_yaml, nearest, parse
-from fluidwait.paths import is_file, project_root
+from fluidwait.base.config import ConfigError, FluidwaitError, load_yaml, nearest, parse
+from fluidwait.base.paths import is_file, project_root
+from fluidwait.policies import file as policy_file
 from fluidwait.policies.contract import Context, PolicySettings
 
-_NOT_POLICIES = {"contract"}
+_NOT_POLICIES = {"contract", "file"}
 
 
 class Policy(NamedTuple):
@@ -59,7 +59,7 @@ class Policy(NamedTuple):
 
     @property
     def code(self) -> str:
-        """The module, or the file, for a fingerprint of the code; see :func:`fluidwait.provenance.imported_modules`."""
+        """The module, or the file, for a fingerprint of the code; see :func:`~fluidwait.artifacts.provenance.imported_modules`."""
         return self.module.__name__ if self.file is None else self.use
 
 

@@ -30,8 +30,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from fluidwait.config import Strict
-from fluidwait.timing import kept_on_disk
+from fluidwait.base.config import Strict
+from fluidwait.device.timing import kept_on_disk
 
 
 def jit(function):
@@ -87,7 +87,7 @@ class Context(NamedTuple):
 
     law: Any  # fluidwait.workload.LengthLaw
     rate: float  # requests/s
-    time_model: Any  # fluidwait.timing.TimeModel
+    time_model: Any  # fluidwait.device.timing.TimeModel
     linear: tuple[float, float]  # the paper's (d0 s, d1 s/token)
     capacity: int  # KV tokens
     prefill_emits: bool  # True when the iteration that ends the prefill yields the first token

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fluidwait.device.timing import TimeModel, linear
 from fluidwait.engines import core, simulator
 from fluidwait.policies import Policy, load_policy
 from fluidwait.policies.contract import Context
@@ -15,7 +16,6 @@ from fluidwait.studies.e11 import E11, UNLIMITED, Case
 from fluidwait.studies.instance import Offered
 from fluidwait.studies.measure import QUANTITIES, at_horizons, horizons
 from fluidwait.studies.study import seed_at
-from fluidwait.timing import TimeModel, linear
 
 NO_LIMIT = 10**9  # requests or tokens that no batch ever holds
 

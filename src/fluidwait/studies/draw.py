@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fluidwait.config import ConfigError, nearest
-from fluidwait.figures.studies import FIGURES
-from fluidwait.provenance import imported_modules, save_figure, write_artifact
+from fluidwait.artifacts.provenance import imported_modules, save_figure, write_artifact
+from fluidwait.base.config import ConfigError, nearest
+from fluidwait.studies.figures import FIGURES
 from fluidwait.studies.study import Study
 
 

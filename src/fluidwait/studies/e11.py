@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from fluidwait.config import Strict, Words, nearest
+from fluidwait.base.config import Strict, Words, nearest
 from fluidwait.experiments.experiment import KEY, MOST_REPLICATIONS
 from fluidwait.fluid.safety import base_memory
 from fluidwait.fluid.segments import continuation_probabilities, segment_prompts

@@ -35,11 +35,11 @@ import numpy as np
 import polars as pl
 from pydantic import Field, field_validator
 
-from fluidwait.config import ConfigError, Strict
+from fluidwait.base.config import ConfigError, Strict
+from fluidwait.device.hardware import load_hardware
 from fluidwait.fluid import equal_mass_boundaries, equilibrium, even_boundaries
 from fluidwait.fluid.safety import required_memory, stage_work
 from fluidwait.fluid.segments import continuation_probabilities, segment_prompts
-from fluidwait.hardware import load_hardware
 from fluidwait.studies.study import Study, write_table
 from fluidwait.workload import LengthLaw, check_fits, input_files, length_law, load_workload
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import polars as pl
 
-from fluidwait.config import ConfigError, nearest
+from fluidwait.base.config import ConfigError, nearest
+from fluidwait.stats.exponents import mean_interval
 from fluidwait.studies.cases import run_cases
 from fluidwait.studies.e11 import E11, GAP_TABLES
-from fluidwait.studies.exponents import mean_interval
 from fluidwait.studies.scaling import recorded
 from fluidwait.studies.study import write_table
 

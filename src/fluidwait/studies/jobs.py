@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from fluidwait.figures import style
-from fluidwait.figures.studies import FIGURES
-from fluidwait.provenance import code_fingerprint, config_hash, imported_modules, package_versions
+from fluidwait.artifacts.provenance import code_fingerprint, config_hash, imported_modules, package_versions
+from fluidwait.drawing import style
 from fluidwait.studies import draw, e6, gaps, overflow, scaling, toy
+from fluidwait.studies.figures import FIGURES
 from fluidwait.studies.registry import load_study
 
 TABLES = {"e6": ("memory", "answers"), "e11": ("scaling", "exponents", "fcfs_gap", "unknown_gap", "toy", "overflow")}

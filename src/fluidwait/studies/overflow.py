@@ -15,9 +15,9 @@ import polars as pl
 import scipy  # its parts are loaded when first used
 
 from fluidwait.fluid import nested_memory
+from fluidwait.stats.exponents import exact_proportion
 from fluidwait.studies.cases import prepared
 from fluidwait.studies.e11 import E11
-from fluidwait.studies.exponents import exact_proportion
 from fluidwait.studies.study import seed_at, write_table
 from fluidwait.workload import Requests
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import polars as pl
 
-from fluidwait.columns import column_names, load_table
-from fluidwait.config import ConfigError, nearest
+from fluidwait.base.config import ConfigError, nearest
+from fluidwait.base.tables import column_names, load_table
+from fluidwait.stats.exponents import fit_exponent, mean_interval
 from fluidwait.studies.cases import run_cases
 from fluidwait.studies.e11 import E11
-from fluidwait.studies.exponents import fit_exponent, mean_interval
 from fluidwait.studies.measure import QUANTITIES
 from fluidwait.studies.study import seed_at, write_table
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import polars as pl
 
-from fluidwait.config import ConfigError, Strict, Words, nearest
+from fluidwait.artifacts.provenance import imported_modules, write_artifact
+from fluidwait.base.config import ConfigError, Strict, Words, nearest
 from fluidwait.experiments.experiment import SEED_STEP, split_scale
-from fluidwait.provenance import imported_modules, write_artifact
 
 
 class Study(Strict):

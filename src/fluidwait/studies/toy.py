@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from fluidwait.device.timing import linear
 from fluidwait.engines import core, simulator
 from fluidwait.policies import load_policy
 from fluidwait.policies.contract import Context
 from fluidwait.studies.cases import NO_LIMIT
 from fluidwait.studies.e11 import E11, Toy
 from fluidwait.studies.study import write_table
-from fluidwait.timing import linear
 from fluidwait.workload import LengthLaw, Requests
 
 WINDOWS = 4

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from fluidwait.engines.vllm.loadgen_engine import engine_version
+from fluidwait.engines.vllm.load.engine import engine_version
 
 HAVE_VLLM = importlib.util.find_spec("vllm") is not None
 

@@ -15,9 +15,10 @@ pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)"
 from fake_engine import make_scheduler  # noqa: E402
 from virtual_clock import serve, virtual_time  # noqa: E402
 
+from fluidwait.device.hardware import load_hardware
 from fluidwait.engines import core, simulator  # noqa: E402
-from fluidwait.engines.vllm import WaitScheduler, gate, thresholds  # noqa: E402
-from fluidwait.hardware import load_hardware  # noqa: E402
+from fluidwait.engines.vllm import WaitScheduler, gate
+from fluidwait.engines.vllm import planning as thresholds
 from fluidwait.policies import load_policy  # noqa: E402
 from fluidwait.workload import generate, load_workload  # noqa: E402
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluidwait.engines.vllm import loadgen
-from fluidwait.engines.vllm.loadgen import LoadError, columns_of, drift, offer, token_ids
-from fluidwait.experiments.metrics import check_run
+from fluidwait.engines.vllm.load import generator as loadgen
+from fluidwait.engines.vllm.load.generator import LoadError, columns_of, drift, offer, token_ids
+from fluidwait.stats.metrics import check_run
 from fluidwait.workload import Requests
 
 

@@ -7,13 +7,14 @@ import asyncio
 import numpy as np
 import pytest
 
-from fluidwait.calibration import calibrate_iterations
-from fluidwait.config import ConfigError
-from fluidwait.engines.vllm import calibrate, loadgen_engine
-from fluidwait.engines.vllm.loadgen import columns_of, drift, offer
-from fluidwait.engines.vllm.loadgen_engine import EngineSettings, engine_options, write_model
-from fluidwait.experiments.metrics import check_run
-from fluidwait.hardware import ModelShape
+from fluidwait.base.config import ConfigError
+from fluidwait.device.calibration import calibrate_iterations
+from fluidwait.device.hardware import ModelShape
+from fluidwait.engines.vllm import calibrate
+from fluidwait.engines.vllm.load import engine as loadgen_engine
+from fluidwait.engines.vllm.load.engine import EngineSettings, engine_options, write_model
+from fluidwait.engines.vllm.load.generator import columns_of, drift, offer
+from fluidwait.stats.metrics import check_run
 from fluidwait.workload import Requests
 
 SHAPE = ModelShape(

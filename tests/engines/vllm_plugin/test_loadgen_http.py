@@ -10,11 +10,11 @@ import sys
 import numpy as np
 import pytest
 
-from fluidwait.config import ConfigError
-from fluidwait.engines.vllm import loadgen_http
-from fluidwait.engines.vllm.loadgen import LoadError, offer
-from fluidwait.experiments.real.load import _offer
-from fluidwait.paths import project_root
+from fluidwait.base.config import ConfigError
+from fluidwait.base.paths import project_root
+from fluidwait.engines.vllm.load import http as loadgen_http
+from fluidwait.engines.vllm.load.generator import LoadError, offer
+from fluidwait.real.load import _offer
 from fluidwait.workload import Requests
 
 needs_aiohttp = pytest.mark.skipif(

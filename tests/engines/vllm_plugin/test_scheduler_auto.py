@@ -18,13 +18,14 @@ import vllm  # noqa: E402
 from fake_engine import FakeEngine, make_request, make_scheduler  # noqa: E402
 from prometheus_client import CollectorRegistry, generate_latest  # noqa: E402
 
-from fluidwait.config import ConfigError  # noqa: E402
-from fluidwait.engines.vllm import VERSIONS, WaitScheduler, interface, metrics  # noqa: E402
+from fluidwait.base.config import ConfigError
+from fluidwait.device.timing import iteration_time
+from fluidwait.engines.vllm import VERSIONS, WaitScheduler, interface
+from fluidwait.engines.vllm import counters as metrics
 from fluidwait.engines.vllm.estimates import Traffic  # noqa: E402
 from fluidwait.engines.vllm.gate import describe  # noqa: E402
+from fluidwait.engines.vllm.planning import Limits, Thresholds
 from fluidwait.engines.vllm.settings import read_settings  # noqa: E402
-from fluidwait.engines.vllm.thresholds import Limits, Thresholds  # noqa: E402
-from fluidwait.timing import iteration_time  # noqa: E402
 
 LIMITS = Limits(capacity=100_000, requests=256, tokens=2048, chunked_prefill=True, longest=4096)
 BASE, SLOPE, PER_KV = 5e-3, 40e-6, 0.2e-6

@@ -17,9 +17,9 @@ from vllm.lora.request import LoRARequest  # noqa: E402
 from vllm.sampling_params import StructuredOutputsParams  # noqa: E402
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402
 
-from fluidwait.config import ConfigError  # noqa: E402
+from fluidwait.base.config import ConfigError
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
-from fluidwait.engines.vllm.loadgen_engine import engine_version  # noqa: E402
+from fluidwait.engines.vllm.load.engine import engine_version
 
 RELEASE = engine_version()
 LORA = not (RELEASE.startswith("0.22.") and torch.version.cuda and not torch.cuda.is_available())

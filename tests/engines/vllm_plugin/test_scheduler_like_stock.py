@@ -27,7 +27,7 @@ from vllm.v1.core.sched.interface import PauseState  # noqa: E402
 from vllm.v1.request import Request, RequestStatus  # noqa: E402
 
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
-from fluidwait.engines.vllm.loadgen_engine import engine_version  # noqa: E402
+from fluidwait.engines.vllm.load.engine import engine_version
 
 SEATS = 12
 NESTED = {"policy": "nested_wait", "settings": {"thresholds": [10**6], "boundaries": [1024], "max_wait": 0.0}}

@@ -14,10 +14,10 @@ from real_engine import Engine, greedy, prompts, texts  # noqa: E402
 from vllm import envs  # noqa: E402
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402
 
+from fluidwait.device.hardware import ModelShape
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
-from fluidwait.engines.vllm.loadgen_engine import EngineSettings  # noqa: E402
-from fluidwait.engines.vllm.loadgen_server import NAME, serve  # noqa: E402
-from fluidwait.hardware import ModelShape  # noqa: E402
+from fluidwait.engines.vllm.load.engine import EngineSettings
+from fluidwait.engines.vllm.load.server import NAME, serve
 
 ENTRY = {
     "policy": "wait_chunked",

@@ -17,7 +17,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)"
 import httpx  # noqa: E402
 import openai  # noqa: E402
 
-from fluidwait.engines.vllm.loadgen_server import command_line  # noqa: E402
+from fluidwait.engines.vllm.load.server import command_line
 
 ENTRY = {
     "policy": "nested_wait",

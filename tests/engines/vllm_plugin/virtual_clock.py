@@ -19,10 +19,10 @@ from fake_engine import computed_before, make_request, make_scheduler, model_out
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
+from fluidwait.device.timing import TimeModel, iteration_time
 from fluidwait.engines.vllm import WaitScheduler
 from fluidwait.engines.vllm import gate as plugin_gate
-from fluidwait.engines.vllm import thresholds as plugin_thresholds
-from fluidwait.timing import TimeModel, iteration_time
+from fluidwait.engines.vllm import planning as plugin_thresholds
 from fluidwait.workload import Requests
 
 MOST_EMPTY = 100_000  # steps in a row that schedule nothing: more, and somebody is stranded

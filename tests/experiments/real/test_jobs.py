@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from fluidwait.config import ConfigError
-from fluidwait.experiments.real import bundle as bundles
-from fluidwait.experiments.real import jobs
-from fluidwait.experiments.real.bundle import Description
-from fluidwait.experiments.real.target import load_target
+from fluidwait.base.config import ConfigError
+from fluidwait.real import bundle as bundles
+from fluidwait.real import jobs
+from fluidwait.real.bundle import Description
+from fluidwait.real.target import load_target
 
 
 def put(folder, machine, recorded):

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluidwait.config import FluidwaitError
-from fluidwait.experiments.real import pace as paces
-from fluidwait.experiments.real.pace import Clock, Meter, Pace
+from fluidwait.base.config import FluidwaitError
+from fluidwait.real import pace as paces
+from fluidwait.real.pace import Clock, Meter, Pace
 
 LINUX = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are bound to cores on Linux only")
 SAMPLES = st.lists(st.floats(1e-3, 3e-3), min_size=1, max_size=200)

@@ -13,18 +13,18 @@ import polars as pl
 import psutil
 import pytest
 
-from fluidwait.calibration import SUMS
-from fluidwait.config import ConfigError
-from fluidwait.engines.vllm import loadgen_engine
+from fluidwait.artifacts.provenance import verify
+from fluidwait.base.config import ConfigError
+from fluidwait.device.calibration import SUMS
 from fluidwait.engines.vllm.calibrate import COLUMNS
-from fluidwait.experiments.metrics import check_run
-from fluidwait.experiments.real import bundle as bundles
-from fluidwait.experiments.real.bundle import Points, read_bundle
-from fluidwait.experiments.real.draw import draw
-from fluidwait.experiments.real.record import record
-from fluidwait.experiments.real.tables import Simulator, fit, generations, replay, runs, steps, write_tables
-from fluidwait.experiments.real.target import load_target
-from fluidwait.provenance import verify
+from fluidwait.engines.vllm.load import engine as loadgen_engine
+from fluidwait.real import bundle as bundles
+from fluidwait.real.bundle import Points, read_bundle
+from fluidwait.real.draw import draw
+from fluidwait.real.record import record
+from fluidwait.real.tables import Simulator, fit, generations, replay, runs, steps, write_tables
+from fluidwait.real.target import load_target
+from fluidwait.stats.metrics import check_run
 
 TARGET = """
 id: small

@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fluidwait.experiments.real import tables
-from fluidwait.experiments.real.bundle import Bundle, committed, read_bundle
-from fluidwait.experiments.real.pace import Clock, Pace
-from fluidwait.experiments.real.target import STOCK
+from fluidwait.real import tables
+from fluidwait.real.bundle import Bundle, committed, read_bundle
+from fluidwait.real.pace import Clock, Pace
+from fluidwait.real.target import STOCK
 
 
 @pytest.fixture(scope="module")

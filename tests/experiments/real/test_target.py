@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from fluidwait.base.config import ConfigError
+from fluidwait.base.paths import project_root
 from fluidwait.cli import main
-from fluidwait.config import ConfigError
-from fluidwait.experiments.real.target import STOCK, load_target, rehearsal
-from fluidwait.hardware import Hardware
-from fluidwait.paths import project_root
+from fluidwait.device.hardware import Hardware
+from fluidwait.real.target import STOCK, load_target, rehearsal
 
 
 def changed(tmp_path, **change):

@@ -1,4 +1,4 @@
-"""Measure how long the iterations of a running engine take, for :func:`fluidwait.calibration.calibrate_iterations`.
+"""Measure how long the iterations of a running engine take, for :func:`fluidwait.device.calibration.calibrate_iterations`.
 
 Three kinds of load. *Bursts*: equal requests that start together, over a grid of batch sizes and prompt lengths; long
 prompts are cut into chunks by the engine's token budget, so one burst has iterations of prefills, of chunks beside
@@ -19,10 +19,10 @@ import numpy as np
 import polars as pl
 from pydantic import Field, PositiveInt
 
-from fluidwait.calibration import SUMS
-from fluidwait.config import ConfigError, Strict
-from fluidwait.engines.vllm.loadgen import LoadError, offer, token_ids
-from fluidwait.engines.vllm.loadgen_engine import Engine
+from fluidwait.base.config import ConfigError, Strict
+from fluidwait.device.calibration import SUMS
+from fluidwait.engines.vllm.load.engine import Engine
+from fluidwait.engines.vllm.load.generator import LoadError, offer, token_ids
 from fluidwait.workload import Requests
 
 COLUMNS = ("begin", "seconds", "planning", *SUMS, "resident_kv")
@@ -176,7 +176,7 @@ async def measure_generations(engine: Engine, generation: Generation, vocabulary
 
 
 def medians(rows: np.ndarray) -> pl.DataFrame:
-    """Columns :data:`fluidwait.calibration.SUMS`, ``seconds`` (median) and ``count``, one row per composition.
+    """Columns :data:`fluidwait.device.calibration.SUMS`, ``seconds`` (median) and ``count``, one row per composition.
 
     Raises:
         ConfigError: no iterations were measured.
@@ -189,7 +189,7 @@ def medians(rows: np.ndarray) -> pl.DataFrame:
 
 
 def grouped(parts: list[np.ndarray]) -> pl.DataFrame:
-    """Columns :data:`fluidwait.calibration.SUMS`, ``seconds`` and ``group``, one row per iteration.
+    """Columns :data:`fluidwait.device.calibration.SUMS`, ``seconds`` and ``group``, one row per iteration.
 
     With asynchronous scheduling the engine prepares a batch before it takes in the results of the one before, so the
     time of that preparation counts for the wrong one of two neighbours. It stays within a group: some

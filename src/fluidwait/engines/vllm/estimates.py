@@ -8,7 +8,7 @@ from collections import deque
 import numpy as np
 from scipy.optimize import nnls
 
-from fluidwait.timing import TimeModel
+from fluidwait.device.timing import TimeModel
 from fluidwait.workload import LengthLaw
 
 OUTLIER = 5.0

@@ -23,11 +23,11 @@ from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.request_queue import SchedulingPolicy, create_request_queue
 from vllm.v1.request import RequestStatus
 
+from fluidwait.engines.vllm.counters import COUNTERS, REASONS, Status, status_path
 from fluidwait.engines.vllm.decision import ADMIT, ORDER, PREFILLED, TOKENS, WORK_ROWS, Decision, compiled
-from fluidwait.engines.vllm.metrics import COUNTERS, REASONS, Status, status_path
+from fluidwait.engines.vllm.planning import Limits, Plan, Thresholds
 from fluidwait.engines.vllm.requests import FLYING, KIND, RequestTable, advance
 from fluidwait.engines.vllm.settings import SchedulerSettings
-from fluidwait.engines.vllm.thresholds import Limits, Plan, Thresholds
 from fluidwait.policies import Policy
 from fluidwait.policies.contract import NO_LIMIT
 

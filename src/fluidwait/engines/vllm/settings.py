@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import Field
 
-from fluidwait.config import ConfigError, Strict, load_yaml, nearest, parse
-from fluidwait.paths import project_root
+from fluidwait.base.config import ConfigError, Strict, load_yaml, nearest, parse
+from fluidwait.base.paths import project_root
 from fluidwait.policies import Policy, load_policy
 
 SOURCE = "additional_config: fluidwait"

@@ -1,0 +1,160 @@
+"""Number columns of a CSV file, with one clear line for whatever is wrong in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fluidwait.base.config import LARGEST, ConfigError, csv_lines, csv_records, nearest, short
+
+TABLE_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What Polars raises at a file that is no table."""
+
+
+def load_table(path: str | Path, **options: Any) -> pl.DataFrame:
+    """A table that the project wrote, with the types that Polars finds or ``options`` of ``polars.read_csv`` say.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, or no such table.
+    """
+    for _ in csv_lines(path):  # missing, or no text
+        pass
+    try:
+        return pl.read_csv(path, **options)
+    except (*TABLE_ERRORS, OSError) as error:
+        raise ConfigError(f"{path}: not the table that it should be ({str(error).splitlines()[0]})") from None
+
+
+def needs(table: pl.DataFrame, path: str | Path, *columns: str) -> pl.DataFrame:
+    """The table, if it has these columns.
+
+    Raises:
+        ConfigError: one is missing; names the nearest.
+    """
+    for name in columns:
+        if name not in table.columns:
+            raise ConfigError(f"{path}: no column '{name}'{nearest(name, table.columns)}")
+    return table
+
+
+def column_names(path: str | Path) -> list[str]:
+    """The header of a CSV file. Lines that start with ``#`` above the header are comments.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, not UTF-8 text, or empty.
+    """
+    return _header(Path(path))[1]
+
+
+def read_columns(path: str | Path, whole: Mapping[str, int], real: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Read the named columns; other columns and blank lines are ignored.
+
+    Args:
+        path: a CSV file in UTF-8; see :func:`column_names` for its comments.
+        whole: columns of whole numbers with the smallest value allowed in each.
+        real: columns of finite numbers.
+
+    Returns:
+        Arrays of equal length by column name, int64 for ``whole`` and float64 for ``real``.
+
+    Raises:
+        ConfigError: what :func:`column_names` raises; a column is missing or there twice; there are no rows; a row has
+            too many fields; a value is empty, not a number, not whole, too small or above 1e9 (names line and column).
+    """
+    path = Path(path)
+    above, header = _header(path)
+    for name in (*whole, *real):
+        if name not in header:
+            raise ConfigError(f"{path}: no column '{name}'{nearest(name, [h for h in header if h])}")
+        if header.count(name) > 1:
+            raise ConfigError(f"{path}: {header.count(name)} columns '{name}'; only one can be meant")
+    text = _text_columns(path, above, header, [*whole, *real])
+    rows = _without_blank_lines(text.with_row_index("row"), path, above)
+    if rows.is_empty():
+        raise ConfigError(f"{path}: no rows below the header")
+    line_of = _Lines(path, above, rows["row"])
+    values = {name: _numbers(rows[name], line_of, path, least) for name, least in whole.items()}
+    return values | {name: _numbers(rows[name], line_of, path, None) for name in real}
+
+
+def _header(path: Path) -> tuple[int, list[str]]:
+    """Number of lines above the header, and the header's names."""
+    for above, line in enumerate(csv_lines(path)):
+        if line.strip() and not line.startswith("#"):
+            return above, [name.strip() for name in next(csv_records(path, above, skipinitialspace=True))[1]]
+    raise ConfigError(f"{path}: the file is empty")
+
+
+def _text_columns(path: Path, above: int, header: list[str], names: list[str]) -> pl.DataFrame:
+    """The columns as text, null where empty."""
+    places = [header.index(name) for name in names]
+    in_file_order = sorted(range(len(names)), key=places.__getitem__)
+    try:
+        frame = pl.read_csv(path, skip_lines=above, infer_schema=False, columns=sorted(places))
+    except pl.exceptions.NoDataError:
+        raise ConfigError(f"{path}: no rows below the header") from None
+    except (*TABLE_ERRORS, OSError) as error:
+        raise ConfigError(f"{path}: {_why_unreadable(path, above, len(header), error)}") from None
+    frame.columns = [names[i] for i in in_file_order]  # as the header has them, without spaces around
+    stripped = frame.with_columns(pl.all().str.strip_chars())
+    return stripped.with_columns(pl.when(pl.all() != "").then(pl.all()))
+
+
+def _without_blank_lines(rows: pl.DataFrame, path: Path, above: int) -> pl.DataFrame:
+    empty = pl.all_horizontal(pl.exclude("row").is_null())
+    if not rows.select(empty.any()).item():
+        return rows
+    # Empty in the columns read is not blank when another column has text: that row lacks its values.
+    blank = [row for row, (_, record) in enumerate(_records(path, above)) if not any(f.strip() for f in record)]
+    return rows.filter(~(empty & pl.col("row").is_in(blank)))
+
+
+def _why_unreadable(path: Path, above: int, fields: int, error: Exception) -> str:
+    try:
+        wrong = [(line, len(record)) for line, record in _records(path, above) if len(record) not in (0, fields)]
+    except ConfigError as found:
+        return str(found).removeprefix(f"{path}: ")
+    for line, found in sorted(wrong, key=lambda w: w[1] < fields):  # a row too short may be a missing value
+        return f"line {line}: {found} fields where the header has {fields}"
+    return f"cannot be read as CSV text ({str(error).splitlines()[0]})"
+
+
+def _records(path: Path, above: int) -> islice:
+    """Line number and fields of every record below the header."""
+    return islice(csv_records(path, above), 1, None)
+
+
+class _Lines:
+    """Line number in the file of a row that was read, looked up only once something is wrong with it."""
+
+    def __init__(self, path: Path, above: int, rows: pl.Series) -> None:
+        self.path, self.above, self.rows = path, above, rows
+
+    def __call__(self, row: int) -> int:
+        return next(islice(_records(self.path, self.above), self.rows[row], None))[0]
+
+
+def _numbers(text: pl.Series, line_of: _Lines, path: Path, least: int | None) -> np.ndarray:
+    values = text.cast(pl.Float64, strict=False).to_numpy()
+    good = np.isfinite(values)  # nulls are NaN here
+    if least is not None:
+        good &= (values == np.rint(values)) & (values >= least) & (values <= LARGEST)
+    if good.all():
+        return values if least is None else values.astype(np.int64)
+    row = int(np.argmin(good))
+    raise ConfigError(f"{path}: line {line_of(row)}, column '{text.name}': {_fault(text[row], values[row], least)}")
+
+
+def _fault(text: str | None, value: float, least: int | None) -> str:
+    if text is None:
+        return "the value is missing"
+    if not np.isfinite(value):
+        return f"'{short(text)}' is not a number"
+    if value != np.rint(value):
+        return f"'{short(text)}' is not a whole number (nearest: {value:.0f})"
+    return f"'{short(text)}' is out of range, must be {least} to {LARGEST}"

@@ -1,0 +1,210 @@
+"""One device running one model: what fits in its memory, and how long an iteration takes on it.
+
+A hardware file (``data/hardware/<name>.yaml``) holds sizes and measured times. Every capacity is derived from them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from fluidwait.base.config import ConfigError, Strict, load_yaml, parse
+from fluidwait.base.paths import project_root
+from fluidwait.device.timing import TimeModel, iteration_time, linear
+
+GIB = 2**30
+MOST_TOKENS = 10_000_000  # of a batch in a table of times, which has an entry for each number up to its last
+
+
+class ModelShape(Strict):
+    """Sizes of a decoder-only transformer, as in its published configuration."""
+
+    name: str
+    layers: int = Field(ge=1)
+    hidden: int = Field(ge=1, description="width of the residual stream")
+    query_heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1, description="heads that are cached; fewer than query_heads in grouped-query attention")
+    head_dim: int = Field(ge=1)
+    mlp_hidden: int = Field(ge=1)
+    gated_mlp: bool = True
+    bytes_per_weight: int = Field(2, ge=1)
+    bytes_per_kv: int = Field(2, ge=1, description="bytes of one cached number")
+
+    @property
+    def weights(self) -> int:
+        """Numbers in the attention and MLP matrices. Embeddings and norms are left out, as Vidur's planner does."""
+        attention = self.hidden * self.head_dim * 2 * (self.query_heads + self.kv_heads)  # Wq, Wo and Wk, Wv
+        mlp = (3 if self.gated_mlp else 2) * self.hidden * self.mlp_hidden
+        return self.layers * (attention + mlp)
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.weights * self.bytes_per_weight
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes one cached token takes: a key and a value for every cached head of every layer."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.bytes_per_kv
+
+
+class LinearTiming(Strict):
+    """The paper's two numbers, per iteration: tau = d0 + d1 * KV."""
+
+    d0: float = Field(gt=0, allow_inf_nan=False, description="s per iteration")
+    d1: float = Field(ge=0, allow_inf_nan=False, description="s per KV token of the batch")
+    note: str = ""
+
+
+class ProfileTiming(Strict):
+    """Measured iteration time: a table of compute time against tokens, and attention coefficients (see TimeModel)."""
+
+    between: Literal["step", "linear"] = Field(
+        "step",
+        description="time between two table entries: that of the next larger entry (kernels pad to whole tiles), "
+        "or a straight line",
+    )
+    base: float = Field(0.0, ge=0, allow_inf_nan=False)
+    per_kv: float = Field(0.0, ge=0, allow_inf_nan=False)
+    compute_slope: float = Field(ge=0, allow_inf_nan=False, description="s per token beyond the table")
+    prefill_launch: float = Field(0.0, ge=0, allow_inf_nan=False)
+    prefill_request: float = Field(0.0, ge=0, allow_inf_nan=False)
+    prefill_token: float = Field(0.0, ge=0, allow_inf_nan=False)
+    prefill_square: float = Field(0.0, ge=0, allow_inf_nan=False)
+    prefill_context: float = Field(0.0, ge=0, allow_inf_nan=False)
+    decode_launch: float = Field(0.0, ge=0, allow_inf_nan=False)
+    decode_request: float = Field(0.0, ge=0, allow_inf_nan=False)
+    decode_context: float = Field(0.0, ge=0, allow_inf_nan=False)
+    tokens: list[int] = Field(default_factory=list, description="tokens computed in the batch, increasing, from 1 up")
+    seconds: list[float] = Field(default_factory=list, description="seconds that many tokens take, attention apart")
+
+    @model_validator(mode="after")
+    def _table(self) -> Self:
+        if len(self.tokens) != len(self.seconds):
+            raise ValueError(f"tokens has {len(self.tokens)} entries and seconds {len(self.seconds)}")
+        if any(b <= a for a, b in zip([0, *self.tokens], self.tokens, strict=False)):
+            raise ValueError("tokens must increase from at least 1")
+        if self.tokens and self.tokens[-1] > MOST_TOKENS:
+            raise ValueError(f"tokens: no batch has {self.tokens[-1]} (nearest valid value: {MOST_TOKENS})")
+        if not all(0 <= s < np.inf for s in self.seconds):
+            raise ValueError("seconds must be finite and not negative")
+        model = self.time_model()
+        for phase, sums in (("prefill", (1, 1, 1, 1, 1, 0, 0, 0)), ("decode", (1, 2, 0, 0, 0, 0, 1, 2))):
+            if not iteration_time(model, *sums) > 0:
+                raise ValueError(f"a batch of one {phase} token takes no time, and time would stand still")
+        return self
+
+    def compute(self) -> np.ndarray:
+        """f8[last table entry + 1]: seconds for q = 0, 1, ... tokens; the first is 0."""
+        if not self.tokens:
+            return np.zeros(1)
+        q = np.arange(self.tokens[-1] + 1)
+        if self.between == "linear":
+            return np.interp(q, [0, *self.tokens], [0.0, *self.seconds])
+        table = np.asarray(self.seconds)[np.searchsorted(self.tokens, q)]
+        table[0] = 0.0
+        return table
+
+    def time_model(self) -> TimeModel:
+        fields = {f: getattr(self, f) for f in TimeModel._fields if f != "compute"}
+        return TimeModel(compute=self.compute(), **fields)
+
+
+class Timing(Strict):
+    linear: LinearTiming | None = None
+    profile: ProfileTiming | None = None
+
+
+class Hardware(Strict):
+    """A device, a model on it, and its measured times. Memory sizes in GiB, tokens and blocks of tokens."""
+
+    name: str
+    device: str
+    model: ModelShape
+    memory_gib: float = Field(gt=0, allow_inf_nan=False)
+    memory_margin: float = Field(0.01, ge=0, lt=1, description="share of the memory kept free")
+    block_size: int = Field(16, ge=1, description="tokens per KV block")
+    watermark: float = Field(0.01, ge=0, lt=1, description="share of the blocks kept free when a request is admitted")
+    max_model_len: int = Field(ge=1, description="longest prompt + output, tokens")
+    round_to_max_model_len: bool = Field(
+        True, description="count blocks for whole requests of max_model_len only, as Vidur's scheduler does"
+    )
+    source: dict[str, str] = Field(default_factory=dict, description="where the measurements come from")
+    timing: Timing = Timing()
+    fit: dict[str, dict[str, float | int | str]] = Field(default_factory=dict, description="residuals of the fit")
+
+    @model_validator(mode="after")
+    def _something_fits(self) -> Self:
+        least = self.max_model_len if self.round_to_max_model_len else self.block_size
+        if self.kv_capacity_tokens < least:
+            raise ValueError(
+                f"{self.memory_gib:g} GiB with margin {self.memory_margin:g} leaves room for "
+                f"{max(self.kv_capacity_tokens, 0)} KV tokens beside the weights of {self.model.name}; "
+                f"at least {least} are needed"
+            )
+        if self.kv_blocks < 1:
+            raise ValueError(
+                f"block_size: no block of {self.block_size} tokens is within max_model_len = {self.max_model_len} "
+                f"(nearest valid value: {self.max_model_len})"
+            )
+        return self
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        return self.model.kv_bytes_per_token
+
+    @property
+    def kv_capacity_tokens(self) -> int:
+        """C: tokens that fit in (memory x (1 - margin) - weights), the rule of Vidur 0.0.26's memory planner."""
+        free = self.memory_gib * GIB * (1 - self.memory_margin) - self.model.weight_bytes
+        return int(free // self.kv_bytes_per_token)
+
+    @property
+    def kv_blocks_unrounded(self) -> int:
+        """Whole blocks in the capacity."""
+        return self.kv_capacity_tokens // self.block_size
+
+    @property
+    def kv_blocks(self) -> int:
+        """Blocks the engine may hand out; rounded down to whole ``max_model_len`` slots if so configured."""
+        if not self.round_to_max_model_len:
+            return self.kv_blocks_unrounded
+        slots = self.kv_capacity_tokens // self.max_model_len
+        return slots * (self.max_model_len // self.block_size)
+
+    def with_margin(self, margin: float) -> Hardware:
+        """The same hardware with another share of its memory kept free.
+
+        Raises:
+            ConfigError: the margin is not in [0, 1) or leaves no room for the KV cache.
+        """
+        return parse(Hardware, self.model_dump() | {"memory_margin": margin}, self.name)
+
+    def time_model(self, which: Literal["profile", "linear"] = "profile") -> TimeModel:
+        """The iteration time as measured (``profile``) or in the paper's two numbers (``linear``).
+
+        Raises:
+            ConfigError: the hardware file has no such timing.
+        """
+        have = [name for name in ("linear", "profile") if getattr(self.timing, name) is not None]
+        if which not in have:
+            raise ConfigError(
+                f"{self.name}: timing.{which}: not in this hardware file (it has: {', '.join(have) or 'none'})"
+            )
+        if which == "linear":
+            return linear(self.timing.linear.d0, self.timing.linear.d1)
+        return self.timing.profile.time_model()
+
+
+def load_hardware(path_or_name: str | Path) -> Hardware:
+    """Read a hardware file, by path or by its name in ``data/hardware``.
+
+    Raises:
+        ConfigError: no such file, or a key or value in it is wrong.
+    """
+    path = Path(path_or_name)
+    if path.suffix not in (".yaml", ".yml") and path.parent == Path():
+        path = project_root() / "data" / "hardware" / f"{path_or_name}.yaml"
+    return parse(Hardware, load_yaml(path), path)

@@ -1,0 +1,99 @@
+"""Iteration-time models: how long one batch takes, in seconds, from sums over the batch.
+
+One formula serves every model. The linear model of the paper, ``d0 + d1 * KV``, is a profile whose staircase is zero; a
+measured profile is one whose ``per_kv`` is zero. No branch on the kind of model, so both run the same compiled code.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from fluidwait.base.config import FluidwaitError
+
+
+class TimeModel(NamedTuple):
+    """Coefficients of the iteration time. Times in seconds; every coefficient is at least 0.
+
+    base             s per iteration (the paper's d0)
+    per_kv           s per KV token of the batch (the paper's d1)
+    compute          f8[n >= 1], compute[q] = s to run everything but attention on q tokens; compute[0] = 0
+    compute_slope    s per token beyond the end of ``compute``
+    prefill_request  s per prefill chunk
+    prefill_token    s per token of a prefill chunk
+    prefill_square   s per (token of a chunk)^2
+    prefill_context  s per (token of a chunk x token already cached)
+    decode_launch    s if the batch decodes at all
+    decode_request   s per decode
+    decode_context   s per KV token the decodes read
+    prefill_launch   s if the batch prefills at all
+    """
+
+    base: float
+    per_kv: float
+    compute: np.ndarray
+    compute_slope: float
+    prefill_request: float
+    prefill_token: float
+    prefill_square: float
+    prefill_context: float
+    decode_launch: float
+    decode_request: float
+    decode_context: float
+    prefill_launch: float = 0.0
+
+
+def kept_on_disk(function, **options):
+    """Compile with Numba and keep the machine code on disk.
+
+    Raises:
+        FluidwaitError: Numba finds no folder that it can write to.
+    """
+    try:
+        return njit(function, cache=True, **options)
+    except (RuntimeError, OSError):
+        folder = os.environ.get("NUMBA_CACHE_DIR")
+        raise FluidwaitError(
+            f"NUMBA_CACHE_DIR={folder}: Numba cannot keep its machine code there; name a folder that can be written"
+            if folder
+            else "neither the checkout nor the home folder can be written, so Numba cannot keep its machine code; "
+            "set NUMBA_CACHE_DIR to a folder that can be written"
+        ) from None
+
+
+@kept_on_disk
+def iteration_time(
+    tm, tokens, kv_tokens, prefills, prefill_tokens, prefill_squares, prefill_context, decodes, decode_context
+):
+    """Seconds that one iteration takes. Arguments are integer sums over the batch, so its order cannot matter.
+
+    tokens           tokens computed, prefill and decode
+    kv_tokens        sum of (cached + computed) over the batch: the paper's sum of l_i + s_i
+    prefills         prefill chunks
+    prefill_tokens   sum of chunk lengths
+    prefill_squares  sum of chunk length^2
+    prefill_context  sum of chunk length x tokens already cached
+    decodes          decodes
+    decode_context   sum of KV tokens read by decodes (cached + 1 each)
+    """
+    last = tm.compute.shape[0] - 1
+    compute = tm.compute[tokens] if tokens <= last else tm.compute[last] + tm.compute_slope * (tokens - last)
+    begin = tm.prefill_launch if prefills > 0 else 0.0
+    prefill = (
+        begin
+        + tm.prefill_request * prefills
+        + tm.prefill_token * prefill_tokens
+        + tm.prefill_square * prefill_squares
+        + tm.prefill_context * prefill_context
+    )
+    launch = tm.decode_launch if decodes > 0 else 0.0
+    decode = launch + tm.decode_request * decodes + tm.decode_context * decode_context
+    return tm.base + tm.per_kv * kv_tokens + compute + prefill + decode
+
+
+def linear(d0: float, d1: float) -> TimeModel:
+    """The paper's tau(B) = d0 + d1 * KV (its section on the model): d0 in s per iteration, d1 in s per KV token."""
+    return TimeModel(float(d0), float(d1), np.zeros(1), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)

@@ -1,0 +1,81 @@
+"""What the workflow makes: ``config/config.yaml`` and what ``--config`` changes in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from fluidwait.base.config import ConfigError, Strict, load_yaml, nearest, parse
+from fluidwait.base.paths import project_root
+from fluidwait.experiments.experiment import split_scale
+
+SCALES = ("quick", "paper")
+SOURCE = "config/config.yaml or --config"
+
+
+def _names(value: Any) -> Any:
+    """A list; on the command line ``a,b`` will do, and nothing at all."""
+    if value is None:
+        return []
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_names)]
+
+
+class Selection(Strict):
+    """See config/README.md."""
+
+    scale: str = Field(min_length=1, description="quick, paper, or another key under scales of every experiment")
+    experiments: Names = Field(description="names in config/experiments")
+    variants: dict[str, Names] = Field(
+        default_factory=dict, description="made with an experiment, but for quick scales"
+    )
+    studies: Names = Field(description="names in config/studies")
+    real: Names = Field(description="names in config/real")
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether the variants, and what takes minutes to record, are left out."""
+        return self.scale.startswith("quick")
+
+    def made(self) -> list[str]:
+        """The experiments with their variants, each once."""
+        variants = {} if self.is_quick else self.variants
+        return list(dict.fromkeys(n for name in self.experiments for n in (name, *variants.get(name, []))))
+
+
+def check_file() -> None:
+    """Whether ``config/config.yaml`` is YAML: Snakemake's own words do not say where it is not.
+
+    Raises:
+        ConfigError: file, line and column.
+    """
+    load_yaml(project_root() / "config" / "config.yaml")
+
+
+def read_selection(config: Mapping[str, Any]) -> Selection:
+    """Check the workflow's configuration.
+
+    Raises:
+        ConfigError: an unknown key, or a name that no file has.
+    """
+    selection = parse(Selection, dict(config), SOURCE)
+    if not selection.experiments and not selection.studies and split_scale(selection.scale)[0] not in SCALES:
+        hint = nearest(selection.scale, SCALES)  # of nothing that could say itself which scales it has
+        raise ConfigError(f"{SOURCE}: scale: '{selection.scale}' is not defined{hint}")
+    folders = {"experiments": selection.made(), "studies": selection.studies, "real": selection.real}
+    for key, names in folders.items():
+        _check_names(key, names, project_root() / "config" / key)
+    return selection
+
+
+def _check_names(key: str, names: list[str], folder: Path) -> None:
+    known = [path.stem for path in folder.glob("*.yaml")]
+    for name in names:
+        if name not in known:
+            hint = nearest(Path(name).stem, sorted(known))
+            raise ConfigError(f"{SOURCE}: {key}: no file config/{key}/{name}.yaml{hint}")

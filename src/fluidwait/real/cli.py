@@ -1,0 +1,91 @@
+"""Commands for the real engine: ``fluidwait real ...``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="vLLM itself: record a machine, tables and figures of E9 and E10, load a server.")
+
+Out = Annotated[Path, typer.Option("--out", help="file to write")]
+BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder with a bundle.json")]
+
+
+@app.command()
+def record(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="name in config/real, or a YAML file")],
+    out: Annotated[Path | None, typer.Option(help="folder; without it data/<device>/<machine>")] = None,
+    budget: Annotated[float | None, typer.Option(min=1, help="seconds, instead of the target's")] = None,
+    kv_blocks: Annotated[int | None, typer.Option(min=1, help="KV blocks, instead of the target's")] = None,
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="with a tiny model on this CPU, to try it out")] = False,
+) -> None:
+    """Calibrate vLLM on this machine and run every policy on it; goes on where it was interrupted."""
+    from fluidwait.real.bundle import home
+    from fluidwait.real.machine import describe_machine
+    from fluidwait.real.record import record as run
+    from fluidwait.real.target import load_target, rehearsal
+
+    if rehearse and out is None:
+        raise typer.BadParameter("a rehearsal is no measurement: say where to put it", param_hint="--out")
+    chosen = load_target(target, {"budget": budget}, {"kv_blocks": kv_blocks})
+    if rehearse:
+        chosen = rehearsal(chosen)
+    bundle = run(chosen, out or home(chosen.device, describe_machine(chosen.device)["short"]))
+    state = "complete" if bundle.about.complete else f"{bundle.about.points} of {bundle.about.planned} points"
+    print(f"wrote {bundle.folder}: {state}, {bundle.about.seconds:.0f} s")
+
+
+@app.command()
+def keep(bundle: BundleFolder) -> None:
+    """Copy a bundle to data/<device>/<machine>, from where it can be committed and drawn anywhere."""
+    from fluidwait.real.bundle import keep as copy
+    from fluidwait.real.bundle import read_bundle
+
+    print(f"wrote {copy(read_bundle(bundle))}")
+
+
+@app.command()
+def tables(
+    bundle: BundleFolder,
+    e9: Annotated[Path, typer.Option(help="folder for the tables of E9")],
+    e10: Annotated[Path, typer.Option(help="folder for the tables of E10")],
+) -> None:
+    """Tables of a bundle: fit of the time model, simulator against reality, latencies, gains."""
+    from fluidwait.real.bundle import read_bundle
+    from fluidwait.real.tables import write_tables
+
+    for path in write_tables(read_bundle(bundle), e9, e10):
+        print(f"wrote {path}")
+
+
+@app.command()
+def figure(
+    name: Annotated[str, typer.Argument(metavar="FIGURE", help="e9 or e10")],
+    bundle: BundleFolder,
+    results: Annotated[Path, typer.Option(help="folder of its tables")],
+    out: Annotated[list[Path], typer.Option(help="files to write, one per format; .txt is the caption")],
+    fresh: Annotated[bool, typer.Option(help="the bundle was recorded by this very pipeline")] = False,
+) -> None:
+    """Draw a figure of a bundle in every format asked for."""
+    from fluidwait.real.draw import draw
+
+    draw(name, bundle, results, out, fresh)
+
+
+@app.command()
+def load(
+    url: Annotated[str, typer.Argument(help="of an OpenAI-compatible server, http://host:port")],
+    workload: Annotated[str, typer.Option(help="name in config/workloads, or a YAML file")],
+    rate: Annotated[float, typer.Option(min=1e-6, help="requests/s")],
+    out: Out,
+    requests: Annotated[int, typer.Option(min=1, help="number of requests")] = 100,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    model: Annotated[str | None, typer.Option(help="name of the model; the server's first without it")] = None,
+    vocabulary: Annotated[int, typer.Option(min=4, help="prompts are random token ids below this")] = 1000,
+) -> None:
+    """Send a workload to a server, open loop, and record every request."""
+    from fluidwait.real.load import load_server
+
+    print(load_server(url, workload, rate, requests, seed, model, vocabulary, out))

@@ -364,7 +364,6 @@ def _resolve(policy, workload, hardware, rate, requests, seed, semantics, time_m
     from fluidwait.device.hardware import load_hardware
     from fluidwait.engines import core
     from fluidwait.policies import load_policy
-    from fluidwait.policies.contract import Context
     from fluidwait.workload import check_fits, check_offered, generate, length_law, load_workload, mean_rate
 
     chosen, work, machine = load_policy(policy), load_workload(workload), load_hardware(hardware)
@@ -377,14 +376,11 @@ def _resolve(policy, workload, hardware, rate, requests, seed, semantics, time_m
     law, times = length_law(work), machine.time_model(time_model.value)
     usable = (rules.blocks - rules.watermark) * rules.block_size
     check_fits(law, usable, f"workload {work.name}", machine.max_model_len)
-    linear = machine.timing.linear
-    d0, d1 = (linear.d0, linear.d1) if linear else (float("nan"), float("nan"))  # refused by the policies that ask
-    capacity = rules.blocks * rules.block_size
-    context = Context(law, mean_rate(work, rate, requests), times, (d0, d1), capacity, rules.prefill_emits)
+    context = core.context_of(law, mean_rate(work, rate, requests), times, machine.linear, rules)
     try:
         knobs = chosen.prepare(context)
     except ConfigError as error:
-        if linear is None and str(error).startswith("d0:"):
+        if machine.timing.linear is None and str(error).startswith("d0:"):
             raise ConfigError(
                 f"{machine.name}: timing.linear: '{chosen.name}' needs the paper's d0 and d1; not in this hardware file"
             ) from None

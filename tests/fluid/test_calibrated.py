@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fluidwait.base.config import ConfigError
 from fluidwait.device.hardware import load_hardware
-from fluidwait.device.timing import TimeModel, iteration_time, linear
+from fluidwait.device.timing import BatchSums, TimeModel, iteration_time, linear
 from fluidwait.fluid import (
     Infeasible,
     boundary,
@@ -129,7 +129,7 @@ def staircases(draw) -> TimeModel:
 def _tau(model, law, requests, chunk):
     """The iteration time of ``requests`` per iteration, from the mean sums."""
     sums = [float(law.share @ s) * requests for s in life_sums(law, chunk)]
-    return iteration_time(model, math.ceil(sums[0] * (1 - 1e-9)), *sums[1:8])
+    return iteration_time(model, BatchSums(math.ceil(sums[0] * (1 - 1e-9)), *sums[1:8]))
 
 
 @settings(max_examples=60, deadline=None)
@@ -179,7 +179,7 @@ def test_calibrated_thresholds_are_the_least(law, model, share, slack):
     box = [range(1, int(capacity // kv) + 1) for kv in sums.kv_tokens]
 
     def spare(n):
-        return n - (1 + slack) * rate * law.share * iteration_time(model, *(table @ n))
+        return n - (1 + slack) * rate * law.share * iteration_time(model, BatchSums(*(table @ n)))
 
     batches = [np.array(n) for n in itertools.product(*box)]
     feasible = [n for n in batches if sums.kv_tokens @ n <= capacity and np.all(spare(n) > 1e-9)]

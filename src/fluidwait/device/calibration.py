@@ -22,17 +22,9 @@ import yaml
 from fluidwait.base.config import LARGEST, ConfigError, csv_records, load_yaml, nearest, parse, short
 from fluidwait.base.files import write_output
 from fluidwait.device.hardware import Hardware, LinearTiming, ModelShape
+from fluidwait.device.timing import BatchSums
 
-SUMS = (
-    "tokens",
-    "prefills",
-    "prefill_tokens",
-    "prefill_squares",
-    "prefill_context",
-    "decodes",
-    "decode_context",
-    "kv_tokens",
-)
+SUMS = BatchSums._fields
 OPERATOR_PREFIX, OPERATOR_SUFFIX = "time_stats.", ".median"
 MS = 1e-3
 KNOT_COUNTS = (0, 4, 8, 16, 32)  # knots tried for the compute time of whole iterations; 0 is a straight line
@@ -316,8 +308,8 @@ def _is_length(text: str) -> bool:
     return text.isdecimal() and len(text) <= 10 and int(text) <= LARGEST
 
 
-def _sums_of_chunks(path: Path, line: int, row: dict[str, str]) -> list[int]:
-    """The eight sums of a line that lists its prefill chunks as ``chunk@cached;chunk@cached``."""
+def _sums_of_chunks(path: Path, line: int, row: dict[str, str]) -> BatchSums:
+    """The sums of a line that lists its prefill chunks as ``chunk@cached;chunk@cached``."""
     pairs = []
     for entry in filter(None, (e.strip() for e in row["prefill_chunks"].split(";"))):
         chunk, at, cached = entry.partition("@")
@@ -331,7 +323,7 @@ def _sums_of_chunks(path: Path, line: int, row: dict[str, str]) -> list[int]:
     chunks = sum(q for q, _ in pairs)
     squares, cross = sum(q * q for q, _ in pairs), sum(q * k for q, k in pairs)
     kv = sum(q + k for q, k in pairs) + context
-    return [chunks + decodes, len(pairs), chunks, squares, cross, decodes, context, kv]
+    return BatchSums(chunks + decodes, kv, len(pairs), chunks, squares, cross, decodes, context)
 
 
 def _design(table: dict[str, np.ndarray], rows: np.ndarray, knots: np.ndarray) -> np.ndarray:

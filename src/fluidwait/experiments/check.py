@@ -12,7 +12,7 @@ from fluidwait.base.config import ConfigError, FluidwaitError
 from fluidwait.base.paths import project_root
 from fluidwait.drawing import style
 from fluidwait.engines import rehearsal
-from fluidwait.engines.simulator import check_requests, reservation
+from fluidwait.engines.fitting import check_requests, reservation
 from fluidwait.experiments import bisection, reference
 from fluidwait.experiments.experiment import KEY, Experiment
 from fluidwait.experiments.setting import Setting

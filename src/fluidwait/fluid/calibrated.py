@@ -23,7 +23,7 @@ import numpy as np
 from numba import njit
 
 from fluidwait.base.config import ConfigError
-from fluidwait.device.timing import iteration_time
+from fluidwait.device.timing import BatchSums, iteration_time
 from fluidwait.fluid.equilibrium import check_capacity
 from fluidwait.fluid.thresholds import (
     Infeasible,
@@ -252,7 +252,7 @@ def calibrated_thresholds(
     rates = rate * law.share
 
     def seconds(n: np.ndarray) -> float:
-        return iteration_time(model, *(table @ n))
+        return iteration_time(model, BatchSums(*(table @ n)))
 
     n = least_fixed_point(
         need=lambda n: enough((1.0 + slack) * rates * seconds(n)),
@@ -284,9 +284,10 @@ def _times(model, tokens, requests, sums):
     out = np.empty(tokens.shape[0])
     for i in range(tokens.shape[0]):
         x = requests[i]
-        out[i] = iteration_time(
-            model, tokens[i], x * sums[1], x * sums[2], x * sums[3], x * sums[4], x * sums[5], x * sums[6], x * sums[7]
+        batch = BatchSums(
+            tokens[i], x * sums[1], x * sums[2], x * sums[3], x * sums[4], x * sums[5], x * sums[6], x * sums[7]
         )
+        out[i] = iteration_time(model, batch)
     return out
 
 

@@ -11,8 +11,7 @@ import polars as pl
 
 from fluidwait.artifacts.provenance import imported_modules, write_artifact
 from fluidwait.artifacts.records import Run, iter_runs
-from fluidwait.device.calibration import SUMS
-from fluidwait.device.timing import TimeModel, iteration_time
+from fluidwait.device.timing import BatchSums, TimeModel, iteration_time
 from fluidwait.engines.core import context_of, serving
 from fluidwait.engines.simulator import Run as Simulated
 from fluidwait.engines.simulator import simulate
@@ -27,9 +26,6 @@ from fluidwait.workload import Requests, input_files
 CODE = (*imported_modules(__name__), "fluidwait.policies.*")
 POINT = ("variant", "policy", "share", "rate")
 """What replications have in common."""
-
-PLACES = [SUMS.index(name) for name in ("tokens", "kv_tokens", *SUMS[1:-1])]
-"""Where the arguments of ``iteration_time`` stand in ``SUMS``."""
 
 LINEAR, PROFILE = "linear", "profile"
 REDUCTIONS = ("reduction", "paced_reduction", "ttft_reduction")
@@ -56,11 +52,15 @@ class Simulator:
 
     def predicted(self, batches: pl.DataFrame) -> float:
         """Seconds that these batches take by the time model."""
-        return sum(self.seconds(row) for row in batches.select(SUMS).iter_rows())
+        return sum(self.seconds_of(batches))
 
-    def seconds(self, sums: tuple[int, ...]) -> float:
-        """Seconds that a batch takes by the time model; its ``SUMS``."""
-        return iteration_time(self.time_model, *(sums[i] for i in PLACES))
+    def seconds(self, sums: BatchSums) -> float:
+        """Seconds that a batch takes by the time model."""
+        return iteration_time(self.time_model, sums)
+
+    def seconds_of(self, batches: pl.DataFrame) -> list[float]:
+        """Seconds that each of these batches takes by the time model; a column per sum."""
+        return [self.seconds(BatchSums(*row)) for row in batches.select(BatchSums._fields).iter_rows()]
 
     def generation(self, batch: int) -> float:
         """Seconds that a batch of equal requests takes, all at once on an idle engine."""
@@ -147,7 +147,7 @@ def _validated(bundle: Bundle) -> dict[str, float]:
     Of every iteration, or of every group where iterations are told apart only in groups.
     """
     table, simulator = pl.read_csv(bundle.path(VALIDATION)), Simulator(bundle)
-    table = table.with_columns(pl.Series("predicted", [simulator.seconds(row) for row in table.select(SUMS).rows()]))
+    table = table.with_columns(pl.Series("predicted", simulator.seconds_of(table)))
     if "group" in table.columns:
         table = table.group_by("group", maintain_order=True).agg(pl.col("seconds", "predicted").sum(), count=1)
     every = table["count"].to_numpy()

@@ -16,6 +16,7 @@ import pytest
 from fluidwait.artifacts.provenance import verify
 from fluidwait.base.config import ConfigError
 from fluidwait.device.calibration import SUMS
+from fluidwait.device.timing import BatchSums
 from fluidwait.engines.vllm.calibrate import COLUMNS
 from fluidwait.engines.vllm.load import engine as loadgen_engine
 from fluidwait.real import bundle as bundles
@@ -150,7 +151,7 @@ def test_the_other_load_judges_the_fit_without_taking_part(recorded):
     iterations = pl.read_csv(folder / "validation.csv")
     model = Simulator(bundle)  # one iteration of the table stands for `count` equal ones
     errors = [
-        abs(model.seconds(b) / s - 1)
+        abs(model.seconds(BatchSums(*b)) / s - 1)
         for b, s in zip(iterations.select(SUMS).rows(), iterations["seconds"], strict=True)
     ]
     assert row["rows"].to_list() == [other]

@@ -29,8 +29,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
-from fluidwait.base.config import ConfigError
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.sidecar import write_artifact
+from fluidwait.base.errors import ConfigError
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import Setting, check_requests, resolve
 from fluidwait.experiments.sweep import code_of, identity, run_once, winners

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.sidecar import write_artifact
 from fluidwait.base.tables import load_table
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import Setting, resolve

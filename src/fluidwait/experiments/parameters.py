@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import config_hash, imported_modules, write_artifact
+from fluidwait.artifacts.canonical import config_hash
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.sidecar import write_artifact
 from fluidwait.experiments.experiment import Experiment, PolicyEntry
 from fluidwait.experiments.setting import Setting, resolve
 from fluidwait.experiments.sweep import identity

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.sidecar import write_artifact
 from fluidwait.base.paths import project_root
 from fluidwait.base.tables import read_columns
 from fluidwait.engines.simulator import simulate

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
+from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.records import iter_runs
+from fluidwait.artifacts.sidecar import write_artifact
 from fluidwait.base.tables import load_table
 from fluidwait.experiments.experiment import Experiment, workload_of
 from fluidwait.stats.metrics import metrics_table, summarise

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import canonical_json, config_hash, imported_modules, write_artifact
+from fluidwait.artifacts.canonical import canonical_json, config_hash
+from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.records import REQUESTS, RecordWriter
-from fluidwait.base.config import ConfigError
+from fluidwait.artifacts.sidecar import write_artifact
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.tables import load_table
 from fluidwait.engines.simulator import Run, simulate
 from fluidwait.experiments.experiment import Experiment, replayed_rows

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
-from fluidwait.base.config import ConfigError
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.sidecar import write_artifact
+from fluidwait.base.errors import ConfigError
 from fluidwait.engines.simulator import LOG_COLUMNS, simulate
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import Setting, check_requests, resolve

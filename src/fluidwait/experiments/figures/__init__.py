@@ -4,7 +4,7 @@ Every kind is a pair of functions that read the result tables of one experiment 
 a signature: ``make(results_dir, experiment) -> {name: figure}``, ``caption(results_dir, experiment) -> {name: text}``,
 with ``results_dir`` the folder ``results/<scale>/<experiment>`` and ``experiment`` a mapping with ``id``, ``title``,
 ``labels`` (policy key to label, in the order of drawing) and optional ``baseline`` and ``scale``. Figures are saved by
-:func:`fluidwait.artifacts.provenance.save_figure`.
+:func:`fluidwait.drawing.saving.save_figure`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fluidwait.base.config import ConfigError, nearest
+from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.experiments.figures import audit, gap, horizon, latency, memory, mstar, reference, tuning
 
 Experiment = Mapping[str, Any]

@@ -11,9 +11,10 @@ import pytest
 from figure_reading import bands, change, edges, labels, line, vertical_lines
 from figure_tables import LABELS, LATENCY, RATES, STABLE, STAR_COLUMNS, STARS, write_metrics, write_summary
 
-from fluidwait.artifacts.provenance import embedded_hash, save_figure
-from fluidwait.base.config import ConfigError
+from fluidwait.artifacts.embedded import embedded_hash
+from fluidwait.base.errors import ConfigError
 from fluidwait.drawing import reading as tables
+from fluidwait.drawing.saving import save_figure
 from fluidwait.experiments import figures
 from fluidwait.experiments.experiment import load_experiment
 from fluidwait.experiments.figures import audit, gap, latency, mstar, reference, tuning

@@ -5,7 +5,7 @@ import pytest
 from figure_reading import bands, change, edges, labels, line
 from figure_tables import LABELS
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.experiments.figures import horizon
 
 LENGTHS = (1000, 2000, 4000)

@@ -4,7 +4,7 @@ import pytest
 from figure_reading import change, line
 from figure_tables import LABELS
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.experiments.figures import memory
 
 

@@ -16,7 +16,10 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from fluidwait.artifacts.provenance import PACKAGES, code_fingerprint, config_hash, package_versions, write_artifact
+from fluidwait.artifacts.canonical import config_hash
+from fluidwait.artifacts.code import code_fingerprint
+from fluidwait.artifacts.environment import PACKAGES, package_versions
+from fluidwait.artifacts.sidecar import write_artifact
 from fluidwait.base.files import all_or_nothing
 from fluidwait.base.paths import project_root
 
@@ -29,7 +32,7 @@ class Product(Protocol):
     Attributes:
         identity: everything that decides the file besides its inputs and the code, as plain values.
         inputs: files that are read, from the project's root.
-        code: modules that compute it, see :func:`fluidwait.artifacts.provenance.imported_modules`.
+        code: modules that compute it, see :func:`fluidwait.artifacts.code.imported_modules`.
         packages: installed packages whose versions matter.
     """
 

@@ -17,8 +17,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 import typer
 from pydantic import Field, model_validator
 
-from fluidwait.base.config import ConfigError, FluidwaitError, Strict, load_yaml, parse
+from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.base.files import all_or_nothing, check_output
+from fluidwait.base.models import Strict, parse
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.claims.cli import claims
 from fluidwait.experiments.cli import app as experiments
 from fluidwait.real.cli import app as real
@@ -475,8 +477,9 @@ def _write_records(
     out: Path, job: _Job, columns: dict[str, Any], asked: dict[str, Any], choices: dict[str, str]
 ) -> None:
     """Every request of the run as a requests file of :mod:`fluidwait.artifacts.records`, with its sidecar."""
-    from fluidwait.artifacts.provenance import imported_modules, write_artifact
+    from fluidwait.artifacts.code import imported_modules
     from fluidwait.artifacts.records import REQUESTS, RecordWriter
+    from fluidwait.artifacts.sidecar import write_artifact
     from fluidwait.workload import input_files
 
     config = asked | choices | {"workload": job.workload, "hardware": job.hardware}
@@ -505,14 +508,15 @@ def verify(
     results: Annotated[Path | None, typer.Argument(help="folder; without it, the project's results")] = None,
 ) -> None:
     """Name every artifact that is stale, missing, altered, untracked or made by another environment."""
-    from fluidwait.artifacts import provenance
+    from fluidwait.artifacts.verify import artifacts
+    from fluidwait.artifacts.verify import verify as findings_below
     from fluidwait.base.paths import project_root
 
     folder = project_root() / "results" if results is None else results
-    findings = provenance.verify(folder)
+    findings = findings_below(folder)
     for finding in findings:
         print(f"{finding.path}: {finding.status}: {finding.detail}")
-    checked = len(provenance.artifacts(folder))
+    checked = len(artifacts(folder))
     print(f"{checked} artifacts checked, {len(findings)} findings")
     if findings:
         raise typer.Exit(FAILED)

@@ -9,8 +9,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fluidwait.artifacts.provenance import imported_modules, save_figure
+from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.step import Artifact, Exhibit, text
+from fluidwait.drawing.saving import save_figure
 
 SUFFIXES = ("png", "pdf", "svg", "txt")
 """Of a figure's files: three formats, and its caption."""

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules
+from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.step import Artifact, names
-from fluidwait.base.config import FluidwaitError
+from fluidwait.base.errors import FluidwaitError
 from fluidwait.engines.simulator import simulate
 from fluidwait.engines.vidur import VERSION, native_policies, simulate_vidur
 from fluidwait.experiments.experiment import Experiment
@@ -64,7 +64,8 @@ def audit(setting: Setting, scale: str, tunings: Mapping[str, str]) -> Artifact:
         tunings: tables of the grid search, by policy; those of all tuned policies.
 
     Raises:
-        AuditError: when it is made: first tokens or completions differ by more than :data:`TOLERANCE` seconds, or evictions differ.
+        AuditError: when it is made: first tokens or completions differ by more than :data:`TOLERANCE` seconds, or
+            evictions differ.
     """
     experiment = setting.experiment
 

@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules
+from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.step import Artifact, names
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import Setting
 from fluidwait.experiments.sweep import code_of, identity, run_once, winners

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules
+from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.step import Artifact, names
 from fluidwait.base.tables import load_table
 from fluidwait.experiments.experiment import Experiment

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError, FluidwaitError
+from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.drawing import style
 from fluidwait.engines import rehearsal
 from fluidwait.engines.simulator import check_requests, reservation

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from fluidwait.base.config import Changes, ConfigError, Strict, Words, load, nearest, of_one_policy
+from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.models import Changes, Strict, Words, load, of_one_policy
 from fluidwait.base.paths import project_root
 from fluidwait.workload import Positive, Workload, load_workload, rows_used
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import config_hash, imported_modules
+from fluidwait.artifacts.canonical import config_hash
+from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.step import Artifact, names
 from fluidwait.experiments.experiment import PolicyEntry
 from fluidwait.experiments.setting import Setting

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError, load_yaml
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.device.hardware import Hardware, load_hardware
 from fluidwait.device.timing import TimeModel
 from fluidwait.engines import core

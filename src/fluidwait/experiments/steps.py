@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fluidwait.artifacts.provenance import imported_modules
+from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.step import Artifact, Rule, Step, names
 from fluidwait.drawing.products import exhibit, figure_files
 from fluidwait.experiments import audit, bisection, boundaries, drawing, fluid_tables, parameters, summary, sweep, trace

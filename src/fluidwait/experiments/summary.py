@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules
+from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.records import iter_runs
 from fluidwait.artifacts.step import Artifact
 from fluidwait.base.tables import load_table

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import canonical_json, config_hash, imported_modules
+from fluidwait.artifacts.canonical import canonical_json, config_hash
+from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.records import REQUESTS, RecordWriter
 from fluidwait.artifacts.step import Artifact, names
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.tables import load_table
 from fluidwait.engines.simulator import Run, simulate
 from fluidwait.experiments.experiment import replayed_rows

@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from fluidwait.base.config import ConfigError, Strict, load_yaml, nearest, parse
+from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.models import Strict, parse
 from fluidwait.base.paths import project_root
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.experiments.experiment import split_scale
 
 SCALES = ("quick", "paper")

@@ -6,8 +6,10 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
-from fluidwait.artifacts.provenance import code_fingerprint, config_hash, imported_modules, package_versions
-from fluidwait.base.config import ConfigError, nearest
+from fluidwait.artifacts.canonical import config_hash
+from fluidwait.artifacts.code import code_fingerprint, imported_modules
+from fluidwait.artifacts.environment import package_versions
+from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.paths import project_root
 from fluidwait.drawing import style
 from fluidwait.real import bundle as bundles

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
+from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.records import Run, iter_runs
+from fluidwait.artifacts.sidecar import write_artifact
 from fluidwait.device.calibration import SUMS
 from fluidwait.device.timing import TimeModel, iteration_time
 from fluidwait.engines.core import serving

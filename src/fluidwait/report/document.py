@@ -19,20 +19,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fluidwait.artifacts.provenance import (
-    PACKAGES,
-    check_output,
-    code_fingerprint,
-    config_hash,
-    describe_input,
-    imported_modules,
-    package_versions,
-    write_artifact,
-)
-from fluidwait.base.config import ConfigError, load_yaml, read_text
-from fluidwait.base.config import read_json as json_value
+from fluidwait.artifacts.canonical import config_hash
+from fluidwait.artifacts.code import code_fingerprint, imported_modules
+from fluidwait.artifacts.environment import PACKAGES, package_versions
+from fluidwait.artifacts.inputs import describe_input
+from fluidwait.artifacts.sidecar import write_artifact
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.files import check_output
 from fluidwait.base.paths import is_file, project_root, resolved
 from fluidwait.base.tables import load_table
+from fluidwait.base.text_files import read_json as json_value
+from fluidwait.base.text_files import read_text
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.claims.claim import claims_path, load_claims
 from fluidwait.claims.scorecard import warning
 from fluidwait.drawing.reading import read_json

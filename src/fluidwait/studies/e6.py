@@ -35,7 +35,8 @@ import numpy as np
 import polars as pl
 from pydantic import Field, field_validator
 
-from fluidwait.base.config import ConfigError, Strict
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import Strict
 from fluidwait.device.hardware import load_hardware
 from fluidwait.fluid import equal_mass_boundaries, equilibrium, even_boundaries
 from fluidwait.fluid.safety import required_memory, stage_work

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
-from fluidwait.base.config import ConfigError, nearest
+from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.stats.exponents import mean_interval
 from fluidwait.studies.cases import run_cases
 from fluidwait.studies.e11 import E11, GAP_TABLES

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import polars as pl
 
-from fluidwait.base.config import ConfigError, nearest
+from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.tables import column_names, load_table
 from fluidwait.stats.exponents import fit_exponent, mean_interval
 from fluidwait.studies.cases import run_cases

@@ -8,8 +8,10 @@ from typing import Any
 
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
-from fluidwait.base.config import ConfigError, Strict, Words, nearest
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.sidecar import write_artifact
+from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.models import Strict, Words
 from fluidwait.experiments.experiment import SEED_STEP, split_scale
 
 

@@ -13,8 +13,8 @@ import polars as pl
 import psutil
 import pytest
 
-from fluidwait.artifacts.provenance import verify
-from fluidwait.base.config import ConfigError
+from fluidwait.artifacts.verify import verify
+from fluidwait.base.errors import ConfigError
 from fluidwait.device.calibration import SUMS
 from fluidwait.engines.vllm.calibrate import COLUMNS
 from fluidwait.engines.vllm.load import engine as loadgen_engine

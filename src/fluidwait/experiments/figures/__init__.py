@@ -6,6 +6,6 @@ A file has
 * ``make(results, experiment) -> figure`` and ``caption(results, experiment) -> text``, with ``results`` that folder and
   ``experiment`` a mapping with ``id``, ``title``, ``labels`` (policy key to label, in the order of drawing), ``scale``
   and more, see :func:`fluidwait.experiments.drawing.described`,
-* and, if an experiment may lack what the figure needs, ``check(setting, scale)``, which raises a ``ConfigError``; if it shows only
-  some of the policies, ``policies(experiment) -> list of their keys``.
+* if an experiment may lack what the figure needs, ``check(setting, scale)``, which raises a ``ConfigError``,
+* if it shows some of the policies only, ``policies(experiment) -> list of their keys``.
 """

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import CARETDOWN
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.tables import column_names
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import Shown, read_table, sample, shown

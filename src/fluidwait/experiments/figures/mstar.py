@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import read_json, read_table, shown
 
@@ -51,7 +51,8 @@ def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> Figure:
     Raises:
         ConfigError: a file, a column or a key is missing, or no rate of the table has an equilibrium.
     """
-    _about, folder = shown(experiment, results_dir), Path(results_dir)
+    shown(experiment, results_dir)
+    folder = Path(results_dir)
     table = _table(folder / "thresholds.csv")
     model = _model(folder / "thresholds.json")
     if table.filter(pl.col("memory").is_finite() & (pl.col("rate") > 0)).is_empty():

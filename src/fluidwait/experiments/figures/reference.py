@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import read_table, runs, shown
 from fluidwait.drawing.style import Style

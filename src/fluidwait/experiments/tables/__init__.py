@@ -2,7 +2,8 @@
 
 A table is made when the experiment lists it under ``tables``, or when one of its figures reads ``<kind>.csv``. A file
 has ``table(setting, scale, results) -> polars.DataFrame``, with ``setting`` the resolved experiment
-(:class:`fluidwait.experiments.setting.Setting`) and ``results`` the folder ``results/<scale>/<experiment>``. It may have
+(:class:`fluidwait.experiments.setting.Setting`) and ``results`` the folder ``results/<scale>/<experiment>``. It may
+have
 
 * ``INPUTS``: tables of the experiment that are read, below ``results``; ``{policy}`` stands for every policy,
 * ``FILES``: other files that are read, from the project's root,

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
 from fluidwait.base.tables import read_columns
 from fluidwait.engines.simulator import simulate

@@ -81,6 +81,25 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class Deferred:
+    """A :class:`Product` that can say what it is made from only when that is there: a recording, say.
+
+    Attributes:
+        artifact: the real one, asked for when the file is to be written.
+        identity, code: what is known before, for the step's key; what the inputs say, their content tells.
+    """
+
+    artifact: Callable[[], Product]
+    identity: Identity
+    code: tuple[str, ...]
+    inputs: tuple[str, ...]
+    packages: tuple[str, ...] = PACKAGES
+
+    def make(self, path: Path) -> None:
+        self.artifact().make(path)
+
+
+@dataclass(frozen=True)
 class Exhibit:
     """How an output stands in Snakemake's HTML report.
 

@@ -17,17 +17,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.models import Changes, Strict, Words, load, of_one_policy
 from fluidwait.base.paths import project_root
+from fluidwait.base.scales import SEED_STEP, split_scale
 from fluidwait.workload import Positive, Workload, load_workload, rows_used
-
-SEED_STEP = 10_000
-"""Between the seeds of two seed sets."""
-
-
-def split_scale(name: str) -> tuple[str, int]:
-    """A scale's name and its seed set: ``paper`` is ("paper", 0), ``paper-seeds2`` the same size on other seeds."""
-    other = re.fullmatch(r"(.+)-seeds([1-9][0-9]{0,5})", name)
-    return (other[1], int(other[2])) if other else (name, 0)
-
 
 KEY = re.compile(r"[A-Za-z0-9_.+-]+")
 """Of a policy, or of a part of a study: it is part of the names of files."""

@@ -9,12 +9,13 @@ import numpy as np
 
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
+from fluidwait.base.scales import split_scale
 from fluidwait.base.yaml_files import load_yaml
 from fluidwait.device.hardware import Hardware, load_hardware
 from fluidwait.device.timing import TimeModel
 from fluidwait.engines import core
 from fluidwait.engines.core import Semantics
-from fluidwait.experiments.experiment import Experiment, split_scale, workload_of
+from fluidwait.experiments.experiment import Experiment, workload_of
 from fluidwait.policies import Policy, load_policy
 from fluidwait.policies.contract import Context
 from fluidwait.workload import (

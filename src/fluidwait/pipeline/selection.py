@@ -11,8 +11,8 @@ from pydantic import BeforeValidator, Field
 from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.models import Strict, parse
 from fluidwait.base.paths import project_root
+from fluidwait.base.scales import split_scale
 from fluidwait.base.yaml_files import load_yaml
-from fluidwait.experiments.experiment import split_scale
 
 SCALES = ("quick", "paper")
 SOURCE = "config/config.yaml or --config"

@@ -245,7 +245,7 @@ def test_a_recording_told_to_end_takes_its_engine_along(target_file, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "fluidwait.cli",
+        "fluidwait",
         "real",
         "record",
         str(target_file),

@@ -351,7 +351,7 @@ def one_command(seed: int, folder: Path) -> str:
     out = ODD_OUTPUTS[int(out)]
     arguments, writes = _arguments(g, work, out)
     environment, stdout = _environment(g)
-    command = [sys.executable, "-m", "fluidwait.cli", *arguments]
+    command = [sys.executable, "-m", "fluidwait", *arguments]
     done = subprocess.run(
         [b if isinstance(b, bytes) else os.fsencode(b) for b in command],
         cwd=work,

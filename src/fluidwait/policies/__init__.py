@@ -88,7 +88,7 @@ def load_policy(spec: str | Path | dict[str, Any], source: str = "policy") -> Po
     name = settings.pop("policy", None)
     if not isinstance(name, str):
         raise ConfigError(f"{source}: policy: required key is missing (valid: {', '.join(names())})")
-    module = _module(name, source)
+    module = find_module(name, source)
     return Policy(Path(name).stem, module, _settings(module, settings, source))
 
 
@@ -104,7 +104,12 @@ def _settings(module: ModuleType, settings: dict[str, Any], source: str) -> Poli
         raise ConfigError(f"{source}: {policy_file.raised(Path(module.__file__), error)}") from error
 
 
-def _module(name: str, source: str) -> ModuleType:
+def find_module(name: str, source: str) -> ModuleType:
+    """The module of a policy by what stands after ``policy:``, a name or a path; ``source`` is where it stands.
+
+    Raises:
+        ConfigError: there is no such policy, or a mistake in its file.
+    """
     if not name.endswith(".py"):
         if name not in names():
             raise ConfigError(f"{source}: policy: '{name}' is not a policy{nearest(name, names())}")

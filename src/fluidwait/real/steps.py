@@ -29,7 +29,9 @@ RECORD = Rule("real_record", (RECORDINGS + "/{target}/" + DESCRIPTION,), whole_m
 TABLES_RULE = Rule(
     "real_tables",
     tuple(
-        f"results/{{scale}}/{experiment}/{{machine}}/{table}.csv" for experiment in TABLES for table in TABLES[experiment]
+        f"results/{{scale}}/{experiment}/{{machine}}/{table}.csv"
+        for experiment in TABLES
+        for table in TABLES[experiment]
     ),
 )
 """Tables of a recording: the fit of the time model, simulator against reality, latencies, gains."""

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
 from fluidwait.base.yaml_files import load_yaml
-from fluidwait.device.calibration import calibrate_iterations, calibrate_profile, derive_linear, linear_timing
+from fluidwait.device.calibration import derive_linear, linear_timing
+from fluidwait.device.iteration_times import calibrate_iterations
+from fluidwait.device.operator_times import calibrate_profile
 from fluidwait.device.hardware import load_hardware
 from fluidwait.device.timing import iteration_time
 

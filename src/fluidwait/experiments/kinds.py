@@ -14,7 +14,6 @@ from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.paths import project_root
 from fluidwait.experiments.experiment import Experiment
 
-
 EVERY_EXPERIMENT = ("thresholds", "summary", "stability", "audit")
 """Tables that are no kind."""
 

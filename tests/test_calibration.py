@@ -213,7 +213,7 @@ def edited(rows: list[list], line: int, column: int, value) -> list[list]:
         (edited(compute_rows(), 2, 6, 4096), None, r"line 4, column 'n_embd': 4096 is not 64, as tiny has"),
         (compute_rows()[-1:], None, r"column 'num_tensor_parallel_workers': fewer than two token counts"),
         ([], None, r"compute\.csv: no rows below the header"),
-        ([[1, 2]], None, r"compute\.csv: line 2, column 'n_head': the value is missing"),
+        ([[1, 2]], None, r"compute\.csv: line 2, column 'num_tokens': the value is missing"),
         (
             None,
             edited(attention_rows(), 0, 0, "prefil"),

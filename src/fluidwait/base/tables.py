@@ -182,7 +182,7 @@ class _Lines:
         self.path, self.above, self.rows = path, above, rows
 
     def __call__(self, row: int) -> int:
-        return next(islice(_records(self.path, self.above), self.rows[row], None))[0]
+        return next(islice(_records(self.path, self.above), self.rows[int(row)], None))[0]
 
 
 def _whole(text: pl.Series, line_of: _Lines, least: int) -> np.ndarray:

@@ -173,7 +173,7 @@ def _header(
         f"requests: {summary.rows} read, {summary.too_long} too long dropped, {kept}",
         f"cells: {summary.cells}, widths 1 token up to {EXACT_UP_TO}, then 2 up to 200, 5 up to 500, ...; "
         "a row is the rounded mean of its cell",
-        "made by: fluidwait.workload.table.make_table",
+        "made by: fluidwait table",
     ]
 
 

@@ -11,6 +11,7 @@ import polars as pl
 from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.records import Run, iter_runs
 from fluidwait.artifacts.step import Artifact, names
+from fluidwait.base.tables import load_table
 from fluidwait.device.iteration_times import SUMS
 from fluidwait.device.timing import TimeModel, iteration_time
 from fluidwait.engines.core import context_of, serving
@@ -146,7 +147,7 @@ def _validated(bundle: Bundle) -> dict[str, float]:
 
     Of every iteration, or of every group where iterations are told apart only in groups.
     """
-    table, simulator = pl.read_csv(bundle.path(VALIDATION)), Simulator(bundle)
+    table, simulator = load_table(bundle.path(VALIDATION)), Simulator(bundle)
     table = table.with_columns(pl.Series("predicted", [simulator.seconds(row) for row in table.select(SUMS).rows()]))
     if "group" in table.columns:
         table = table.group_by("group", maintain_order=True).agg(pl.col("seconds", "predicted").sum(), count=1)

@@ -179,7 +179,7 @@ async def measure_generations(engine: Engine, generation: Generation, vocabulary
 
 
 def medians(rows: np.ndarray) -> pl.DataFrame:
-    """Columns :data:`fluidwait.device.iteration_times.SUMS`, ``seconds`` (median) and ``count``, one row per composition.
+    """Columns ``SUMS``, ``seconds`` (median) and ``count``, one row per composition.
 
     Raises:
         ConfigError: no iterations were measured.

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from fluidwait import cli
-from fluidwait.artifacts.provenance import verify
+from fluidwait.artifacts.verify import verify
 from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.cli.thresholds import ThresholdsFile
 from fluidwait.device.timing import linear

@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 from fluidwait import cli, policies
-from fluidwait.artifacts import provenance, records
-from fluidwait.base.config import ConfigError, FluidwaitError
+from fluidwait.artifacts import records
+from fluidwait.artifacts import verify as verification
+from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.cli.simulate import Engine
 from fluidwait.device.hardware import load_hardware
@@ -313,7 +314,7 @@ def test_an_interruption_is_quiet(capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(provenance, "verify", interrupted)
+    monkeypatch.setattr(verification, "verify", interrupted)
     assert cli.main(["verify", "."]) == 130
     assert capsys.readouterr() == ("", "")
 
@@ -322,7 +323,7 @@ def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
     def broken(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(provenance, "verify", broken)
+    monkeypatch.setattr(verification, "verify", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["verify", "."])
 
@@ -602,7 +603,7 @@ def test_errors_of_the_system_and_of_tables_are_one_line(capsys, monkeypatch):
         def fails(*_, error=error):
             raise error
 
-        monkeypatch.setattr("fluidwait.artifacts.provenance.verify", fails)
+        monkeypatch.setattr("fluidwait.artifacts.verify.verify", fails)
         Path("results").mkdir(exist_ok=True)
         assert cli.main(["verify", "results"]) == 2
         told = capsys.readouterr()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from fluidwait.artifacts import provenance
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.claims.claim import load_claims
 from fluidwait.report import document, printed, rule_times

@@ -21,7 +21,7 @@ and of an experiment's sweep with the same seed.
 from fluidwait.api.plotting import plot
 from fluidwait.api.simulation import Simulation, Traffic, generate, simulate
 from fluidwait.api.sweeping import sweep
-from fluidwait.base.config import FluidwaitError
+from fluidwait.base.errors import FluidwaitError
 from fluidwait.device.hardware import load_hardware
 from fluidwait.experiments.experiment import load_experiment
 from fluidwait.policies import load_policy

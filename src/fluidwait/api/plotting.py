@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from fluidwait.base.config import ConfigError, nearest
+from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.stats.metrics import Metrics, summarise
 
 if TYPE_CHECKING:

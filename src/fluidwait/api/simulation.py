@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from fluidwait.base.config import ConfigError, nearest
+from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.device.hardware import Hardware, load_hardware
 from fluidwait.device.timing import TimeModel
 from fluidwait.engines import core, simulator

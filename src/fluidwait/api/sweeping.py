@@ -18,7 +18,7 @@ from fluidwait.api.simulation import (
     prepare,
     run,
 )
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.device.hardware import Hardware, load_hardware
 from fluidwait.policies import Policy, load_policy
 from fluidwait.workload import Workload, load_workload

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from fluidwait.base.config import FluidwaitError
+from fluidwait.base.errors import FluidwaitError
 from fluidwait.base.files import all_or_nothing
 from fluidwait.cli.app import PROGRAM, app
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import typer
 
-from fluidwait.base.config import FluidwaitError, load_yaml
+from fluidwait.base.errors import FluidwaitError
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.cli.printing import print_table
 
 MISUSED = 2  # exit code

@@ -150,8 +150,9 @@ def _growth(result: Simulation) -> list[tuple[str, str, str]]:
 
 def _write_records(out: Path, result: Simulation, asked: dict[str, Any], choices: dict[str, str]) -> None:
     """Every request of the run as a requests file of :mod:`fluidwait.artifacts.records`, with its sidecar."""
-    from fluidwait.artifacts.provenance import imported_modules, write_artifact
+    from fluidwait.artifacts.code import imported_modules
     from fluidwait.artifacts.records import REQUESTS, RecordWriter
+    from fluidwait.artifacts.sidecar import write_artifact
     from fluidwait.workload import input_files
 
     job = result.job

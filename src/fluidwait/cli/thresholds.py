@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import Field, model_validator
 
-from fluidwait.base.config import Strict, load_yaml, parse
+from fluidwait.base.models import Strict, parse
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.cli.printing import json_text, number, print_table
 
 

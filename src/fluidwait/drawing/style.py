@@ -26,7 +26,7 @@ from matplotlib.lines import Line2D
 from matplotlib.mathtext import MathTextParser
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 
 ONE_COLUMN, MIDDLE, TWO_COLUMNS = 3.5, 5.2, 7.1
 """Widths of figures, inches."""

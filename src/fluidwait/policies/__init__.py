@@ -22,8 +22,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from fluidwait.base.config import ConfigError, FluidwaitError, load_yaml, nearest, parse
+from fluidwait.base.errors import ConfigError, FluidwaitError, nearest
+from fluidwait.base.models import parse
 from fluidwait.base.paths import is_file, project_root
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.policies import file as policy_file
 from fluidwait.policies.contract import Context, PolicySettings
 
@@ -59,7 +61,7 @@ class Policy(NamedTuple):
 
     @property
     def code(self) -> str:
-        """The module, or the file, for a fingerprint of the code; see :func:`~fluidwait.artifacts.provenance.imported_modules`."""
+        """The module, or the file; :func:`~fluidwait.artifacts.code.imported_modules` finds what it imports."""
         return self.module.__name__ if self.file is None else self.use
 
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fluidwait.base.config import read_text
 from fluidwait.base.paths import project_root
+from fluidwait.base.text_files import read_text
 from fluidwait.report.claimed import experiments_tested, experiments_tried
 from fluidwait.report.made import Made, natural, owner_of
 

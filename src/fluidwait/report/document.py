@@ -12,16 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fluidwait.artifacts.provenance import (
-    PACKAGES,
-    check_output,
-    code_fingerprint,
-    config_hash,
-    describe_input,
-    imported_modules,
-    write_artifact,
-)
-from fluidwait.base.config import ConfigError
+from fluidwait.artifacts.canonical import config_hash
+from fluidwait.artifacts.code import code_fingerprint, imported_modules
+from fluidwait.artifacts.environment import PACKAGES
+from fluidwait.artifacts.inputs import describe_input
+from fluidwait.artifacts.sidecar import write_artifact
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.files import check_output
 from fluidwait.base.paths import project_root, resolved
 from fluidwait.claims.claim import claims_path
 from fluidwait.drawing.reading import read_json

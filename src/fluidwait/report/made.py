@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fluidwait.base.config import ConfigError, load_yaml
-from fluidwait.base.config import read_json as json_value
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import is_file, project_root
+from fluidwait.base.text_files import read_json as json_value
+from fluidwait.base.yaml_files import load_yaml
 
 MEASURED = {"e9": {"title": "Iteration times on real machines"}, "e10": {"title": "A real engine on real machines"}}
 """Experiments without a file of their own: their recordings name the machines."""

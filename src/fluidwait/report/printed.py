@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fluidwait.base.config import read_text
+from fluidwait.base.text_files import read_text
 from fluidwait.report.made import Made, natural
 
 SETUP = ("workload", "arrivals", "rates", "requests", "replications", "seed", "memory_margin", "capacity_tokens")

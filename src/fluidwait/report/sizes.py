@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fluidwait.base.config import load_yaml
 from fluidwait.base.paths import project_root
 from fluidwait.base.tables import load_table
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.drawing.reading import read_json
 from fluidwait.report.made import Made
 

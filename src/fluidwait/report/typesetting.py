@@ -8,8 +8,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from fluidwait.artifacts.provenance import PACKAGES, package_versions
-from fluidwait.base.config import ConfigError
+from fluidwait.artifacts.environment import PACKAGES, package_versions
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root, resolved
 
 STYLE = "paper/style.typ"

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from fluidwait.base.errors import ConfigError
 
 import fluidwait as fw
 from fluidwait import api
-from fluidwait.artifacts import provenance, records
-from fluidwait.base.config import ConfigError
+from fluidwait.artifacts import records
+from fluidwait.artifacts.code import imported_modules
 from fluidwait.cli import main
 from fluidwait.experiments import summary
 from fluidwait.experiments import sweep as sweeps
@@ -62,7 +63,7 @@ def test_every_name_is_there_and_told():
 
 def test_no_result_depends_on_the_notebook():
     for module in ("fluidwait.experiments.sweep", "fluidwait.engines.simulator", "fluidwait.report.document"):
-        assert not [name for name in provenance.imported_modules(module) if name.startswith("fluidwait.api")]
+        assert not [name for name in imported_modules(module) if name.startswith("fluidwait.api")]
 
 
 # --- the same numbers ----------------------------------------------------------------------------------------------

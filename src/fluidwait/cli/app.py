@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from fluidwait.claims.cli import claims
@@ -26,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 GROUPS = {"calibrate": calibrate, "experiment": experiment, "study": study, "real": real, "report": report}
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "claims": claims,
     "thresholds": thresholds,
     "table": table,

@@ -211,8 +211,8 @@ def _compute_table(path: Path, shape: ModelShape) -> tuple[np.ndarray, np.ndarra
                 raise ConfigError(
                     f"{path}: line {line}: column '{column}': {found} is not {expected}, as {shape.name} has"
                 )
-        tokens = _whole(path, line, "num_tokens", row, least=1)
-        samples.setdefault(tokens, []).append(sum(_number(path, line, c, row) for c in operators))
+        count = _whole(path, line, "num_tokens", row, least=1)
+        samples.setdefault(count, []).append(sum(_number(path, line, c, row) for c in operators))
     if len(samples) < 2:
         raise ConfigError(f"{path}: column '{workers}': fewer than two token counts with the value 1")
     tokens = np.array(sorted(samples))
@@ -284,10 +284,11 @@ def _iterations(path: Path) -> dict[str, np.ndarray]:
 
     Without such a column every line is a group of its own.
     """
-    columns = _columns(path)
-    chunks = "prefill_chunks" in columns
+    header = _columns(path)
+    chunks = "prefill_chunks" in header
     needed = ("prefill_chunks", "decodes", "decode_context", "seconds") if chunks else (*SUMS, "seconds")
-    rows, groups = [], {}
+    rows: list[list[float]] = []
+    groups: dict[int, int] = {}
     for line, row in _read(path, needed):
         sums = _sums_of_chunks(path, line, row) if chunks else [_whole(path, line, c, row, least=0) for c in SUMS]
         named = dict(zip(SUMS, sums, strict=True))
@@ -296,11 +297,11 @@ def _iterations(path: Path) -> dict[str, np.ndarray]:
                 f"{path}: line {line}: column 'tokens': {named['tokens']} is not prefill_tokens + decodes = "
                 f"{named['prefill_tokens'] + named['decodes']}"
             )
-        group = _whole(path, line, "group", row, least=0) if "group" in columns else len(rows)
+        group = _whole(path, line, "group", row, least=0) if "group" in header else len(rows)
         rows.append([*sums, _number(path, line, "seconds", row, positive=True), groups.setdefault(group, len(groups))])
     table = np.array(rows, float).reshape(-1, len(SUMS) + 2)
-    named = dict(zip((*SUMS, "seconds", "group"), table.T, strict=True))
-    return named | {"group": named["group"].astype(np.int64)}
+    columns = dict(zip((*SUMS, "seconds", "group"), table.T, strict=True))
+    return columns | {"group": columns["group"].astype(np.int64)}
 
 
 def _by_group(table: dict[str, np.ndarray], columns: np.ndarray) -> np.ndarray:
@@ -393,8 +394,8 @@ def _profile_of(knots: np.ndarray, coefficients: np.ndarray) -> dict[str, Any]:
     """The fitted coefficients as the fields of ProfileTiming."""
     pieces = max(1, knots.size)
     compute, rest = coefficients[1 : 1 + pieces], coefficients[1 + pieces :]
-    names = ("prefill_launch", "prefill_request", "prefill_square", "prefill_context")
-    names += ("decode_request", "decode_context")
+    prefill = ("prefill_launch", "prefill_request", "prefill_square", "prefill_context")
+    names = (*prefill, "decode_request", "decode_context")
     profile = {"between": "linear", "base": float(coefficients[0]), **dict(zip(names, rest, strict=True))}
     if not knots.size:
         return profile | {"compute_slope": float(compute[0])}

@@ -11,7 +11,7 @@ import polars as pl
 from fluidwait.base import text_files
 from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.paths import resolved
-from fluidwait.base.tables import column_names, load_table, needs
+from fluidwait.base.tables import column_names, highest, load_table, lowest, needs
 from fluidwait.stats.metrics import WINDOW
 
 
@@ -128,5 +128,5 @@ def runs(summary: pl.DataFrame) -> str:
 
 
 def _range(values: pl.Series) -> str:
-    low, high = values.min(), values.max()
+    low, high = lowest(values), highest(values)
     return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"

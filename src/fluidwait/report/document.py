@@ -45,13 +45,13 @@ def _told() -> list[Path]:
 def write_data(scale: str, files: Files, out: str | Path) -> None:
     """Write :func:`gather` as JSON, an artifact; the same errors."""
     check_output(out)
-    files = sorted(map(str, files))
-    data = gather(scale, files)
+    paths = sorted(map(str, files))
+    data = gather(scale, paths)
     write_artifact(
         out,
         lambda path, _: path.write_text(_json(data), encoding="utf-8"),
         config={"scale": scale, "environment": data["packages"]},
-        inputs=[*_read_by_gather(files), *_told()],
+        inputs=[*_read_by_gather(paths), *_told()],
         code=imported_modules(__name__),
         rule="report_data",
     )

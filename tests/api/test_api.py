@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from fluidwait.base.errors import ConfigError
 
 import fluidwait as fw
 from fluidwait import api
 from fluidwait.artifacts import records
 from fluidwait.artifacts.code import imported_modules
+from fluidwait.base.errors import ConfigError
 from fluidwait.cli import main
 from fluidwait.experiments import summary
 from fluidwait.experiments import sweep as sweeps
+from fluidwait.experiments.setting import resolve
 from fluidwait.stats.metrics import Metrics
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -96,9 +97,10 @@ policies: {sarathi: {use: sarathi, label: Sarathi}}
 def test_a_sweep_is_that_of_an_experiment(tmp_path):
     (tmp_path / "small.yaml").write_text(EXPERIMENT)
     experiment = fw.load_experiment(tmp_path / "small.yaml")
-    sweeps.sweep(experiment, "sarathi", "tiny", tmp_path / "runs.parquet")
-    summary.metrics(experiment, tmp_path / "runs.parquet", tmp_path / "metrics.csv")
-    expected = pl.read_csv(tmp_path / "metrics.csv")
+    runs, metrics = tmp_path / "runs.parquet", tmp_path / "metrics.csv"
+    sweeps.records(resolve(experiment), "sarathi", "tiny").make(runs)
+    summary.metrics(experiment, str(runs)).make(metrics)
+    expected = pl.read_csv(metrics)
     table = fw.sweep(["sarathi"], "p512d20", rates=[10, 20], requests=200, replications=2, seed=5)
     for name in ("rate", "replication", *Metrics._fields):
         assert table[name].to_list() == expected[name].to_list(), name

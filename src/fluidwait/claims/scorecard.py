@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from fluidwait.artifacts.code import imported_modules
-from fluidwait.artifacts.sidecar import write_artifact
+from fluidwait.artifacts.step import Artifact, names, text
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
 from fluidwait.base.scales import split_scale
@@ -66,27 +65,20 @@ def _check(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def write(judgements: list[Judgement], scale: str, folder: Path) -> dict[str, Path]:
-    """Write ``claims.json``, ``scorecard.csv`` and ``scorecard.md`` into a folder, each with its sidecar."""
+FILES = ("claims.json", "scorecard.csv", "scorecard.md")
+
+
+def products(judgements: list[Judgement], scale: str) -> tuple[Artifact, ...]:
+    """The judged claims as products for :data:`FILES`."""
     data = [as_data(judgement, scale) for judgement in judgements]
-    recorded: dict[str, Any] = {
-        "config": {"scale": scale, "claims": [judgement.claim.id for judgement in judgements]},
-        "inputs": [claims_path(), *_evidence(judgements)],
-        "code": CODE,
-        "rule": "claims",
-    }
-    texts = {
-        "claims.json": json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "scorecard.csv": table(data).write_csv(),
-        "scorecard.md": markdown(data, scale),
-    }
-    for name, text in texts.items():
-        write_artifact(folder / name, _writer(text), **recorded)
-    return {name: folder / name for name in texts}
-
-
-def _writer(text: str) -> Callable[[Path, str], Any]:
-    return lambda path, _: path.write_text(text, encoding="utf-8")
+    texts = (
+        json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        table(data).write_csv(),
+        markdown(data, scale),
+    )
+    identity = {"scale": scale, "claims": [judgement.claim.id for judgement in judgements]}
+    inputs = names([claims_path(), *_evidence(judgements)])
+    return tuple(Artifact(text(words), identity, CODE, rule="claims", inputs=inputs) for words in texts)
 
 
 def _evidence(judgements: list[Judgement]) -> list[Path]:

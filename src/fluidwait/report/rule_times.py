@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from fluidwait.artifacts.code import imported_modules
-from fluidwait.artifacts.sidecar import write_artifact
+from fluidwait.artifacts.step import Artifact
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
 
@@ -53,12 +53,11 @@ def _read(path: Path) -> dict[str, float | None]:
         raise ConfigError(f"{path}: not a benchmark file of Snakemake") from None
 
 
-def write(scale: str, out: str | Path) -> None:
-    """Write :func:`rule_times` as CSV. Its inputs are times, so they are not recorded: they have no expected bytes."""
-    write_artifact(
-        out,
+def times_product(scale: str) -> Artifact:
+    """:func:`rule_times` as CSV. Its inputs are times, so they are not recorded: they have no expected bytes."""
+    return Artifact(
         lambda path, _: rule_times(scale).write_csv(path, float_precision=2),
-        config={"scale": scale, "same bytes every time": False},
-        code=imported_modules(__name__),
+        {"scale": scale, "same bytes every time": False},
+        imported_modules(__name__),
         rule="rule_times",
     )

@@ -9,7 +9,7 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -45,6 +45,16 @@ def csv_records(path: str | Path, above: int = 0, **dialect: Any) -> Iterator[tu
     except csv.Error as error:
         told = f"{error}: a quote without end?" if "field larger" in str(error) else str(error)
         raise ConfigError(f"{path}: line {line}: cannot be read as CSV text ({told})") from None
+
+
+def lowest(numbers: pl.Series) -> float:
+    """The least of a column of numbers; Polars' own method has the type of whatever a column may hold."""
+    return cast(float, numbers.min())
+
+
+def highest(numbers: pl.Series) -> float:
+    """The greatest of a column of numbers; as :func:`lowest`."""
+    return cast(float, numbers.max())
 
 
 def load_table(path: str | Path, **options: Any) -> pl.DataFrame:
@@ -163,8 +173,8 @@ def _without_blank_lines(rows: pl.DataFrame, path: Path, above: int) -> pl.DataF
 def _why_unreadable(path: Path, above: int, fields: int, error: Exception) -> str:
     try:
         wrong = [(line, len(record)) for line, record in _records(path, above) if len(record) not in (0, fields)]
-    except ConfigError as found:
-        return str(found).removeprefix(f"{path}: ")
+    except ConfigError as mistake:
+        return str(mistake).removeprefix(f"{path}: ")
     for line, found in sorted(wrong, key=lambda w: w[1] < fields):  # a row too short may be a missing value
         return f"line {line}: {found} fields where the header has {fields}"
     return f"cannot be read as CSV text ({str(error).splitlines()[0]})"

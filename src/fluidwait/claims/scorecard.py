@@ -15,7 +15,7 @@ from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
 from fluidwait.base.scales import split_scale
 from fluidwait.base.text_files import read_json
-from fluidwait.claims import words
+from fluidwait.claims import sentences
 from fluidwait.claims.claim import claims_path
 from fluidwait.claims.judge import VERDICTS, Judgement, Outcome
 
@@ -33,9 +33,9 @@ def as_data(judgement: Judgement, scale: str) -> dict[str, Any]:
         "experiment": judgement.claim.experiment,
         "scale": scale,
         "verdict": judgement.verdict,
-        "explanation": words.explanation(judgement),
+        "explanation": sentences.explanation(judgement),
         "checks": [_check(outcome) for outcome in judgement.outcomes],
-        "remedy": words.remedy(judgement),
+        "remedy": sentences.remedy(judgement),
         "remedies": [
             {"setting": trial.setting, "checks": [_check(outcome) for outcome in trial.outcomes]}
             for trial in judgement.trials
@@ -45,14 +45,14 @@ def as_data(judgement: Judgement, scale: str) -> dict[str, Any]:
 
 def _check(outcome: Outcome) -> dict[str, Any]:
     check, point = outcome.check, outcome.point
-    measured = {"measured": None, "low": None, "high": None, "at": None, "distance": None}
+    measured: dict[str, float | None] = {"measured": None, "low": None, "high": None, "at": None, "distance": None}
     if point is not None:
         measured = {"measured": point.measured, "low": point.low, "high": point.high, "at": point.at}
-        measured["distance"] = words.distance(check.expect, point.measured)
+        measured["distance"] = sentences.distance(check.expect, point.measured)
     return {
         "quantity": check.quantity,
         "unit": check.unit,
-        "paper": words.expected(check.expect),
+        "paper": sentences.expected(check.expect),
         **measured,
         "tolerance": check.expect.within,
         "why": check.why,
@@ -61,7 +61,7 @@ def _check(outcome: Outcome) -> dict[str, Any]:
         "points_holding": outcome.points_holding,
         "artifact": list(outcome.artifacts),
         "sha256": list(outcome.artifacts.values()),
-        "sentence": words.measurement(outcome),
+        "sentence": sentences.measurement(outcome),
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.claims.claim import Check, Claim, load_claims
-from fluidwait.claims.evidence import experiments, other_recordings, tables
+from fluidwait.claims.evidence import experiments, other_recordings, tables, tables_in
 
 
 def chosen(claims: list[Claim], names: list[str]) -> list[Claim]:
@@ -38,7 +38,7 @@ def files(claims: Iterable[Claim], scale: str) -> list[str]:
         for check in _all_checks(claim):
             found |= set((tables(claim, check, scale) or {}).values())
             for folder in other_recordings(claim, check) if claim.recording else ():
-                found |= set(tables(claim, check, scale, folder).values())
+                found |= set(tables_in(folder, check).values())
     return sorted(found)
 
 

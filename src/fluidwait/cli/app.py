@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from fluidwait.claims.cli import claims
@@ -24,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 GROUPS = {"calibrate": calibrate, "real": real}
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "make": make,
     "steps": steps,
     "claims": claims,

@@ -48,7 +48,7 @@ def figure_products(
         code: module, or file, that draws.
     """
     figure = cache(make)
-    recorded = {
+    recorded: dict[str, Any] = {
         "identity": identity,
         "inputs": inputs,
         "code": imported_modules(__name__, code),

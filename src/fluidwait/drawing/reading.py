@@ -111,5 +111,5 @@ def runs(summary: pl.DataFrame) -> str:
 
 
 def _range(values: pl.Series) -> str:
-    low, high = values.min(), values.max()
+    low, high = lowest(values), highest(values)
     return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"

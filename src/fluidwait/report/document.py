@@ -34,13 +34,13 @@ def _told() -> list[Path]:
 
 def data_product(scale: str, files: Files) -> Artifact:
     """:func:`~fluidwait.report.gather.gather` of these files, as JSON; the same errors."""
-    files = sorted(map(str, files))
+    paths = sorted(map(str, files))
     return Artifact(
-        lambda path, _: path.write_text(_json(gather(scale, files)), encoding="utf-8"),
+        lambda path, _: path.write_text(_json(gather(scale, paths)), encoding="utf-8"),
         {"scale": scale, "environment": environment()},
         imported_modules(__name__),
         rule="report_data",
-        inputs=names([*_read_by_gather(files), *_told()]),
+        inputs=names([*_read_by_gather(paths), *_told()]),
     )
 
 

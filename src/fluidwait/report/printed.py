@@ -11,8 +11,8 @@ from typing import Any
 from fluidwait.base.tables import load_table
 from fluidwait.report.made import Made, natural
 
-SETUP = ("workload", "arrivals", "rates", "requests", "replications", "seed", "memory_margin", "capacity_tokens")
-SETUP = ("experiment", *SETUP, "semantics", "eviction", "time_model")
+SIZES = ("rates", "requests", "replications", "seed", "memory_margin", "capacity_tokens")
+SETUP = ("experiment", "workload", "arrivals", *SIZES, "semantics", "eviction", "time_model")
 """Columns of ``parameters.csv`` that all policies of an experiment share, as far as they are printed."""
 
 FIRST_SETTING = "max_requests"
@@ -80,8 +80,8 @@ def _in_short(value: Any) -> Any:
     """A setting; of a list of more than two values its ends and how many there are."""
     if not isinstance(value, str):
         return value
-    words, numbers = re.fullmatch(r"(tuned: )?(.*)", value).groups(default="")
-    listed = numbers.split()
+    words = "tuned: " if value.startswith("tuned: ") else ""
+    listed = value.removeprefix(words).split()
     if len(listed) < 3 or not all(re.fullmatch(r"[\d.]+", item) for item in listed):
         return value
     return f"{words}{listed[0]} to {listed[-1]} ({len(listed)})"

@@ -25,7 +25,7 @@ class Table(NamedTuple):
 
     prompt: np.ndarray
     output: np.ndarray
-    count: np.ndarray
+    count: np.ndarray  # type: ignore[assignment]  # hides tuple.count, which nobody asks of a table
 
 
 EMPTY = ("refuse", "drop", "one")

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluidwait.base.config import ConfigError, load_yaml
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.device.calibration import calibrate_iterations, calibrate_profile, derive_linear, linear_timing
 from fluidwait.device.hardware import load_hardware
 from fluidwait.device.timing import iteration_time

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.tables import column_names, load_table, needs, read_columns
 
 

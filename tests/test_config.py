@@ -8,17 +8,11 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from fluidwait.base.config import (
-    ConfigError,
-    Strict,
-    csv_records,
-    load,
-    load_yaml,
-    nearest,
-    parse,
-    read_json,
-    read_text,
-)
+from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.models import Strict, load, parse
+from fluidwait.base.tables import csv_records
+from fluidwait.base.text_files import read_json, read_text
+from fluidwait.base.yaml_files import load_yaml
 
 
 class Poisson(Strict):

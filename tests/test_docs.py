@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from fluidwait import cli
-from fluidwait.artifacts.provenance import verify
+from fluidwait.artifacts.verify import verify
 from fluidwait.base.paths import ROOT_VARIABLE
+from fluidwait.cli.thresholds import ThresholdsFile
 from fluidwait.device.timing import linear
 from fluidwait.engines import core, simulator
 from fluidwait.pipeline import schemas
@@ -179,7 +180,7 @@ def test_the_configuration_readme_explains_every_key():
     text = (CHECKOUT / "config" / "README.md").read_text()
     explained = set(re.findall(r"`(?:timing\.)?(\w+)`", text)) | {"timing"}
     known = {key for schema in schemas.schemas().values() for key in keys_of(schema)}
-    known |= set(cli.ThresholdsFile.model_fields)
+    known |= set(ThresholdsFile.model_fields)
     assert known - explained == set()
 
 

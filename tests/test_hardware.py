@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import yaml
 
-from fluidwait.base.config import ConfigError, load_yaml, parse
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import parse
 from fluidwait.base.paths import project_root
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.device.hardware import Hardware, load_hardware
 from fluidwait.device.timing import iteration_time
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import ROOT_VARIABLE, project_root
 
 

@@ -22,31 +22,19 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 import fluidwait
-from fluidwait.artifacts import provenance
-from fluidwait.artifacts.provenance import (
-    Finding,
-    artifact_hash,
-    artifacts,
-    atomic_path,
-    canonical_json,
-    code_fingerprint,
-    config_hash,
-    describe_input,
-    embedded_hash,
-    figure_metadata,
-    file_sha256,
-    git_state,
-    imported_modules,
-    package_versions,
-    read_sidecar,
-    save_figure,
-    sidecar_path,
-    verify,
-    write_artifact,
-    write_text,
-)
+from fluidwait.artifacts import code as code_module
+from fluidwait.artifacts.canonical import canonical_json, config_hash, file_sha256
+from fluidwait.artifacts.code import code_fingerprint, imported_modules
+from fluidwait.artifacts.embedded import embedded_hash
+from fluidwait.artifacts.environment import git_state, package_versions
+from fluidwait.artifacts.inputs import describe_input
+from fluidwait.artifacts.sidecar import artifact_hash, read_sidecar, write_artifact
+from fluidwait.artifacts.verify import Finding, artifacts, verify
 from fluidwait.base import files as writing
-from fluidwait.base.config import ConfigError, Strict
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.files import atomic_path, sidecar_path, write_text
+from fluidwait.base.models import Strict
+from fluidwait.drawing.saving import figure_metadata, save_figure
 
 SCRIPT = "workflow/scripts/plot.py"
 
@@ -102,7 +90,7 @@ def test_hash_is_sha256_of_the_text():
 
 
 def test_hash_is_the_same_in_another_process():
-    code = "from fluidwait.artifacts.provenance import config_hash; print(config_hash({'b': 0.1, 'a': [1, 'x']}))"
+    code = "from fluidwait.artifacts.canonical import config_hash; print(config_hash({'b': 0.1, 'a': [1, 'x']}))"
     environment = os.environ | {"PYTHONHASHSEED": "7"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == config_hash({"a": [1, "x"], "b": 0.1})
@@ -122,9 +110,9 @@ def test_fingerprint_of_module_package_and_script(tmp_path):
     script = tmp_path / SCRIPT
     script.parent.mkdir(parents=True)
     script.write_bytes(b"print(1)\r\n")
-    prints = code_fingerprint(["fluidwait.base.config", "fluidwait.experiments.*", script], tmp_path)
-    assert {"fluidwait.base.config", "fluidwait.experiments", "fluidwait.stats.stability", SCRIPT} <= set(prints)
-    assert prints["fluidwait.base.config"] == file_sha256(Path(fluidwait.__file__).parent / "config.py")
+    prints = code_fingerprint(["fluidwait.base.errors", "fluidwait.experiments.*", script], tmp_path)
+    assert {"fluidwait.base.errors", "fluidwait.experiments", "fluidwait.experiments.sweep", SCRIPT} <= set(prints)
+    assert prints["fluidwait.base.errors"] == file_sha256(Path(fluidwait.__file__).parent / "base" / "errors.py")
     script.write_bytes(b"print(1)\n")
     assert code_fingerprint([SCRIPT], tmp_path) == {SCRIPT: prints[SCRIPT]}  # line endings do not count
     script.write_bytes(b"print(2)\n")
@@ -142,8 +130,8 @@ def test_imports_are_followed():
     assert {
         "fluidwait",
         "fluidwait.artifacts.records",
-        "fluidwait.artifacts.provenance",
-        "fluidwait.base.config",
+        "fluidwait.artifacts.canonical",
+        "fluidwait.base.errors",
     } <= set(modules)
     assert "fluidwait.stats.stability" not in modules
 
@@ -166,7 +154,7 @@ def test_relative_imports_are_followed(tmp_path, monkeypatch):
         "d.py": "",
     }.items():
         write_text(tmp_path / name, text)
-    monkeypatch.setattr(provenance, "_PACKAGE_DIR", tmp_path)
+    monkeypatch.setattr(code_module, "_PACKAGE_DIR", tmp_path)
     found = imported_modules("fluidwait.a")
     assert found == ("fluidwait", "fluidwait.a", "fluidwait.c", "fluidwait.sub", "fluidwait.sub.b")
 
@@ -247,7 +235,7 @@ def test_error_of_another_file_is_not_called_a_writing_error(tmp_path):
 def test_killed_writer_leaves_nothing_that_stays(tmp_path):
     target = tmp_path / "x.csv"
     code = (
-        "import sys, time\nfrom fluidwait.artifacts.provenance import atomic_path\n"
+        "import sys, time\nfrom fluidwait.base.files import atomic_path\n"
         "with atomic_path(sys.argv[1]) as t:\n    t.write_text('half'); print('ready', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE, text=True)
@@ -289,7 +277,7 @@ def make_table(root, rate=12.0):
         lambda path, key: path.write_text(f"{key}\n{rate}\n"),
         config={"rate": rate, "seed": 1, "engine": {"name": "simulator", "version": "1"}},
         inputs=[root / "config" / "e1.yaml"],
-        code=["fluidwait.base.config", SCRIPT],
+        code=["fluidwait.base.errors", SCRIPT],
         rule="run_e1",
         root=root,
     )
@@ -301,7 +289,7 @@ def make_figure(root):
         lambda path, key: save_figure(line_figure(), path, key),
         config={"style": "paper"},
         inputs=[root / "results" / "e1" / "table.csv"],
-        code=["fluidwait.base.config"],
+        code=["fluidwait.base.errors"],
         rule="plot_e1",
         root=root,
     )
@@ -323,7 +311,7 @@ def test_sidecar_tells_how_the_artifact_was_made(project):
     assert sidecar.config == {"rate": 12.0, "seed": 1, "engine": {"name": "simulator", "version": "1"}}
     assert sidecar.inputs == [describe_input(project / "config" / "e1.yaml", project)]
     assert sidecar.inputs[0].path == "config/e1.yaml"
-    assert sidecar.code == code_fingerprint(["fluidwait.base.config", SCRIPT], project)
+    assert sidecar.code == code_fingerprint(["fluidwait.base.errors", SCRIPT], project)
     assert sidecar.config_hash == artifact_hash(sidecar.config, sidecar.inputs, sidecar.code)
     assert table.read_text().startswith(sidecar.config_hash)
     assert sidecar.packages["fluidwait"] == fluidwait.__version__
@@ -535,11 +523,11 @@ def test_changed_code(project):
 
 def test_changed_and_removed_module(project, tmp_path_factory, monkeypatch):
     package = tmp_path_factory.mktemp("package")
-    write_text(package / "config.py", "changed = True\n")
-    monkeypatch.setattr(provenance, "_PACKAGE_DIR", package)
-    assert Finding(FIGURE, "stale", "code fluidwait.base.config has changed") in found(project)
-    (package / "config.py").unlink()
-    assert Finding(FIGURE, "stale", "code fluidwait.base.config is gone") in found(project)
+    write_text(package / "base" / "errors.py", "changed = True\n")
+    monkeypatch.setattr(code_module, "_PACKAGE_DIR", package)
+    assert Finding(FIGURE, "stale", "code fluidwait.base.errors has changed") in found(project)
+    (package / "base" / "errors.py").unlink()
+    assert Finding(FIGURE, "stale", "code fluidwait.base.errors is gone") in found(project)
 
 
 def test_missing_artifact(project):

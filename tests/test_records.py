@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from fluidwait.artifacts import records
-from fluidwait.artifacts.provenance import embedded_hash, verify, write_artifact
+from fluidwait.artifacts.embedded import embedded_hash
 from fluidwait.artifacts.records import ITERATIONS, REQUESTS, RecordWriter, iter_runs, read_metadata, read_table
-from fluidwait.base.config import ConfigError
+from fluidwait.artifacts.sidecar import write_artifact
+from fluidwait.artifacts.verify import verify
+from fluidwait.base.errors import ConfigError
 
 FILE_HASH, RUN_HASH = "a" * 64, "b" * 64
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fluidwait.artifacts.provenance import verify
+from fluidwait.artifacts.verify import verify
 from fluidwait.base.paths import project_root
 
 pytest.importorskip("snakemake", reason="Snakemake is not installed (pip install 'fluidwait[workflow]')")

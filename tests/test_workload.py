@@ -9,7 +9,8 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fluidwait.base.config import ConfigError, parse
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import parse
 from fluidwait.base.paths import ROOT_VARIABLE, project_root
 from fluidwait.workload import (
     LengthLaw,

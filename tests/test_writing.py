@@ -16,10 +16,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fluidwait.artifacts.provenance import save_figure, write_artifact
 from fluidwait.artifacts.records import ITERATIONS, RecordWriter
+from fluidwait.artifacts.sidecar import write_artifact
 from fluidwait.base import files as writing
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
+from fluidwait.drawing.saving import save_figure
 
 
 def artifact(path, writer=lambda path, key: path.write_text("whole")):

@@ -12,7 +12,8 @@ import pytest
 from evidence_files import make_project
 
 from fluidwait import cli
-from fluidwait.artifacts.provenance import ALTERED, sidecar_path, verify
+from fluidwait.artifacts.verify import ALTERED, verify
+from fluidwait.base.files import sidecar_path
 from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.claims import scorecard, words
 from fluidwait.claims.claim import load_claims

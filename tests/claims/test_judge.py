@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fluidwait.base.config import ConfigError, parse
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import parse
 from fluidwait.claims import words
 from fluidwait.claims.claim import Check, Claim, Expect, Remedy
 from fluidwait.claims.judge import Outcome, Point, _points, holds, judge, measure, query, verdict

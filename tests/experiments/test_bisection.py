@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_stability import batch_server, single_server
 
-from fluidwait.artifacts.provenance import read_sidecar, verify
-from fluidwait.base.config import ConfigError, parse
+from fluidwait.artifacts.sidecar import read_sidecar
+from fluidwait.artifacts.verify import verify
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import parse
 from fluidwait.base.paths import project_root
 from fluidwait.experiments import bisection, boundaries, summary, sweep
 from fluidwait.experiments.bisection import CRITICAL, crossing, lambda_star, nearest_winner

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fluidwait.base.config import FluidwaitError
+from fluidwait.base.errors import FluidwaitError
 from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.experiments import check
 from fluidwait.experiments import jobs as workflow

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from fluidwait.base.config import ConfigError, load_yaml, parse
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import parse
 from fluidwait.base.paths import project_root
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.experiments import jobs
 from fluidwait.experiments.experiment import RateRange, load_experiment
 from fluidwait.experiments.figures import KINDS

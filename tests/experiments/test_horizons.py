@@ -6,9 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fluidwait.artifacts.provenance import verify
 from fluidwait.artifacts.records import iter_runs
-from fluidwait.base.config import ConfigError, parse
+from fluidwait.artifacts.verify import verify
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import parse
 from fluidwait.base.paths import project_root
 from fluidwait.experiments import audit, boundaries, summary, sweep
 from fluidwait.experiments.experiment import Experiment, load_experiment

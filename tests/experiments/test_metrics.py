@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fluidwait.artifacts.records import REQUESTS, RecordWriter
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.stats.metrics import (
     Metrics,
     RunError,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from fluidwait.artifacts.provenance import verify
+from fluidwait.artifacts.verify import verify
 from fluidwait.base.paths import project_root
 from fluidwait.experiments import parameters
 from fluidwait.experiments.experiment import load_experiment

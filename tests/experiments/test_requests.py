@@ -10,9 +10,10 @@ import polars as pl
 import pytest
 import yaml
 
-from fluidwait.artifacts.provenance import read_sidecar
 from fluidwait.artifacts.records import iter_runs
-from fluidwait.base.config import ConfigError, parse
+from fluidwait.artifacts.sidecar import read_sidecar
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import parse
 from fluidwait.cli import main
 from fluidwait.experiments import audit, boundaries, draw, fluid_tables, summary, sweep
 from fluidwait.experiments.experiment import Experiment

@@ -9,9 +9,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fluidwait.artifacts.provenance import read_sidecar, verify
 from fluidwait.artifacts.records import iter_runs
-from fluidwait.base.config import ConfigError, parse
+from fluidwait.artifacts.sidecar import read_sidecar
+from fluidwait.artifacts.verify import verify
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import parse
 from fluidwait.base.paths import project_root
 from fluidwait.device.timing import TimeModel
 from fluidwait.experiments import audit, boundaries, fluid_tables, reference, summary, sweep

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from figure_reading import change, line, vertical_lines
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.experiments.draw import draw_boundaries
 from fluidwait.experiments.figures import boundaries
 

@@ -11,9 +11,10 @@ import pytest
 from figure_reading import bands, change, edges, labels, line, vertical_lines
 from figure_tables import LABELS, LATENCY, RATES, STABLE, STAR_COLUMNS, STARS, write_metrics, write_summary
 
-from fluidwait.artifacts.provenance import embedded_hash, save_figure
-from fluidwait.base.config import ConfigError
+from fluidwait.artifacts.embedded import embedded_hash
+from fluidwait.base.errors import ConfigError
 from fluidwait.drawing import reading as tables
+from fluidwait.drawing.saving import save_figure
 from fluidwait.experiments import figures
 from fluidwait.experiments.experiment import load_experiment
 from fluidwait.experiments.figures import audit, gap, latency, mstar, reference, tuning
@@ -103,7 +104,7 @@ def test_axes_name_their_units(kind, results, experiment):
 
 
 def latency_axes(results, experiment):
-    return latency.make(results, experiment)["e1_latency"].axes
+    return latency.make(results, experiment).axes
 
 
 def test_latency_lines_are_the_table(results, experiment):
@@ -153,7 +154,7 @@ def test_stability_markers_and_intervals_are_where_the_table_says(results, exper
     assert thin_lines(stable) == [list(STARS[key][1:]) for key in LABELS]
     predicted = [(a.get_xdata()[0], a.get_ydata()[0]) for a in stable.lines if a.get_marker() == "|"]
     assert predicted == [(14.6, 0), (14.1, 1)]
-    assert "found by bisection, with its 95 %" in latency.caption(results, experiment)["e1_latency"]
+    assert "found by bisection, with its 95 %" in latency.caption(results, experiment)
 
 
 def without_search(results):
@@ -169,7 +170,7 @@ def test_without_a_search_the_first_unstable_rate_ends_the_thin_line(results, ex
     _, _, stable = latency_axes(results, experiment)
     assert [line(stable, key)[0] for key in LABELS] == [[STABLE[key]] for key in LABELS]
     assert thin_lines(stable) == [[14.0, 15.0], [14.0, 15.0], [13.0, 14.0]]
-    assert "the largest stable rate of the grid" in latency.caption(results, experiment)["e1_latency"]
+    assert "the largest stable rate of the grid" in latency.caption(results, experiment)
 
 
 def test_a_policy_that_is_never_stable_has_no_marker_and_says_so(results, experiment):
@@ -190,12 +191,12 @@ def test_a_policy_stable_at_every_rate(results, experiment):
 
 def test_gap_marks_the_boundaries_that_were_found(results, experiment):
     change(results / "stability.csv", lambda_star=[14.5, None, 13.4])
-    (axes,) = gap.make(results, experiment)["e1_gap"].axes
+    (axes,) = gap.make(results, experiment).axes
     assert [line(axes, f"_λ* {key}")[0] for key in ("wait_fluid", "vllm_v0")] == [[14.5], [13.4]]
     assert "_λ* sarathi" not in [artist.get_label() for artist in axes.lines]
-    assert "λ*" in gap.caption(results, experiment)["e1_gap"]
+    assert "λ*" in gap.caption(results, experiment)
     without_search(results)
-    assert "λ*" not in gap.caption(results, experiment)["e1_gap"]
+    assert "λ*" not in gap.caption(results, experiment)
 
 
 def test_the_calibrated_boundary_is_marked_in_every_panel(results, experiment):
@@ -208,14 +209,14 @@ def test_one_replication_has_no_bands(results, experiment):
     axes = latency_axes(results, experiment)
     assert line(axes[0], "sarathi") == (list(RATES), list(LATENCY["sarathi"]))
     assert [len(bands(panel)) for panel in axes] == [0, 0, 0]
-    assert "1 replication(s)" in latency.caption(results, experiment)["e1_latency"]
+    assert "1 replication(s)" in latency.caption(results, experiment)
 
 
 def test_caption_says_how_much_was_run(results, experiment):
-    text = latency.caption(results, experiment)["e1_latency"]
+    text = latency.caption(results, experiment)
     assert "N = 2,000 requests per run, 4 replication(s)" in text
     assert "central 50 % of requests" in text
-    assert "central 40 % of" in latency.caption(results, experiment | {"window": 0.4})["e1_latency"]
+    assert "central 40 % of" in latency.caption(results, experiment | {"window": 0.4})
     assert "scale 'quick'" in text
 
 
@@ -228,7 +229,7 @@ def test_only_policies_with_a_label_are_drawn(results, experiment):
 
 
 def test_gap_lines_are_ratios_of_means(results, experiment):
-    (axes,) = gap.make(results, experiment)["e1_gap"].axes
+    (axes,) = gap.make(results, experiment).axes
     assert labels(axes) == ["wait_fluid", "vllm_v0"]
     for key in ("wait_fluid", "vllm_v0"):
         expected = [100.0 * (x / y - 1.0) for x, y in zip(LATENCY[key], LATENCY["sarathi"], strict=True)]
@@ -279,21 +280,21 @@ def test_gap_pairs_what_both_have():
 
 def test_gap_with_one_replication_has_no_band(results, experiment):
     write_metrics(results, replications=1)
-    (axes,) = gap.make(results, experiment)["e1_gap"].axes
+    (axes,) = gap.make(results, experiment).axes
     assert len(bands(axes)) == 0
     assert line(axes, "wait_fluid")[1][0] == pytest.approx(100.0 * (0.39 / 0.41 - 1.0))
 
 
 def test_the_replication_column_may_be_named_rep(results, experiment):
-    expected = line(gap.make(results, experiment)["e1_gap"].axes[0], "vllm_v0")
+    expected = line(gap.make(results, experiment).axes[0], "vllm_v0")
     write_metrics(results, replications=4, name="rep")
-    assert line(gap.make(results, experiment)["e1_gap"].axes[0], "vllm_v0") == expected
+    assert line(gap.make(results, experiment).axes[0], "vllm_v0") == expected
 
 
 def test_another_baseline(results, experiment):
-    (axes,) = gap.make(results, experiment | {"baseline": "vllm_v0"})["e1_gap"].axes
+    (axes,) = gap.make(results, experiment | {"baseline": "vllm_v0"}).axes
     assert labels(axes) == ["wait_fluid", "sarathi"]
-    assert "relative to vLLM (2023)" in gap.caption(results, experiment | {"baseline": "vllm_v0"})["e1_gap"]
+    assert "relative to vLLM (2023)" in gap.caption(results, experiment | {"baseline": "vllm_v0"})
 
 
 # --- M* ------------------------------------------------------------------------------------------------------------
@@ -311,7 +312,7 @@ def test_linear_curve_is_the_papers_formula(results):
 
 
 def mstar_axes(results, experiment):
-    return mstar.make(results, experiment)["e1_mstar"].axes[0]
+    return mstar.make(results, experiment).axes[0]
 
 
 def test_mstar_shows_table_curve_and_published_points(results, experiment):
@@ -351,7 +352,7 @@ def test_mstar_draws_the_fine_curve_where_there_is_one(results, experiment):
 
 
 def test_mstar_caption_reports_the_distance_to_the_paper(results, experiment):
-    text = mstar.caption(results, experiment)["e1_mstar"]
+    text = mstar.caption(results, experiment)
     largest = max(
         abs(0.0106 * w / (1 - 4e-7 * w) / memory - 1.0)
         for w, memory in ((28_000.0 * rate, memory) for rate, memory in mstar.PUBLISHED.items())
@@ -387,7 +388,7 @@ def test_missing_key_of_the_fluid_model(key, results, experiment):
 
 
 def reference_axes(results, experiment):
-    return reference.make(results, experiment)["e1_reference"].axes
+    return reference.make(results, experiment).axes
 
 
 def test_reference_shows_published_and_ours(results, experiment):
@@ -412,7 +413,7 @@ def test_reference_shows_every_distance(results, experiment):
 
 
 def test_reference_caption_tells_the_distance(results, experiment):
-    text = reference.caption(results, experiment)["e1_reference"]
+    text = reference.caption(results, experiment)
     assert "Sarathi on the published arrivals: at most 4.0 % with our iteration times and scheduler" in text
     assert "at most 1.0 % with those of the earlier code" in text
 
@@ -435,12 +436,12 @@ def test_reference_of_other_policies(results, experiment):
 
 
 def test_audit_shows_the_larger_difference_and_zeros(results, experiment):
-    (axes,) = audit.make(results, experiment)["e1_audit"].axes
+    (axes,) = audit.make(results, experiment).axes
     assert line(axes, "wait_fluid") == ([12.0, 14.0], [3e-13, 1.5e-13])
     assert line(axes, "sarathi") == ([12.0, 14.0], [audit.ZERO, audit.ZERO])
     axes.figure.draw_without_rendering()
     assert axes.get_yticklabels()[0].get_text() == "0"
-    assert "6 runs: at most 3.0e-13 s" in audit.caption(results, experiment)["e1_audit"]
+    assert "6 runs: at most 3.0e-13 s" in audit.caption(results, experiment)
 
 
 def test_no_audit(results, experiment):
@@ -463,7 +464,7 @@ def test_tuning_shows_the_grid_and_every_best(results, experiment):
 
 def test_tuning_setting_that_the_policy_refused(results, experiment):
     change(results / "tuning" / "sarathi.csv", mean_latency=[0.5, None, 0.6, 0.8, 1.6, 0.8])
-    shown = tuning.make(results, experiment)["e1_tuning_sarathi"].axes[0].images[0].get_array()
+    shown = tuning.make(results, experiment).axes[0].images[0].get_array()
     assert shown.mask.tolist() == [[False, False], [True, False], [False, False]]
     assert shown[2, 0] == pytest.approx(1.2)
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from fluidwait.artifacts.provenance import save_figure
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.drawing import style
+from fluidwait.drawing.saving import save_figure
 
 EVERY = [
     *("wait", "wait_fluid", "wait_tuned", "nested_wait", "sarathi", "sarathi_tuned", "sarathi_512", "sarathi_1024"),

@@ -9,7 +9,7 @@ from fluid_laws import CAPACITY, D0, D1, SINGLE, TOY, TWO, law, laws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.device.hardware import load_hardware
 from fluidwait.device.timing import TimeModel, iteration_time, linear
 from fluidwait.fluid import (

@@ -8,7 +8,7 @@ from fluid_laws import CAPACITY, D0, D1, LMSYS_WORK, SINGLE, TOY, TWO, laws
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.fluid import boundary, equilibrium, kv_work
 
 

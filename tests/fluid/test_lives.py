@@ -8,7 +8,7 @@ from fluid_laws import SINGLE, TWO, law, laws
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.device.timing import linear
 from fluidwait.fluid import batch_room, cheapest_batch, design, equal_mass_boundaries, life_design
 from fluidwait.fluid.lives import survival

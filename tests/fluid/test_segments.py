@@ -9,7 +9,7 @@ from fluid_laws import CAPACITY, D0, D1, SINGLE, TWO, law, laws
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.fluid import (
     Infeasible,
     design,

@@ -6,7 +6,7 @@ from fluid_laws import TOY, law, laws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.fluid import (
     Infeasible,
     continuation_sup,

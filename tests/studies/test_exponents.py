@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from fluidwait.base.config import FluidwaitError
+from fluidwait.base.errors import FluidwaitError
 from fluidwait.stats.exponents import exact_proportion, fit_exponent, log_slope, mean_interval
 from fluidwait.studies.measure import horizons
 from fluidwait.studies.overflow import quantile_interval

@@ -13,8 +13,8 @@ import yaml
 from small_studies import e6_data, e11_data
 
 from fluidwait import cli
-from fluidwait.artifacts.provenance import verify
-from fluidwait.base.config import ConfigError
+from fluidwait.artifacts.verify import verify
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
 from fluidwait.studies import jobs
 from fluidwait.studies.registry import MODELS, load_study

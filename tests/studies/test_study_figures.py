@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 from small_studies import e6, e11
 
-from fluidwait.artifacts.provenance import save_figure
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
+from fluidwait.drawing.saving import save_figure
 from fluidwait.studies import e6 as e6_tables
 from fluidwait.studies import gaps as gap_tables
 from fluidwait.studies import overflow as overflow_table

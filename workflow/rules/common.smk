@@ -8,7 +8,7 @@ from pathlib import Path
 from fluidwait.pipeline import failures
 from fluidwait.report import document
 from fluidwait.claims import select as claims
-from fluidwait.base.config import FluidwaitError
+from fluidwait.base.errors import FluidwaitError
 from fluidwait.experiments import jobs
 from fluidwait.studies import jobs as studies
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 
 ROOT_VARIABLE = "FLUIDWAIT_ROOT"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,37 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.base.config import LARGEST, ConfigError, csv_lines, csv_records, nearest, short
+from fluidwait.base.errors import LARGEST, ConfigError, nearest, short
+from fluidwait.base.text_files import read_text
 
 TABLE_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What Polars raises at a file that is no table."""
+
+
+def csv_lines(path: str | Path) -> Iterator[str]:
+    """Lines of a CSV file as they are, one at a time; the errors of :func:`read_text`."""
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            yield from file
+    except (OSError, ValueError):  # a UnicodeDecodeError is a ValueError
+        read_text(path, "CSV text")  # says what is wrong
+        raise
+
+
+def csv_records(path: str | Path, above: int = 0, **dialect: Any) -> Iterator[tuple[int, list[str]]]:
+    """(line number, fields) of every record of a CSV file below its first ``above`` lines.
+
+    Raises:
+        ConfigError: what :func:`read_text` raises, or a quote without end.
+    """
+    reader, line = csv.reader(islice(csv_lines(path), above, None), **dialect), above + 1
+    try:
+        for record in reader:
+            yield line, record
+            line = above + 1 + reader.line_num
+    except csv.Error as error:
+        told = f"{error}: a quote without end?" if "field larger" in str(error) else str(error)
+        raise ConfigError(f"{path}: line {line}: cannot be read as CSV text ({told})") from None
 
 
 def load_table(path: str | Path, **options: Any) -> pl.DataFrame:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fluidwait.base.config import Strict, load
+from fluidwait.base.models import Strict, load
 from fluidwait.base.paths import project_root
 
 NAME = re.compile(r"\b([a-z]\w*)\.[a-z]\w*")  # policy.column in an SQL expression

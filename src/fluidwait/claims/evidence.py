@@ -7,8 +7,10 @@ from pathlib import Path
 
 import polars as pl
 
-from fluidwait.artifacts.provenance import ENVIRONMENT, file_sha256, read_sidecar, verify_artifact
-from fluidwait.base.config import ConfigError, FluidwaitError
+from fluidwait.artifacts.canonical import file_sha256
+from fluidwait.artifacts.sidecar import read_sidecar
+from fluidwait.artifacts.verify import ENVIRONMENT, verify_artifact
+from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.base.paths import is_file, project_root
 from fluidwait.base.tables import load_table
 from fluidwait.claims.claim import Check, Claim

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.claims.claim import Check, Claim, Expect
 from fluidwait.claims.evidence import Evidence, other_recordings, tables
 from fluidwait.stats.metrics import mean_interval

@@ -9,13 +9,15 @@ from typing import Any
 
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
-from fluidwait.base.config import ConfigError, read_json
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.sidecar import write_artifact
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
+from fluidwait.base.scales import split_scale
+from fluidwait.base.text_files import read_json
 from fluidwait.claims import words
 from fluidwait.claims.claim import claims_path
 from fluidwait.claims.judge import VERDICTS, Judgement, Outcome
-from fluidwait.experiments.experiment import split_scale
 
 FULL = "paper"
 """The scale whose verdicts count."""

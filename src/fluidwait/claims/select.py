@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fluidwait.artifacts.provenance import code_fingerprint, config_hash, imported_modules, package_versions
-from fluidwait.base.config import ConfigError, nearest
+from fluidwait.artifacts.canonical import config_hash
+from fluidwait.artifacts.code import code_fingerprint, imported_modules
+from fluidwait.artifacts.environment import package_versions
+from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.claims.claim import Check, Claim, load_claims
 from fluidwait.claims.evidence import experiments, other_recordings, tables
 

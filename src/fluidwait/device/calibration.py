@@ -19,8 +19,11 @@ import numpy as np
 import scipy  # its parts are loaded when first used
 import yaml
 
-from fluidwait.base.config import LARGEST, ConfigError, csv_records, load_yaml, nearest, parse, short
+from fluidwait.base.errors import LARGEST, ConfigError, nearest, short
 from fluidwait.base.files import write_output
+from fluidwait.base.models import parse
+from fluidwait.base.tables import csv_records
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.device.hardware import Hardware, LinearTiming, ModelShape
 
 SUMS = (

@@ -11,8 +11,10 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from fluidwait.base.config import ConfigError, Strict, load_yaml, parse
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import Strict, parse
 from fluidwait.base.paths import project_root
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.device.timing import TimeModel, iteration_time, linear
 
 GIB = 2**30

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from fluidwait.base import config
-from fluidwait.base.config import ConfigError, nearest
+from fluidwait.base import text_files
+from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.paths import resolved
 from fluidwait.base.tables import column_names, load_table, needs
 from fluidwait.stats.metrics import WINDOW
@@ -99,7 +99,7 @@ def read_json(path: str | Path, *keys: str) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing or not JSON, or a key is missing or null.
     """
-    data = config.read_json(path)
+    data = text_files.read_json(path)
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: not a JSON object")
     for key in keys:

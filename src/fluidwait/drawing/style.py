@@ -8,6 +8,7 @@ filled or open marker, and by line style. A policy's look depends on its key onl
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from matplotlib.lines import Line2D
 from matplotlib.mathtext import MathTextParser
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 
 ONE_COLUMN, MIDDLE, TWO_COLUMNS = 3.5, 5.2, 7.1
 """Widths of figures, inches."""
@@ -101,6 +102,12 @@ class JournalFigure(Figure):
     def savefig(self, fname: Any, **options: Any) -> None:
         with journal():
             super().savefig(fname, **options)
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        picture = io.BytesIO()
+        self.savefig(picture, format="png", dpi=150)
+        return picture.getvalue()
 
 
 # --- policies ------------------------------------------------------------------------------------------------------

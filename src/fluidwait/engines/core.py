@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.core.registry import CPUDispatcher
 
-from fluidwait.base.config import FluidwaitError
+from fluidwait.base.errors import FluidwaitError
 from fluidwait.policies import contract
 from fluidwait.policies.contract import Plan, View, blocks_for, growth, jit, jit_cached
 

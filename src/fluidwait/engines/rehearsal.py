@@ -18,7 +18,7 @@ from numba import typeof
 from numba.core import types
 from numba.core.registry import CPUDispatcher
 
-from fluidwait.base.config import ConfigError, nearest
+from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.device.timing import TimeModel
 from fluidwait.engines import core, simulator
 from fluidwait.engines.core import Semantics

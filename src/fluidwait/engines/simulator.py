@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.device import timing
 from fluidwait.device.timing import TimeModel, iteration_time
 from fluidwait.engines import core

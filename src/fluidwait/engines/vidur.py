@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.device.timing import TimeModel, iteration_time
 from fluidwait.engines import core, simulator
 from fluidwait.engines.core import EngineError, Semantics, admission_blocks, new_state

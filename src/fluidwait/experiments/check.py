@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError, FluidwaitError
-from fluidwait.base.paths import project_root
+from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.drawing import style
 from fluidwait.engines import rehearsal
 from fluidwait.engines.simulator import check_requests, reservation
-from fluidwait.experiments import bisection, reference
+from fluidwait.experiments import bisection
 from fluidwait.experiments.experiment import KEY, Experiment
+from fluidwait.experiments.kinds import figure_kinds, table_kinds
 from fluidwait.experiments.setting import Setting
 from fluidwait.policies import Policy
 from fluidwait.workload import MixtureLengths, Requests
@@ -50,25 +50,19 @@ def named(where: str) -> Iterator[None]:
 
 
 def _check_figures(setting: Setting, scale: str) -> None:
+    """The figures and tables asked for: whether there are such, and whether the experiment has what they need."""
     experiment = setting.experiment
-    keys, figures = list(experiment.policies), experiment.figures
-    if {"latency", "gap", "horizon"} & set(figures):
+    if {"latency", "gap", "horizon"} & set(experiment.figures):
         try:
-            style.styles(keys)
+            style.styles(list(experiment.policies))
         except ConfigError as error:
             raise ConfigError(f"policies: {str(error).removeprefix('labels: ')}") from None
     style.check_words((entry.label for entry in experiment.policies.values()), "policies")
-    if "gap" in figures and len(keys) < 2:
-        raise ConfigError(f"figures: 'gap' compares policies, and there is only '{keys[0]}'; leave it out or add one")
-    if "audit" in figures and not (experiment.scale(scale).audit_requests and experiment.audit_share):
-        raise ConfigError("figures: 'audit' needs audit_requests of the scale and audit_share above 0")
-    if "reference" in figures and setting.hardware.timing.profile is None:
-        raise ConfigError(f"figures: 'reference' needs timing.profile, which hardware {setting.hardware.name} lacks")
-    for path in (reference.PUBLISHED, reference.MEDIANS) if "reference" in figures else ():
-        if not (project_root() / path).is_file():
-            raise ConfigError(f"figures: 'reference' needs {path}, which is not there")
-    if "mstar" in figures and setting.hardware.timing.linear is None:
-        raise ConfigError(f"figures: 'mstar' needs timing.linear, which hardware {setting.hardware.name} lacks")
+    for key, kinds in (("figures", figure_kinds(experiment)), ("tables", table_kinds(experiment))):
+        for kind in kinds:
+            if hasattr(kind.module, "check"):
+                with named(key):
+                    kind.module.check(setting, scale)
 
 
 def _check_traces(experiment: Experiment, scale: str) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from fluidwait.artifacts.provenance import imported_modules, save_figure, write_artifact
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.sidecar import write_artifact
 from fluidwait.base.tables import load_table
+from fluidwait.drawing.saving import save_figure
 from fluidwait.experiments import figures
 from fluidwait.experiments.experiment import Experiment, load_experiment, replayed_rows, workload_of
 from fluidwait.experiments.figures import boundaries

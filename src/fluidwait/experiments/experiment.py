@@ -14,19 +14,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from fluidwait.base.config import Changes, ConfigError, Strict, Words, load, nearest, of_one_policy
+from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.models import Changes, Strict, Words, load, of_one_policy
 from fluidwait.base.paths import project_root
+from fluidwait.base.scales import SEED_STEP, split_scale
 from fluidwait.workload import Positive, Workload, load_workload, rows_used
-
-SEED_STEP = 10_000
-"""Between the seeds of two seed sets."""
-
-
-def split_scale(name: str) -> tuple[str, int]:
-    """A scale's name and its seed set: ``paper`` is ("paper", 0), ``paper-seeds2`` the same size on other seeds."""
-    other = re.fullmatch(r"(.+)-seeds([1-9][0-9]{0,5})", name)
-    return (other[1], int(other[2])) if other else (name, 0)
-
 
 KEY = re.compile(r"[A-Za-z0-9_.+-]+")
 """Of a policy, or of a part of a study: it is part of the names of files."""
@@ -163,18 +155,24 @@ class Experiment(Strict):
     seed: int = Field(1, ge=0)
     tuning_seed: int = Field(1001, ge=0)
     audit_share: float = Field(0.05, ge=0, le=1, description="share of the runs that Vidur repeats")
-    figures: list[Literal["latency", "gap", "horizon", "memory", "reference", "mstar", "audit"]] = ["latency", "gap"]
+    figures: list[str] = Field(
+        ["latency", "gap"], description="kinds in src/fluidwait/experiments/figures, or paths of files of your own"
+    )
+    tables: list[str] = Field(
+        [], description="beside those that the figures read: kinds in src/fluidwait/experiments/tables, or paths"
+    )
     traces: Traces | None = Field(None, description="runs whose memory is recorded against time")
     scales: dict[str, Scale]
     boundary: BoundarySearch | None = Field(None, description="how λ* is searched; without it, it is not")
     policies: dict[str, PolicyEntry] = Field(min_length=1)
 
-    @field_validator("figures")
+    @field_validator("figures", "tables")
     @classmethod
-    def _each_once(cls, figures):
-        if twice := [kind for kind in figures if figures.count(kind) > 1]:
+    def _each_once(cls, kinds):
+        names = [Path(kind).stem for kind in kinds]
+        if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"'{twice[0]}' is there twice")
-        return figures
+        return kinds
 
     @field_validator("tuning_seed")
     @classmethod
@@ -210,8 +208,6 @@ class Experiment(Strict):
         for key in (self.traces.policies if self.traces else None) or []:
             if key not in self.policies:
                 raise ValueError(f"traces.policies: no policy '{key}'{nearest(key, list(self.policies))}")
-        if "memory" in self.figures and self.traces is None:
-            raise ValueError("figures: 'memory' needs traces")
         return self
 
     def scale(self, name: str) -> Scale:

@@ -10,8 +10,10 @@ import os
 from functools import cache
 from pathlib import Path
 
-from fluidwait.artifacts.provenance import code_fingerprint, config_hash, imported_modules, package_versions
-from fluidwait.base.config import ConfigError
+from fluidwait.artifacts.canonical import config_hash
+from fluidwait.artifacts.code import code_fingerprint, imported_modules
+from fluidwait.artifacts.environment import package_versions
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
 from fluidwait.experiments import audit, bisection, boundaries, draw, fluid_tables, parameters, summary, trace
 from fluidwait.experiments import check as checks

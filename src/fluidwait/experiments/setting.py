@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError, load_yaml
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
+from fluidwait.base.scales import split_scale
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.device.hardware import Hardware, load_hardware
 from fluidwait.device.timing import TimeModel
 from fluidwait.engines import core
 from fluidwait.engines.core import Semantics
-from fluidwait.experiments.experiment import Experiment, split_scale, workload_of
+from fluidwait.experiments.experiment import Experiment, workload_of
 from fluidwait.policies import Policy, load_policy
 from fluidwait.policies.contract import Context
 from fluidwait.workload import (
@@ -38,8 +41,9 @@ def _raise_if_its_own(base: dict[str, Any], file: str, mistake: str) -> None:
             raise
 
 
-class Setting(NamedTuple):
-    """Everything about an experiment that its policies share, resolved."""
+@dataclass(frozen=True)
+class Setting:
+    """Everything about an experiment that its policies share, resolved once and handed down."""
 
     experiment: Experiment
     hardware: Hardware
@@ -47,6 +51,7 @@ class Setting(NamedTuple):
     law: LengthLaw
     time_model: TimeModel
     semantics: Semantics
+    _files: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)  # of config/policies, by name
 
     def requests(self, n: int, rate: float, seed: int, replication: int, stretches: int = 1) -> Requests:
         """The same requests for every policy and engine."""
@@ -75,7 +80,9 @@ class Setting(NamedTuple):
         """The policy of an entry with its settings and, for a tuned one, the chosen combination."""
         entry = self.experiment.entry(key)
         file = f"config/policies/{entry.use}.yaml"
-        base = load_yaml(project_root() / file)
+        if entry.use not in self._files:
+            self._files[entry.use] = load_yaml(project_root() / file)
+        base = self._files[entry.use]
         source = f"experiment {self.experiment.id}: policies.{key}"
         try:
             return load_policy(base | entry.settings | (change or {}), source)

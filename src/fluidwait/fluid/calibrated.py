@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numba import njit
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.device.timing import iteration_time
 from fluidwait.fluid.equilibrium import check_capacity
 from fluidwait.fluid.thresholds import (

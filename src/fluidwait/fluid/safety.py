@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 
 
 class RequiredMemory(NamedTuple):

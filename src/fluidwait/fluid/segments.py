@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.fluid.equilibrium import boundary, check_capacity, check_times, equilibrium
 from fluidwait.fluid.safety import RequiredMemory, base_memory, required_memory, stage_work
 from fluidwait.fluid.thresholds import (

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.fluid.equilibrium import Equilibrium, boundary, check_capacity, equilibrium, kv_work
 
 if TYPE_CHECKING:

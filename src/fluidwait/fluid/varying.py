@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.fluid.equilibrium import check_capacity, check_times, equilibrium, kv_work
 from fluidwait.fluid.thresholds import Infeasible, Thresholds, enough, least_fixed_point, summary, within
 

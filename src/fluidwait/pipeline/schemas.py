@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fluidwait.artifacts.provenance import write_text
-from fluidwait.base.config import read_text
+from fluidwait.base.files import write_text
 from fluidwait.base.paths import project_root
+from fluidwait.base.text_files import read_text
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SUFFIX = ".schema.json"

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from fluidwait.base.config import ConfigError, Strict, load_yaml, nearest, parse
+from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.models import Strict, parse
 from fluidwait.base.paths import project_root
-from fluidwait.experiments.experiment import split_scale
+from fluidwait.base.scales import split_scale
+from fluidwait.base.yaml_files import load_yaml
 
 SCALES = ("quick", "paper")
 SOURCE = "config/config.yaml or --config"

@@ -22,8 +22,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from fluidwait.base.config import ConfigError, FluidwaitError, load_yaml, nearest, parse
+from fluidwait.base.errors import ConfigError, FluidwaitError, nearest
+from fluidwait.base.models import parse
 from fluidwait.base.paths import is_file, project_root
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.policies import file as policy_file
 from fluidwait.policies.contract import Context, PolicySettings
 
@@ -59,7 +61,7 @@ class Policy(NamedTuple):
 
     @property
     def code(self) -> str:
-        """The module, or the file, for a fingerprint of the code; see :func:`~fluidwait.artifacts.provenance.imported_modules`."""
+        """The module, or the file; :func:`~fluidwait.artifacts.code.imported_modules` finds what it imports."""
         return self.module.__name__ if self.file is None else self.use
 
 
@@ -86,7 +88,7 @@ def load_policy(spec: str | Path | dict[str, Any], source: str = "policy") -> Po
     name = settings.pop("policy", None)
     if not isinstance(name, str):
         raise ConfigError(f"{source}: policy: required key is missing (valid: {', '.join(names())})")
-    module = _module(name, source)
+    module = find_module(name, source)
     return Policy(Path(name).stem, module, _settings(module, settings, source))
 
 
@@ -102,7 +104,12 @@ def _settings(module: ModuleType, settings: dict[str, Any], source: str) -> Poli
         raise ConfigError(f"{source}: {policy_file.raised(Path(module.__file__), error)}") from error
 
 
-def _module(name: str, source: str) -> ModuleType:
+def find_module(name: str, source: str) -> ModuleType:
+    """The module of a policy by what stands after ``policy:``, a name or a path; ``source`` is where it stands.
+
+    Raises:
+        ConfigError: there is no such policy, or a mistake in its file.
+    """
     if not name.endswith(".py"):
         if name not in names():
             raise ConfigError(f"{source}: policy: '{name}' is not a policy{nearest(name, names())}")

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from fluidwait.base.config import Strict
+from fluidwait.base.models import Strict
 from fluidwait.device.timing import kept_on_disk
 
 

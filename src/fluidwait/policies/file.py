@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numba.core.registry import CPUDispatcher
 
-from fluidwait.base.config import ConfigError, FluidwaitError
+from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.base.paths import project_root
 from fluidwait.policies.contract import PolicySettings
 

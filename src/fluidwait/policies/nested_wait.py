@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.fluid import equal_mass_boundaries, nested_thresholds
 from fluidwait.policies.contract import NO_LIMIT, Context, PolicySettings, admit_in_order, growth, jit, patience_ends
 

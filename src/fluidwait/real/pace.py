@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from fluidwait.base.config import FluidwaitError
+from fluidwait.base.errors import FluidwaitError
 
 PERIOD = 0.05  # s between two samples
 HIDDEN, WIDE = 512, 704  # a layer: [HIDDEN, WIDE] and [WIDE, HIDDEN] of 32 bits

@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import code_fingerprint, config_hash, file_sha256, write_text
+from fluidwait.artifacts.canonical import config_hash, file_sha256
+from fluidwait.artifacts.code import code_fingerprint
 from fluidwait.artifacts.records import ITERATIONS, REQUESTS, RecordWriter
+from fluidwait.base.files import write_text
 from fluidwait.device.calibration import SUMS, calibrate_iterations
 from fluidwait.device.hardware import Hardware, load_hardware
 from fluidwait.engines.vllm import calibrate

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
+from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.records import Run, iter_runs
+from fluidwait.artifacts.step import Artifact, names
 from fluidwait.device.calibration import SUMS
 from fluidwait.device.timing import TimeModel, iteration_time
 from fluidwait.engines.core import serving
@@ -421,9 +421,8 @@ def _paper_policy(target: Target, name: str) -> tuple[str, str]:
 # --- artifacts -------------------------------------------------------------------------------------------------------
 
 
-def write_tables(bundle: Bundle, e9: Path, e10: Path) -> list[Path]:
-    """Every table of a bundle: generations, fit, pairs and reality below ``e9``; runs, summary, gain and steps below
-    ``e10``.
+def all_tables(bundle: Bundle) -> dict[str, dict[str, pl.DataFrame]]:
+    """Every table of a bundle: generations, fit, pairs and reality of E9; runs, summary, gain and steps of E10.
 
     A bundle that was cut short before its first run has the first two; the others are empty then.
     """
@@ -432,30 +431,30 @@ def write_tables(bundle: Bundle, e9: Path, e10: Path) -> list[Path]:
     replayed = replay(bundle) if has_runs else []
     both = pairs(replayed) if replayed else empty
     metrics = runs(bundle) if has_runs else empty
-    tables = {
-        e9 / "generations.csv": whole,
-        e9 / "fit.csv": fit(bundle, whole),
-        e9 / "pairs.csv": both,
-        e9 / "reality.csv": reality(replayed, both) if replayed else empty,
-        e10 / "runs.csv": metrics,
-        e10 / "summary.csv": summary(bundle, metrics) if has_runs else empty,
-        e10 / "gain.csv": gain(bundle, metrics) if has_runs else empty,
-        e10 / "steps.csv": steps(bundle) if has_runs else empty,
+    return {
+        "e9": {
+            "generations": whole,
+            "fit": fit(bundle, whole),
+            "pairs": both,
+            "reality": reality(replayed, both) if replayed else empty,
+        },
+        "e10": {
+            "runs": metrics,
+            "summary": summary(bundle, metrics) if has_runs else empty,
+            "gain": gain(bundle, metrics) if has_runs else empty,
+            "steps": steps(bundle) if has_runs else empty,
+        },
     }
-    for path, table in tables.items():
-        write_table(bundle, path, table.write_csv)
-    return list(tables)
 
 
-def write_table(bundle: Bundle, path: Path, writer: Callable[[Path], Any]) -> None:
-    """One artifact made from a bundle."""
+def artifact(bundle: Bundle, table: Callable[[], pl.DataFrame]) -> Artifact:
+    """One table made from a bundle."""
     target = bundle.target
     lengths = [file for name in target.variants for file in input_files(workload_of(target, name)[0])]
-    write_artifact(
-        path,
-        lambda temporary, _: writer(temporary),
-        config={"target": target, "window": target.window},
-        inputs=[bundle.path("bundle.json"), *(bundle.path(name) for name in bundle.about.files), *set(lengths)],
-        code=(*CODE, *imported_modules(*target.own_policies())),
+    return Artifact(
+        lambda path, _: table().write_csv(path),
+        {"target": target, "window": target.window},
+        (*CODE, *imported_modules(*target.own_policies())),
         rule="real",
+        inputs=names([bundle.path("bundle.json"), *(bundle.path(name) for name in bundle.about.files), *set(lengths)]),
     )

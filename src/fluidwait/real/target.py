@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from fluidwait.artifacts.provenance import imported_modules
-from fluidwait.base.config import Changes, ConfigError, Strict, Words, load_yaml, nearest, parse
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.models import Changes, Strict, Words, parse
 from fluidwait.base.paths import project_root
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.device.hardware import GIB, Hardware, ModelShape
 from fluidwait.engines import core
 from fluidwait.engines.core import Semantics

@@ -22,7 +22,7 @@ def document(
     out: Out,
 ) -> None:
     """Gather every number that the report prints, and typeset it."""
-    from fluidwait.artifacts.provenance import check_output
+    from fluidwait.base.files import check_output
     from fluidwait.report.document import write_data, write_pdf
 
     check_output(out)
@@ -38,7 +38,7 @@ def appendix(
     out: Out,
 ) -> None:
     """Add up times and memory of all jobs by rule, and typeset them."""
-    from fluidwait.artifacts.provenance import check_output
+    from fluidwait.base.files import check_output
     from fluidwait.report.document import write_pdf
     from fluidwait.report.rule_times import write
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
-from fluidwait.base.config import ConfigError
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.sidecar import write_artifact
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
 
 COLUMNS = ("s", "cpu_time", "max_rss")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy  # its parts are loaded when first used
 
-from fluidwait.base.config import FluidwaitError
+from fluidwait.base.errors import FluidwaitError
 from fluidwait.stats import metrics
 
 RESAMPLES = 2000

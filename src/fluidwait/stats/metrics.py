@@ -1,7 +1,8 @@
 """Metrics of a run, the laws that every run must obey, and confidence intervals over replications.
 
 Times in seconds, rates per second. A run is a mapping of columns of equal length N, as in
-:data:`fluidwait.artifacts.records.REQUESTS`: ``arrival``, ``first_token``, ``completion``, ``output_tokens`` and ``evictions``.
+:data:`fluidwait.artifacts.records.REQUESTS`: ``arrival``, ``first_token``, ``completion``, ``output_tokens`` and
+``evictions``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import polars as pl
 import scipy  # its parts are loaded when first used
 
 from fluidwait.artifacts.records import iter_runs
-from fluidwait.base.config import FluidwaitError
+from fluidwait.base.errors import FluidwaitError
 
 Columns = Mapping[str, np.ndarray]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fluidwait.artifacts.provenance import imported_modules, save_figure, write_artifact
-from fluidwait.base.config import ConfigError, nearest
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.sidecar import write_artifact
+from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.drawing.saving import save_figure
 from fluidwait.studies.figures import FIGURES
 from fluidwait.studies.study import Study
 

@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from fluidwait.base.config import Strict, Words, nearest
+from fluidwait.base.errors import nearest
+from fluidwait.base.models import Strict, Words
 from fluidwait.experiments.experiment import KEY, MOST_REPLICATIONS
 from fluidwait.fluid.safety import base_memory
 from fluidwait.fluid.segments import continuation_probabilities, segment_prompts

@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from fluidwait.artifacts.provenance import code_fingerprint, config_hash, imported_modules, package_versions
+from fluidwait.artifacts.canonical import config_hash
+from fluidwait.artifacts.code import code_fingerprint, imported_modules
+from fluidwait.artifacts.environment import package_versions
 from fluidwait.drawing import style
 from fluidwait.studies import draw, e6, gaps, overflow, scaling, toy
 from fluidwait.studies.figures import FIGURES

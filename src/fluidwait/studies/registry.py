@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fluidwait.base.config import ConfigError, load_yaml, nearest, parse
+from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.models import parse
 from fluidwait.base.paths import project_root
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.studies.e6 import E6
 from fluidwait.studies.e11 import E11
 from fluidwait.studies.study import Study

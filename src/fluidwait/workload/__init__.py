@@ -22,9 +22,11 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
-from fluidwait.base.config import ConfigError, Strict, Words, load_yaml, nearest, parse
+from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.models import Strict, Words, parse
 from fluidwait.base.paths import is_file, project_root, resolved
 from fluidwait.base.tables import LARGEST, read_columns
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.workload.table import read_table
 
 Tokens = Annotated[int, Field(strict=True, ge=1, le=LARGEST)]

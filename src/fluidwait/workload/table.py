@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError, nearest
+from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.files import write_output
 from fluidwait.base.tables import read_columns
 

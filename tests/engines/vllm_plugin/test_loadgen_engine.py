@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.device.calibration import calibrate_iterations
 from fluidwait.device.hardware import ModelShape
 from fluidwait.engines.vllm import calibrate

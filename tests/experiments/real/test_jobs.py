@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.real import bundle as bundles
 from fluidwait.real import jobs
 from fluidwait.real.bundle import Description

@@ -12,15 +12,15 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
+from fluidwait.real.draw import draw
 
-from fluidwait.artifacts.provenance import verify
-from fluidwait.base.config import ConfigError
+from fluidwait.artifacts.verify import verify
+from fluidwait.base.errors import ConfigError
 from fluidwait.device.calibration import SUMS
 from fluidwait.engines.vllm.calibrate import COLUMNS
 from fluidwait.engines.vllm.load import engine as loadgen_engine
 from fluidwait.real import bundle as bundles
 from fluidwait.real.bundle import Points, read_bundle
-from fluidwait.real.draw import draw
 from fluidwait.real.record import record
 from fluidwait.real.tables import Simulator, fit, generations, replay, runs, steps, write_tables
 from fluidwait.real.target import load_target
@@ -245,7 +245,7 @@ def test_a_recording_told_to_end_takes_its_engine_along(target_file, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "fluidwait.cli",
+        "fluidwait",
         "real",
         "record",
         str(target_file),

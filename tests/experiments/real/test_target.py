@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
 from fluidwait.cli import main
 from fluidwait.device.hardware import Hardware

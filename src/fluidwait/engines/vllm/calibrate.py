@@ -1,4 +1,6 @@
-"""Measure how long the iterations of a running engine take, for :func:`fluidwait.device.calibration.calibrate_iterations`.
+"""Measure how long the iterations of a running engine take.
+
+The table is for :func:`fluidwait.device.calibration.calibrate_iterations`.
 
 Three kinds of load. *Bursts*: equal requests that start together, over a grid of batch sizes and prompt lengths; long
 prompts are cut into chunks by the engine's token budget, so one burst has iterations of prefills, of chunks beside
@@ -19,7 +21,8 @@ import numpy as np
 import polars as pl
 from pydantic import Field, PositiveInt
 
-from fluidwait.base.config import ConfigError, Strict
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import Strict
 from fluidwait.device.calibration import SUMS
 from fluidwait.engines.vllm.load.engine import Engine
 from fluidwait.engines.vllm.load.generator import LoadError, offer, token_ids

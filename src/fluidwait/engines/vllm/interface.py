@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.engines.vllm import VERSIONS
 
 METHODS = {  # of the scheduler: first parameters, by name

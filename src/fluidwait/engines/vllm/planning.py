@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError, FluidwaitError
+from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.device.hardware import load_hardware
 from fluidwait.device.timing import iteration_time, linear
 from fluidwait.engines.vllm.estimates import Traffic

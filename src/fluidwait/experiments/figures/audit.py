@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import read_table, shown
 
@@ -27,7 +27,17 @@ ZERO = 1e-17  # s, where an exact zero is drawn on the logarithmic axis
 AGREED_LINE = {"color": style.INK, "linestyle": style.DOTTED, "linewidth": 1.0}
 
 
-def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Figure]:
+def check(setting: Any, scale: str) -> None:
+    """Refuse an experiment without an audit.
+
+    Raises:
+        ConfigError: nothing is repeated in Vidur at this scale.
+    """
+    if not (setting.experiment.scale(scale).audit_requests and setting.experiment.audit_share):
+        raise ConfigError("'audit' needs audit_requests of the scale and audit_share above 0")
+
+
+def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> Figure:
     """``{<id>_audit: figure}``: the larger of the two differences at each rate, over replications.
 
     Reads ``audit.csv`` (policy, rate, max_abs_first_token, max_abs_completion, both in s).
@@ -38,20 +48,19 @@ def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Fi
     about = shown(experiment, results_dir)
     curves = _curves(Path(results_dir) / "audit.csv", about.labels)
     with style.journal():
-        return {f"{about.id}_audit": _draw(curves, about.labels)}
+        return _draw(curves, about.labels)
 
 
-def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, str]:
-    """The caption of each figure of :func:`make`."""
+def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> str:
+    """The caption of :func:`make`."""
     about = shown(experiment, results_dir)
     curves = _curves(Path(results_dir) / "audit.csv", about.labels)
     largest = max(curve["largest"].max() for curve in curves.values())
-    text = (
+    return (
         f"{about.title}. Largest difference of first-token and completion times between the compiled simulator and "
         f"Vidur, over all requests and {sum(curve['runs'].sum() for curve in curves.values())} runs: at most "
         f"{largest:.1e} s (demanded: {AGREED:.0e} s). Scale '{about.scale}'."
     )
-    return {f"{about.id}_audit": text}
 
 
 def _curves(path: Path, labels: Mapping[str, str]) -> dict[str, pl.DataFrame]:

@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from fluidwait.artifacts import provenance
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.claims.claim import load_claims
-from fluidwait.report import document as report
-from fluidwait.report import rule_times
+from fluidwait.report import document, printed, rule_times
+from fluidwait.report.captions import HOISTED, hoist
+from fluidwait.report.gather import gather
+from fluidwait.report.typesetting import typeset
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 PAPER = CHECKOUT / "paper"
 
 EXPERIMENT = "{id: e2, title: Two, hardware: a100-80g_llama-2-7b, workload: two_types, policies: {}}"
@@ -96,8 +98,8 @@ def files(project: Path) -> list[Path]:
 def make(project: Path, given: list[Path] | None = None) -> bytes:
     """The PDF, from these files only."""
     data, out = project / "results" / "tiny" / "report.json", project / "results" / "tiny" / "report.pdf"
-    report.write_data("tiny", files(project) if given is None else given, data)
-    report.write_pdf("paper/report.typ", data, out)
+    document.write_data("tiny", files(project) if given is None else given, data)
+    document.write_pdf("paper/report.typ", data, out)
     return out.read_bytes()
 
 
@@ -105,7 +107,7 @@ def make(project: Path, given: list[Path] | None = None) -> bytes:
 
 
 def test_totals_are_sums_over_the_tables(project):
-    data = report.gather("tiny", files(project))
+    data = gather("tiny", files(project))
     assert data["totals"] == {
         "experiments": 2,
         "runs": 8,
@@ -126,7 +128,7 @@ def test_totals_are_sums_over_the_tables(project):
 
 
 def test_what_was_not_made_is_named(project):
-    data = report.gather("tiny", files(project))
+    data = gather("tiny", files(project))
     assert [about["id"] for about in data["experiments"]] == ["e1", "e11"]
     assert "e2" in [about["id"] for about in data["missing"]]
     assert data["unjudged"] == [claim.id for claim in load_claims() if claim.id != "C1"]
@@ -135,7 +137,7 @@ def test_what_was_not_made_is_named(project):
 def test_a_report_is_made_of_what_is_handed_over_only(project):
     """Files of experiments that are not configured any more may lie in the folder."""
     kept = [path for path in files(project) if "e11" not in path.as_posix() and path.name != "claims.json"]
-    data = report.gather("tiny", kept)
+    data = gather("tiny", kept)
     assert [about["id"] for about in data["experiments"]] == ["e1"]
     assert (data["claims"], data["tables"], data["unjudged"]) == ([], {}, [])
     assert make(project, kept).startswith(b"%PDF")
@@ -157,11 +159,11 @@ def test_figures_of_remedies_are_not_shown(project):
     (project / "results" / "tiny" / "claims.json").write_text(
         json.dumps([CLAIM | {"checks": CHECKS, "remedies": TRIED}])
     )
-    data = report.gather("tiny", files(project))
+    data = gather("tiny", files(project))
     assert data["aside"] == ["e1_gap", "e1_small_latency"]
     assert data["figures"]["e1_small_latency"]["experiment"] == "e1_small"
     (project / "results" / "tiny" / "claims.json").unlink()
-    assert report.gather("tiny", files(project))["aside"] == ["e1_gap"]
+    assert gather("tiny", files(project))["aside"] == ["e1_gap"]
 
 
 def test_what_is_only_tried_as_a_remedy_is_in_no_table(project):
@@ -170,7 +172,7 @@ def test_what_is_only_tried_as_a_remedy_is_in_no_table(project):
     header = "workload,experiment,policy,label,lambda_star,low,high,fluid_bound,share\n"
     (folder / "boundaries.csv").write_text(header + rows)
     (folder / "claims.json").write_text(json.dumps([CLAIM | {"checks": CHECKS, "remedies": TRIED}]))
-    data = report.gather("tiny", files(project))
+    data = gather("tiny", files(project))
     assert [row["experiment"] for row in data["tables"]["boundaries"]] == ["e1"]
 
 
@@ -180,7 +182,7 @@ ROWS = st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(0, 2)), max_
 @given(ROWS)
 def test_taking_out_what_is_common_loses_nothing(rows):
     before = [dict(row) for row in rows]
-    common = report.take_common(rows)
+    common = printed.take_common(rows)
     for row, old in zip(rows, before, strict=True):
         assert row | {name: common[name] for name in common.keys() & old.keys()} == old
         assert not row.keys() & common.keys()
@@ -193,11 +195,11 @@ def test_settings_group_equal_policies_and_shorten_grids():
         {"experiment": "e2"} | shared | {"label": "Sarathi", "max_requests": "tuned: 8 16 24", "segments": "none"},
         {"experiment": "e2"} | shared | {"label": "other", "max_requests": 128, "segments": "20 50"},
     ]
-    first, second = report.settings(rows)
+    first, second = printed.settings(rows)
     assert (first["experiments"], first["settings"]) == (["e1", "e2"], {"max_requests": "tuned: 8 to 24 (3)"})
     assert (second["experiments"], second["settings"]) == (["e2"], {"max_requests": 128, "segments": "20 50"})
-    assert [row["experiment"] for row in report.setups(rows)] == ["e1", "e2"]
-    assert report.setups(rows)[0]["requests"] == "2000 to 6000 (3)"
+    assert [row["experiment"] for row in printed.setups(rows)] == ["e1", "e2"]
+    assert printed.setups(rows)[0]["requests"] == "2000 to 6000 (3)"
 
 
 SENTENCES = st.lists(st.text(string.ascii_uppercase, min_size=1).map(lambda t: f"{t}."), min_size=1, unique=True)
@@ -206,16 +208,16 @@ SENTENCES = st.lists(st.text(string.ascii_uppercase, min_size=1).map(lambda t: f
 @given(st.lists(SENTENCES, min_size=1, max_size=4))
 def test_hoisting_loses_no_sentence(captions):
     figures = [{"kind": "latency", "caption": " ".join(sentences)} for sentences in captions]
-    common = report.hoist(figures).get("latency", "").split()
+    common = hoist(figures).get("latency", "").split()
     for figure, sentences in zip(figures, captions, strict=True):
         assert sorted(common + figure["caption"].split()) == sorted(sentences)
-    assert not common or len(captions) >= report.HOISTED
+    assert not common or len(captions) >= HOISTED
 
 
 def test_the_size_of_the_runs_stays_in_every_caption(project):
     (project / "results" / "tiny" / "claims.json").unlink()
     copied(project, "e3")
-    data = report.gather("tiny", files(project))
+    data = gather("tiny", files(project))
     assert data["reading"] == {"latency": "Panel of e1_latency. Dotted: the boundary. Dashed: ideal."}
     assert data["figures"]["e3_latency"]["caption"] == "Bands: intervals; N = 80 requests per run."
 
@@ -223,15 +225,15 @@ def test_the_size_of_the_runs_stays_in_every_caption(project):
 def test_numbers_of_a_table_stay_numbers(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("# comment\na,b,c,d,e\n1,2.5,,inf,x\n")
-    assert report.read_rows(path) == [{"a": 1, "b": 2.5, "c": None, "d": "inf", "e": "x"}]
+    assert printed.read_rows(path) == [{"a": 1, "b": 2.5, "c": None, "d": "inf", "e": "x"}]
 
 
 def test_mistakes_are_one_line(project):
     with pytest.raises(ConfigError, match="nothing.csv: no such file"):
-        report.gather("tiny", [project / "results" / "tiny" / "nothing.csv"])
+        gather("tiny", [project / "results" / "tiny" / "nothing.csv"])
     (project / "results" / "tiny" / "claims.json").write_text("{}")
     with pytest.raises(ConfigError, match="claims.json: not a list"):
-        report.gather("tiny", files(project))
+        gather("tiny", files(project))
     (project / "results" / "tiny" / "claims.json").unlink()
     (project / "paper" / "report.typ").write_text("#unknown")
     with pytest.raises(ConfigError, match="report.typ: error: unknown variable") as caught:
@@ -273,7 +275,7 @@ def rendered(project: Path) -> list[bytes]:
     """Every page as a picture, with the same hash whatever it is made from."""
     make(project)
     data = project / "results" / "tiny" / "report.json"
-    pages = report.typeset(project / "paper" / "report.typ", data, "0" * 64, format="png", ppi=60)
+    pages = typeset(project / "paper" / "report.typ", data, "0" * 64, format="png", ppi=60)
     return pages if isinstance(pages, list) else [pages]
 
 
@@ -327,7 +329,7 @@ def test_times_add_up_by_rule(project):
     assert times["memory"].to_list() == [None, 300.5]
     out = project / "results" / "tiny" / "rule_times.csv"
     rule_times.write("tiny", out)
-    report.write_pdf("paper/appendix.typ", out, project / "results" / "tiny" / "appendix.pdf")
+    document.write_pdf("paper/appendix.typ", out, project / "results" / "tiny" / "appendix.pdf")
     assert provenance.verify_artifact(project / "results" / "tiny" / "appendix.pdf") == []
 
 

@@ -1,4 +1,4 @@
-"""What the workflow needs to know about the real engine: which bundles there are to draw, and when to record anew."""
+"""Which recordings of the real engine there are to draw, and whether this machine is to be recorded."""
 
 from __future__ import annotations
 
@@ -6,19 +6,13 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
-from fluidwait.artifacts.provenance import code_fingerprint, config_hash, imported_modules, package_versions
-from fluidwait.base.config import ConfigError, nearest
+from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.paths import project_root
 from fluidwait.drawing import style
 from fluidwait.real import bundle as bundles
-from fluidwait.real import draw, pace, tables
-from fluidwait.real.figures import FIGURES
 from fluidwait.real.target import load_target
 
 TARGETS = ("cpu", "gpu")
-TABLES = {"e9": ("generations", "fit", "pairs", "reality"), "e10": ("runs", "summary", "gain", "steps")}
-"""Tables of each experiment, below ``results/<scale>/<experiment>/<machine>``, without suffix."""
-
 RECORDINGS = "recordings"
 """Folder of what this checkout measured itself; the bundles below ``data`` come with the project."""
 
@@ -67,29 +61,6 @@ def sources(targets: tuple[str, ...], measure: bool = True) -> dict[str, str]:
 def is_fresh(folder: str) -> bool:
     """Whether the bundle was recorded here, not delivered with the project."""
     return Path(folder).parts[0] == RECORDINGS
-
-
-def figures() -> list[str]:
-    return list(FIGURES)
-
-
-@cache
-def record_key(name: str) -> str:
-    """Key of a recording: a changed target, scheduler or policy measures again."""
-    target = load_target(name)
-    code = code_fingerprint(target.code())
-    return config_hash({"target": target.model_dump(exclude={"budget"}), "code": code, "meter": pace.COMPUTATION})[:16]
-
-
-@cache
-def table_key() -> str:
-    return config_hash({"code": code_fingerprint(tables.CODE), "packages": package_versions()})[:16]
-
-
-@cache
-def figure_key() -> str:
-    modules = imported_modules(draw.__name__)
-    return config_hash({"code": code_fingerprint(modules), "packages": package_versions()})[:16]
 
 
 def _relative(folder: Path) -> str:

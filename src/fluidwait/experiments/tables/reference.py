@@ -22,12 +22,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
 from fluidwait.base.tables import read_columns
 from fluidwait.engines.simulator import simulate
 from fluidwait.experiments import replay
-from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import Setting, resolve
 from fluidwait.policies import Policy, load_policy
 from fluidwait.stats.metrics import mean_interval
@@ -38,30 +37,45 @@ MEDIANS = "data/reference/attention_medians.csv"
 COUNT = 5000  # requests of a published run
 
 
-def reference(experiment: Experiment, scale: str, out: Path) -> None:
-    """Write one row per policy and rate of the published table; see the module's text for the columns."""
+FILES = (PUBLISHED, MEDIANS)
+CODE = ("fluidwait.policies.sarathi", "fluidwait.policies.wait_chunked")
+
+
+def table(setting: Setting, scale: str, results: Path) -> pl.DataFrame:
+    """One row per policy and rate of the published table; see the module's text for the columns."""
     published, medians = project_root() / PUBLISHED, project_root() / MEDIANS
-    experiment = experiment.model_copy(update={"seed": experiment.seed_at(scale)})
-    settings = {process: _with_arrivals(experiment, process) for process in ("poisson", "poisson_truncated")}
+    experiment = setting.experiment.model_copy(update={"seed": setting.experiment.seed_at(scale)})
+    settings = {
+        process: resolve(experiment.model_copy(update={"arrivals": process}))
+        for process in ("poisson", "poisson_truncated")
+    }
     sizes = experiment.scale(scale)
-    write_artifact(
-        out,
-        lambda path, _: _table(settings, published, medians, sizes.requests, sizes.replications).write_csv(path),
-        config={
-            "experiment": experiment.id,
-            "hardware": settings["poisson"].hardware.model_dump(mode="json", exclude={"source", "fit"}),
-            "requests": sizes.requests,
-            "replications": sizes.replications,
-            "seed": experiment.seed,
-        },
-        inputs=[published, medians],
-        code=imported_modules(__name__, "fluidwait.policies.sarathi", "fluidwait.policies.wait_chunked"),
-        rule="reference",
-    )
+    return _table(settings, published, medians, sizes.requests, sizes.replications)
 
 
-def _with_arrivals(experiment: Experiment, process: str) -> Setting:
-    return resolve(experiment.model_copy(update={"arrivals": process}))
+def identity(setting: Setting, scale: str) -> dict[str, Any]:
+    """Everything in the configuration that decides the table."""
+    sizes = setting.experiment.scale(scale)
+    return {
+        "experiment": setting.experiment.id,
+        "hardware": setting.hardware.model_dump(mode="json", exclude={"source", "fit"}),
+        "requests": sizes.requests,
+        "replications": sizes.replications,
+        "seed": setting.experiment.seed_at(scale),
+    }
+
+
+def check(setting: Setting, scale: str) -> None:
+    """Refuse an experiment that the published runs cannot be repeated in.
+
+    Raises:
+        ConfigError: its hardware has no measured profile, or a file is missing.
+    """
+    if setting.hardware.timing.profile is None:
+        raise ConfigError(f"'reference' needs timing.profile, which hardware {setting.hardware.name} lacks")
+    for path in FILES:
+        if not (project_root() / path).is_file():
+            raise ConfigError(f"'reference' needs {path}, which is not there")
 
 
 def in_service(rate: float) -> int:

@@ -16,15 +16,17 @@ import pytest
 import yaml
 
 from fluidwait import cli, policies
-from fluidwait.artifacts import provenance, records
-from fluidwait.base.config import ConfigError, FluidwaitError
+from fluidwait.artifacts import records
+from fluidwait.artifacts import verify as verification
+from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.base.paths import ROOT_VARIABLE
+from fluidwait.cli.simulate import Engine
 from fluidwait.device.hardware import load_hardware
 from fluidwait.device.timing import iteration_time
 from fluidwait.stats.metrics import run_metrics
 
 A100 = "a100-80g_llama-2-7b"
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 SIMULATE = ["simulate", "--policy", "sarathi", "--requests", "200"]
 RUN = [*SIMULATE, "--workload", "p512d20", "--rate", "12"]
 LONG_MODEL = {"max_model_len": 300_000, "round_to_max_model_len": False}
@@ -288,7 +290,7 @@ def test_a_read_only_folder_is_one_line(name, capsys):
 )
 def test_the_real_command_says_the_same(name):
     prepare, expected = MISTAKES[name]
-    done = subprocess.run([sys.executable, "-m", "fluidwait.cli", *prepare()], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "fluidwait", *prepare()], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
     for part in expected:
@@ -312,7 +314,7 @@ def test_an_interruption_is_quiet(capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(provenance, "verify", interrupted)
+    monkeypatch.setattr(verification, "verify", interrupted)
     assert cli.main(["verify", "."]) == 130
     assert capsys.readouterr() == ("", "")
 
@@ -321,7 +323,7 @@ def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
     def broken(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(provenance, "verify", broken)
+    monkeypatch.setattr(verification, "verify", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["verify", "."])
 
@@ -426,7 +428,7 @@ def test_what_is_compiled_once_is_not_compiled_again(tmp_path):
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
 
     def compiled(*arguments):
-        done = subprocess.run([sys.executable, "-m", "fluidwait.cli", *arguments], env=environment, text=True)
+        done = subprocess.run([sys.executable, "-m", "fluidwait", *arguments], env=environment, text=True)
         assert done.returncode == 0
         return {path.name for path in tmp_path.rglob("*.nbc")}
 
@@ -441,10 +443,10 @@ def test_what_is_compiled_once_is_not_compiled_again(tmp_path):
 def test_simulate_is_one_and_the_same_in_vidur(capsys):
     if not find_spec("vidur"):
         pytest.skip("Vidur is not installed (pip install 'fluidwait[vidur]')")
-    ours, vidur = (succeeds(capsys, *RUN, "--engine", name, "--out", f"{name}.parquet") for name in cli.Engine)
+    ours, vidur = (succeeds(capsys, *RUN, "--engine", name, "--out", f"{name}.parquet") for name in Engine)
     assert cells(ours, "mean latency") == cells(vidur, "mean latency")
     assert cells(ours, "iterations") == cells(vidur, "iterations")
-    (a,), (b,) = (records.iter_runs(f"{name}.parquet") for name in cli.Engine)
+    (a,), (b,) = (records.iter_runs(f"{name}.parquet") for name in Engine)
     np.testing.assert_allclose(a.columns["completion"], b.columns["completion"], rtol=0, atol=1e-9)
     assert a.config_hash != b.config_hash
 
@@ -521,7 +523,7 @@ def in_a_process(*arguments: str, redirect: str = "", **environment: str | None)
     whole = {**os.environ, "PYTHONPATH": str(CHECKOUT / "src"), **environment}
     whole = {key: value for key, value in whole.items() if value is not None}
     command = f'exec "$@" {redirect}'
-    words = [sys.executable, "-m", "fluidwait.cli", *arguments]
+    words = [sys.executable, "-m", "fluidwait", *arguments]
     return subprocess.run(["bash", "-c", command, "bash", *words], env=whole, capture_output=True, text=True)
 
 
@@ -601,7 +603,7 @@ def test_errors_of_the_system_and_of_tables_are_one_line(capsys, monkeypatch):
         def fails(*_, error=error):
             raise error
 
-        monkeypatch.setattr("fluidwait.artifacts.provenance.verify", fails)
+        monkeypatch.setattr("fluidwait.artifacts.verify.verify", fails)
         Path("results").mkdir(exist_ok=True)
         assert cli.main(["verify", "results"]) == 2
         told = capsys.readouterr()

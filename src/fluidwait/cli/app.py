@@ -1,0 +1,42 @@
+"""Every command of ``fluidwait`` by its name."""
+
+from __future__ import annotations
+
+import typer
+
+from fluidwait.claims.cli import claims
+from fluidwait.cli.calibrate import app as calibrate
+from fluidwait.cli.check import schemas, verify
+from fluidwait.cli.policies import policies
+from fluidwait.cli.simulate import compile_policies, simulate
+from fluidwait.cli.table import table
+from fluidwait.cli.thresholds import thresholds
+from fluidwait.experiments.cli import app as experiment
+from fluidwait.real.cli import app as real
+from fluidwait.report.cli import app as report
+from fluidwait.studies.cli import app as study
+
+PROGRAM = "fluidwait"
+
+app = typer.Typer(
+    name=PROGRAM,
+    help="Fluid-guided scheduling of LLM inference: thresholds, calibration, simulation, provenance.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+GROUPS = {"calibrate": calibrate, "experiment": experiment, "study": study, "real": real, "report": report}
+COMMANDS = {
+    "claims": claims,
+    "thresholds": thresholds,
+    "table": table,
+    "simulate": simulate,
+    "compile": compile_policies,
+    "verify": verify,
+    "schemas": schemas,
+    "policies": policies,
+}
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
+for name, command in COMMANDS.items():
+    app.command(name)(command)

@@ -1,0 +1,109 @@
+"""Kinds of figures and tables of an experiment: files found by name, shipped or the user's own."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.paths import project_root
+from fluidwait.experiments.experiment import Experiment
+
+
+class Kind(NamedTuple):
+    """A kind of figure or table.
+
+    Attributes:
+        name: of its files: the last part of ``figures/<scale>/<experiment>_<name>.png``.
+        code: its module, or its file, for a fingerprint of the code.
+    """
+
+    name: str
+    module: ModuleType
+    code: str
+
+    def inputs(self, folder: str, policies: list[str]) -> tuple[str, ...]:
+        """The experiment's tables that it reads, in ``folder``, each once."""
+        named = [name.format(policy=key) for name in getattr(self.module, "INPUTS", ()) for key in policies]
+        return tuple(f"{folder}/{name}" for name in dict.fromkeys(named))
+
+
+def figure_kind(name: str) -> Kind:
+    """A kind of figure, by the name of a file in ``experiments/figures``, or the path of one of the user's.
+
+    Raises:
+        ConfigError: there is none, or the file has not what a kind must have.
+    """
+    return _kind("figures", name, ("INPUTS", "make", "caption"))
+
+
+def table_kind(name: str) -> Kind:
+    """A kind of table; as :func:`figure_kind`."""
+    return _kind("tables", name, ("table",))
+
+
+def figure_kinds(experiment: Experiment) -> list[Kind]:
+    """The figures of an experiment, in its order."""
+    return [figure_kind(name) for name in experiment.figures]
+
+
+def table_kinds(experiment: Experiment) -> list[Kind]:
+    """The tables of an experiment: those that it lists, and those that its figures read."""
+    read = {Path(name).stem for kind in figure_kinds(experiment) for name in kind.module.INPUTS}
+    own = [table_kind(name) for name in experiment.tables]
+    known = {kind.name for kind in own}
+    return own + [table_kind(name) for name in _shipped("tables") if name in read - known]
+
+
+def _kind(folder: str, name: str, needed: tuple[str, ...]) -> Kind:
+    if name.endswith(".py"):
+        module, code = _own(folder, name), name
+    else:
+        code = f"{_package(folder)}.{name}"
+        if name not in _shipped(folder):
+            hint = nearest(name, _shipped(folder))
+            raise ConfigError(f"{folder}: '{name}' is not a kind of {folder.removesuffix('s')}{hint}")
+        module = importlib.import_module(code)
+    for part in needed:
+        if not hasattr(module, part):
+            raise ConfigError(f"{folder}: {name}: defines no '{part}'")
+    return Kind(Path(name).stem, module, code)
+
+
+def _package(folder: str) -> str:
+    return f"{__package__}.{folder}"
+
+
+def _shipped(folder: str) -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / folder)]))
+
+
+def _own(folder: str, name: str) -> ModuleType:
+    """The module of a file of the user's, as it is now."""
+    path = project_root() / name
+    if not path.is_file():
+        near = sorted(other.relative_to(project_root()).as_posix() for other in path.parent.glob("*.py"))
+        raise ConfigError(f"{folder}: no such file {name}{nearest(name, near)}")
+    if path.stem in _shipped(folder):
+        raise ConfigError(f"{folder}: {name}: '{path.stem}' ships with fluidwait; give the file another name")
+    spec = importlib.util.spec_from_file_location(f"fluidwait_{folder}_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        frames = [frame.lineno for frame in _traceback(error) if frame.filename == str(path)]
+        line = getattr(error, "lineno", None) or (frames[-1] if frames else 0)
+        raise ConfigError(f"{folder}: {name}:{line}: {type(error).__name__}: {error}") from error
+    sys.modules[spec.name] = module
+    return module
+
+
+def _traceback(error: BaseException):
+    import traceback
+
+    return traceback.extract_tb(error.__traceback__)

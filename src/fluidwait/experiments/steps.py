@@ -1,0 +1,184 @@
+"""The steps of an experiment, and those of all experiments together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.step import Artifact, Rule, Step, names
+from fluidwait.drawing.products import exhibit, figure_files
+from fluidwait.experiments import audit, bisection, boundaries, drawing, fluid_tables, parameters, summary, sweep, trace
+from fluidwait.experiments.experiment import Experiment
+from fluidwait.experiments.kinds import Kind, figure_kinds, table_kinds
+from fluidwait.experiments.setting import Setting
+from fluidwait.workload import input_files
+
+SWEEP = Rule(
+    "sweep",
+    (
+        "results/{scale}/{experiment}/records/{policy}.parquet",
+        "results/{scale}/{experiment}/metrics/{policy}.csv",
+        "results/{scale}/{experiment}/boundary/{policy}.csv",
+    ),
+)
+"""Every run of a policy, its metrics after checks (drained, causal, Little's law), and its λ* in every replication."""
+
+TUNED_SWEEP = Rule("tuned_sweep", ("results/{scale}/{experiment}/tuning/{policy}.csv", *SWEEP.outputs))
+"""The same of a policy with a grid, which is searched first, on seeds of its own."""
+
+AUDIT = Rule("audit", ("results/{scale}/{experiment}/audit.csv",))
+"""A sample of the runs repeated in real Vidur; it fails if any request differs."""
+
+SUMMARY = Rule("summary", ("results/{scale}/{experiment}/summary.csv", "results/{scale}/{experiment}/stability.csv"))
+"""Means over the replications with 95 % confidence intervals, and λ*, measured and predicted."""
+
+PARAMETERS = Rule("parameters", ("results/{scale}/parameters.csv",))
+"""Every setting of every experiment."""
+
+BOUNDARIES = Rule("boundaries", ("results/{scale}/boundaries.csv",))
+"""λ* of all experiments, and its share of the fluid bound."""
+
+_BOUNDARIES_FILES = figure_files("figures/{scale}/boundaries")
+BOUNDARIES_FIGURE = Rule(
+    "boundaries_figure",
+    _BOUNDARIES_FILES,
+    exhibit(_BOUNDARIES_FILES, "boundaries", "all experiments", {"figure": "boundaries", "scale": "{scale}"}),
+)
+"""The figure of that table."""
+
+
+def table_rule(kind: Kind) -> Rule:
+    """The rule of a kind of table."""
+    return Rule(kind.name, ("results/{scale}/{experiment}/" + f"{kind.name}.csv",), family="table")
+
+
+def tuned(experiment: Experiment) -> list[str]:
+    """The policies whose grid is searched."""
+    return [key for key, entry in experiment.policies.items() if entry.grid is not None]
+
+
+def experiment_steps(setting: Setting, scale: str) -> list[Step]:
+    """The steps of one experiment, but for :func:`thresholds`, each before those that need it."""
+    experiment = setting.experiment
+    found = [_sweep(setting, key, scale) for key in experiment.policies]
+    if experiment.scale(scale).audit_requests > 0 and experiment.audit_share > 0:
+        found.append(_audit(setting, scale))
+    if experiment.traced():
+        found.append(_trace(setting, scale))
+    found.append(_summary(setting, scale))
+    found += [_table(setting, kind, scale) for kind in table_kinds(experiment)]
+    if experiment.figures:
+        found.append(_figures(setting, scale))
+    return found
+
+
+def shared_steps(settings: Sequence[Setting], scale: str) -> list[Step]:
+    """The steps of all experiments together."""
+    at = {"scale": scale}
+    found = []
+    if settings:
+        found = [thresholds(settings, scale), Step(PARAMETERS, (), at, (parameters.parameters(settings, scale),))]
+    searched = [setting for setting in settings if bisection.is_searched(setting.experiment, scale)]
+    if searched:
+        tables = [f"{_folder(setting, scale)}/stability.csv" for setting in searched]
+        found.append(Step(BOUNDARIES, (), at, (boundaries.boundaries(searched, tables),)))
+        found.append(Step(BOUNDARIES_FIGURE, (), at, drawing.all_boundaries(searched, scale, *found[-1].outputs)))
+    return found
+
+
+def thresholds(settings: Sequence[Setting], scale: str) -> Step:
+    """The fluid model of all experiments at once: it takes less time than starting a process for each."""
+    folders = ["results/{scale}/" + setting.experiment.id for setting in settings]
+    rule = Rule(
+        "thresholds", tuple(f"{folder}/thresholds.{suffix}" for folder in folders for suffix in ("csv", "json"))
+    )
+    products = tuple(product for setting in settings for product in fluid_tables.thresholds(setting, scale))
+    return Step(rule, (), {"scale": scale}, products)
+
+
+def _folder(setting: Setting, scale: str) -> str:
+    return f"results/{scale}/{setting.experiment.id}"
+
+
+def _at(setting: Setting, scale: str, **more: str) -> dict[str, str]:
+    return {"scale": scale, "experiment": setting.experiment.id, **more}
+
+
+def _tunings(setting: Setting, scale: str, keys: list[str]) -> dict[str, str]:
+    """Tables of the grid searches of the tuned ones among these policies."""
+    folder = _folder(setting, scale)
+    return {key: f"{folder}/tuning/{key}.csv" for key in keys if key in tuned(setting.experiment)}
+
+
+def _sweep(setting: Setting, key: str, scale: str) -> Step:
+    folder, tuning = _folder(setting, scale), _tunings(setting, scale, [key]).get(key)
+    products = (
+        *([sweep.tuning(setting, key, scale)] if tuning else []),
+        sweep.records(setting, key, scale, tuning),
+        summary.metrics(setting.experiment, f"{folder}/records/{key}.parquet"),
+        bisection.boundary(setting, key, scale, tuning),
+    )
+    rule = TUNED_SWEEP if tuning else SWEEP
+    return Step(rule, (setting.experiment.id, key), _at(setting, scale, policy=key), products)
+
+
+def _audit(setting: Setting, scale: str) -> Step:
+    tunings = _tunings(setting, scale, list(setting.experiment.policies))
+    return Step(AUDIT, (setting.experiment.id,), _at(setting, scale), (audit.audit(setting, scale, tunings),))
+
+
+def _trace(setting: Setting, scale: str) -> Step:
+    """The memory of one replication against time, a table for each policy that is asked for."""
+    keys, name = setting.experiment.traced(), setting.experiment.id
+    tunings = _tunings(setting, scale, keys)
+    rule = Rule(f"trace_{name}", tuple("results/{scale}/" + f"{name}/trace/{key}.csv" for key in keys), family="trace")
+    products = tuple(trace.trace(setting, key, scale, tunings.get(key)) for key in keys)
+    return Step(rule, (name,), _at(setting, scale), products)
+
+
+def _summary(setting: Setting, scale: str) -> Step:
+    keys, folder = list(setting.experiment.policies), _folder(setting, scale)
+    metrics, searched = ({key: f"{folder}/{part}/{key}.csv" for key in keys} for part in ("metrics", "boundary"))
+    products = (
+        summary.summary(setting.experiment, metrics),
+        boundaries.stability(setting, metrics, searched),
+    )
+    return Step(SUMMARY, (setting.experiment.id,), _at(setting, scale), products)
+
+
+def _table(setting: Setting, kind: Kind, scale: str) -> Step:
+    folder = _folder(setting, scale)
+    inputs = kind.inputs(folder, list(setting.experiment.policies))
+    code = imported_modules(kind.code, *getattr(kind.module, "CODE", ()))
+    if hasattr(kind.module, "identity"):
+        identity = kind.module.identity(setting, scale)
+    else:
+        identity = _everything(setting, scale)
+        code = tuple(sorted({*code, *parameters.code([setting])}))
+    product = Artifact(
+        lambda path, _: kind.module.table(setting, scale, Path(folder)).write_csv(path),
+        identity,
+        code,
+        rule=kind.name,
+        inputs=names([*getattr(kind.module, "FILES", ()), *input_files(setting.workload), *inputs]),
+    )
+    return Step(table_rule(kind), (setting.experiment.id, kind.name), _at(setting, scale), (product,))
+
+
+def _everything(setting: Setting, scale: str) -> dict[str, Any]:
+    return {"scale": scale} | parameters.settings_identity(setting, scale)
+
+
+def _figures(setting: Setting, scale: str) -> Step:
+    """All figures of an experiment, drawn in one process: to start it takes longer than to draw one."""
+    name, folder = setting.experiment.id, _folder(setting, scale)
+    outputs, exhibits, products = [], {}, []
+    for kind in figure_kinds(setting.experiment):
+        files = figure_files("figures/{scale}/" + f"{name}_{kind.name}")
+        outputs += files
+        exhibits |= exhibit(files, "figure", name, {"figure": kind.name, "scale": "{scale}"})
+        products += drawing.figure(setting, kind, scale, folder)
+    rule = Rule(f"figures_{name}", tuple(outputs), exhibits, family="figures")
+    return Step(rule, (name,), _at(setting, scale), tuple(products))

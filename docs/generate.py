@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from fluidwait import policies
-from fluidwait.base.config import load_yaml
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.claims.claim import load_claims
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -64,7 +64,7 @@ def segment_boundaries(settings, law) -> np.ndarray:
 
 
 def prepare(settings: Settings, context: Context) -> Knobs:
-    """Boundaries and thresholds from the settings or from the fluid model (SPEC section 4)."""
+    """Boundaries and thresholds from the settings or from the fluid model (:mod:`fluidwait.fluid.segments`)."""
     cuts = segment_boundaries(settings, context.law)
     if settings.thresholds == "fluid":
         d0, d1 = context.linear

@@ -44,7 +44,7 @@ class Knobs(NamedTuple):
 
 
 def prepare(settings: Settings, context: Context) -> Knobs:
-    """Thresholds from the settings or from the fluid model (SPEC section 3).
+    """Thresholds from the settings or from the fluid model (:mod:`fluidwait.fluid.thresholds`).
 
     Raises:
         ConfigError: a threshold per type is missing or below 1, or the fluid model has no feasible ones.

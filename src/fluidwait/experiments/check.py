@@ -52,11 +52,6 @@ def named(where: str) -> Iterator[None]:
 def _check_figures(setting: Setting, scale: str) -> None:
     """The figures and tables asked for: whether there are such, and whether the experiment has what they need."""
     experiment = setting.experiment
-    if {"latency", "gap", "horizon"} & set(experiment.figures):
-        try:
-            style.styles(list(experiment.policies))
-        except ConfigError as error:
-            raise ConfigError(f"policies: {str(error).removeprefix('labels: ')}") from None
     style.check_words((entry.label for entry in experiment.policies.values()), "policies")
     for key, kinds in (("figures", figure_kinds(experiment)), ("tables", table_kinds(experiment))):
         for kind in kinds:

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from fluidwait.artifacts import provenance
+from fluidwait.artifacts.embedded import embedded_hash
+from fluidwait.artifacts.sidecar import read_sidecar
+from fluidwait.artifacts.verify import verify_artifact
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.claims.claim import load_claims
@@ -249,9 +251,9 @@ def test_the_same_tables_give_the_same_bytes(project):
     first = make(project)
     assert make(project) == first
     out = project / "results" / "tiny" / "report.pdf"
-    assert provenance.embedded_hash(out) == provenance.read_sidecar(out).config_hash
+    assert embedded_hash(out) == read_sidecar(out).config_hash
     for name in ("report.json", "report.pdf"):
-        assert provenance.verify_artifact(project / "results" / "tiny" / name) == []
+        assert verify_artifact(project / "results" / "tiny" / name) == []
 
 
 @pytest.mark.parametrize(
@@ -330,7 +332,7 @@ def test_times_add_up_by_rule(project):
     out = project / "results" / "tiny" / "rule_times.csv"
     rule_times.write("tiny", out)
     document.write_pdf("paper/appendix.typ", out, project / "results" / "tiny" / "appendix.pdf")
-    assert provenance.verify_artifact(project / "results" / "tiny" / "appendix.pdf") == []
+    assert verify_artifact(project / "results" / "tiny" / "appendix.pdf") == []
 
 
 def test_no_benchmarks_or_other_files_are_one_line(project):

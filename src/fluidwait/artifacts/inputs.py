@@ -13,6 +13,8 @@ from fluidwait.base.paths import project_root, resolved
 from fluidwait.base.text_files import read_text
 from fluidwait.base.yaml_files import parse_yaml
 
+Kind = Literal["bytes", "content"]
+
 
 class Input(Strict):
     """A file that an artifact was made from.
@@ -25,7 +27,7 @@ class Input(Strict):
 
     path: str
     sha256: str
-    of: Literal["bytes", "content"]
+    of: Kind
 
 
 def describe_input(path: str | Path, root: str | Path | None = None) -> Input:
@@ -35,7 +37,7 @@ def describe_input(path: str | Path, root: str | Path | None = None) -> Input:
         ConfigError: the file is missing, unreadable, or YAML that does not parse.
     """
     path, root = Path(path), root_folder(root)
-    of = "content" if path.suffix in (".yaml", ".yml") else "bytes"
+    of: Kind = "content" if path.suffix in (".yaml", ".yml") else "bytes"
     return Input(path=portable(path, root), sha256=input_sha256(path, of), of=of)
 
 

@@ -217,7 +217,7 @@ def read_table(path: str | Path, record: str = "requests") -> pl.DataFrame:
     """
     file = _open(path, record)
     with file:
-        return pl.from_arrow(file.read())
+        return pl.DataFrame(pl.from_arrow(file.read()))
 
 
 def _name_of(schema: pa.Schema) -> str:

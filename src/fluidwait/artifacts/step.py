@@ -121,6 +121,7 @@ class Rule:
         name: in the workflow, and first part of the names of its steps.
         outputs: patterns of the files, from the project's root, with wildcards in braces.
         exhibits: by output pattern.
+        wanted: the outputs that the workflow is asked for; the others it makes on the way.
         whole_machine: a step wants the machine for itself: it measures time.
         family: the name's part that rules for single experiments share: ``figures`` of ``figures_e1``.
     """
@@ -128,12 +129,18 @@ class Rule:
     name: str
     outputs: tuple[str, ...]
     exhibits: Mapping[str, Exhibit] = field(default_factory=dict)
+    wanted: tuple[str, ...] = ()
     whole_machine: bool = False
     family: str = ""
 
     @property
     def kind(self) -> str:
         return self.family or self.name
+
+
+def results_rule(name: str, *outputs: str, family: str = "") -> Rule:
+    """A rule all of whose outputs are results."""
+    return Rule(name, outputs, wanted=outputs, family=family)
 
 
 @dataclass(frozen=True)
@@ -145,6 +152,7 @@ class Step:
         wildcards: values of the wildcards in the rule's outputs.
         products: of each output, in the rule's order; a later one may read an earlier one.
         after: files that must be there although no product reads them.
+        check: finds mistakes, called before anything is written.
     """
 
     rule: Rule
@@ -152,6 +160,7 @@ class Step:
     wildcards: Mapping[str, str]
     products: tuple[Product, ...]
     after: tuple[str, ...] = ()
+    check: Callable[[], None] = field(default=lambda: None, compare=False)
 
     @property
     def name(self) -> str:
@@ -162,6 +171,11 @@ class Step:
     def outputs(self) -> tuple[str, ...]:
         """Files, from the project's root."""
         return tuple(pattern.format(**self.wildcards) for pattern in self.rule.outputs)
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The outputs that the workflow is asked for."""
+        return tuple(pattern.format(**self.wildcards) for pattern in self.rule.wanted)
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
@@ -182,8 +196,9 @@ class Step:
         """Write every file with its sidecar; all of them or none.
 
         Raises:
-            ConfigError: an input is missing or wrong.
+            ConfigError: an input or the configuration is wrong.
         """
+        self.check()
         with contextlib.chdir(project_root()), all_or_nothing():
             for product, output in zip(self.products, self.outputs, strict=True):
                 product.make(Path(output))

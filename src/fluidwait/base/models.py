@@ -27,7 +27,7 @@ class Strict(BaseModel):
     def _countable(cls, value: Any, info: ValidationInfo) -> Any:
         """Whole numbers are sizes and counts: beyond :data:`LARGEST` nothing can hold them. Seeds are only names."""
         wrong = next((n for n in _whole_numbers(value) if abs(n) > LARGEST), None)
-        if wrong is not None and "seed" not in info.field_name:
+        if wrong is not None and "seed" not in str(info.field_name):
             valid = LARGEST if wrong > 0 else -LARGEST
             raise ValueError(f"{wrong} is out of range (nearest valid value: {valid})")
         return value
@@ -106,8 +106,8 @@ def _describe(error: ValidationError, model: type[BaseModel], data: dict[str, An
         tags = {tag for candidate in _models_at(model, first["loc"]) for tag in _tags(candidate, keys[-1])}
         return f"{key}: required key is missing{nearest('', list(tags))}"
     if kind in ("literal_error", "enum", "union_tag_invalid"):
-        valid = str(context.get("expected") or context.get("expected_tags") or "")
-        names = [v.strip(" '") for v in valid.replace(" or ", ", ").split(",") if v.strip(" '")]
+        told = str(context.get("expected") or context.get("expected_tags") or "")
+        names = [v.strip(" '") for v in told.replace(" or ", ", ").split(",") if v.strip(" '")]
         wrong = context.get("tag", value) if kind == "union_tag_invalid" else value
         return f"{key}: '{short(wrong)}' is not a valid value{nearest(str(wrong), names)}"
     message = first["msg"].removeprefix("Value error, ")
@@ -115,8 +115,8 @@ def _describe(error: ValidationError, model: type[BaseModel], data: dict[str, An
     found = repr(value) if isinstance(value, int | float | bool | type(None)) else None
     if isinstance(value, str):
         found = f"'{short(value)}'"
-    told = kind == "value_error" and found is not None and found in message  # by a validator of ours
-    return f"{key}: {message}" + (f", found {found}" if found is not None and not told else "")
+    is_told = kind == "value_error" and found is not None and found in message  # by a validator of ours
+    return f"{key}: {message}" + (f", found {found}" if found is not None and not is_told else "")
 
 
 def _keys(location: tuple[str | int, ...], data: Any, missing: bool) -> list[str]:

@@ -50,7 +50,8 @@ def parse_yaml(text: str, source: str | Path) -> Any:
 
 def _check_values(data: Any, source: str | Path) -> None:
     """Refuse what YAML can say and nothing here can use; the message names the key."""
-    todo, seen = [((), data)], 0
+    todo: list[tuple[tuple[str | int, ...], Any]] = [((), data)]
+    seen = 0
     while todo:
         keys, value = todo.pop()
         seen += 1
@@ -79,7 +80,10 @@ def _is_control(character: str) -> bool:
     return (character < " " and character not in "\n\t\r") or "\ud800" <= character <= "\udfff"
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # the compiled parser is ten times faster
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the compiled parser is ten times faster
+
+
+class _Loader(_SafeLoader):
     """YAML's own safe loader keeps the last of two equal keys without a word; this one refuses them.
 
     It also makes dates of what looks like one, which no setting is, and fails at the 30th of February.

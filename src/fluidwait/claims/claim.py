@@ -48,7 +48,7 @@ class Expect(Strict):
     def band(self) -> tuple[float, float]:
         """Lowest and highest value that the paper allows."""
         infinity = float("inf")
-        if self.near is not None:
+        if self.near is not None and self.within is not None:
             return self.near - self.within, self.near + self.within
         if self.between is not None:
             return self.between

@@ -35,7 +35,9 @@ def claims(
     judgements = [judge(claim, evidence) for claim in wanted]
     data = [scorecard.as_data(judgement, scale) for judgement in judgements]
     if write and only is None and file is None:
-        scorecard.write(judgements, scale, project_root() / "results" / scale)
+        folder = project_root() / "results" / scale
+        for name, product in zip(scorecard.FILES, scorecard.products(judgements, scale), strict=True):
+            product.make(folder / name)
     scorecard.show(data, scale)
     if compare is not None:
         different = scorecard.differences(data, compare, common=only is not None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from fluidwait.claims.cli import claims
@@ -9,12 +11,10 @@ from fluidwait.cli.calibrate import app as calibrate
 from fluidwait.cli.check import schemas, verify
 from fluidwait.cli.policies import policies
 from fluidwait.cli.simulate import compile_policies, simulate
+from fluidwait.cli.steps import make, steps
 from fluidwait.cli.table import table
 from fluidwait.cli.thresholds import thresholds
-from fluidwait.experiments.cli import app as experiment
 from fluidwait.real.cli import app as real
-from fluidwait.report.cli import app as report
-from fluidwait.studies.cli import app as study
 
 PROGRAM = "fluidwait"
 
@@ -25,8 +25,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-GROUPS = {"calibrate": calibrate, "experiment": experiment, "study": study, "real": real, "report": report}
-COMMANDS = {
+GROUPS = {"calibrate": calibrate, "real": real}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "make": make,
+    "steps": steps,
     "claims": claims,
     "thresholds": thresholds,
     "table": table,

@@ -14,14 +14,14 @@ def verify(
     results: Annotated[Path | None, typer.Argument(help="folder; without it, the project's results")] = None,
 ) -> None:
     """Name every artifact that is stale, missing, altered, untracked or made by another environment."""
-    from fluidwait.artifacts import provenance
+    from fluidwait.artifacts import verify as verification
     from fluidwait.base.paths import project_root
 
     folder = project_root() / "results" if results is None else results
-    findings = provenance.verify(folder)
+    findings = verification.verify(folder)
     for finding in findings:
         print(f"{finding.path}: {finding.status}: {finding.detail}")
-    checked = len(provenance.artifacts(folder))
+    checked = len(verification.artifacts(folder))
     print(f"{checked} artifacts checked, {len(findings)} findings")
     if findings:
         raise typer.Exit(FAILED)

@@ -51,9 +51,9 @@ def _own_policies(mistakes: list[str]) -> Iterator[tuple[str, Any]]:
         except FluidwaitError as error:
             mistakes.append(str(error))
             broken.add(path)
-    for path, used in named.items():
+    for file, used in named.items():
         if used and used not in broken:
-            _note(mistakes, load_policy, path)
+            _note(mistakes, load_policy, file)
 
 
 def _policy_of(path: Path, mistakes: list[str]) -> str:

@@ -22,8 +22,14 @@ def table(
     """Turn a data set of requests into a small table of lengths for a workload."""
     from fluidwait.workload import table as workload_table
 
-    columns = {"prompt_column": prompt_column, "output_column": output_column}
-    limits = {"max_prompt": max_prompt, "max_output": max_output}
-    summary = workload_table.make_table(csv, out, empty=empty, **limits, **columns)
+    summary = workload_table.make_table(
+        csv,
+        out,
+        prompt_column=prompt_column,
+        output_column=output_column,
+        max_prompt=max_prompt,
+        max_output=max_output,
+        empty=empty,
+    )
     print_table(("requests", "count"), [(name, str(count)) for name, count in summary._asdict().items()])
     print(f"\nwrote {out}")

@@ -176,6 +176,12 @@ class Hardware(Strict):
         slots = self.kv_capacity_tokens // self.max_model_len
         return slots * (self.max_model_len // self.block_size)
 
+    @property
+    def linear(self) -> tuple[float, float]:
+        """The paper's (d0 s, d1 s/token); nan when the file has none, which the policies that ask refuse."""
+        linear = self.timing.linear
+        return (linear.d0, linear.d1) if linear else (np.nan, np.nan)
+
     def with_margin(self, margin: float) -> Hardware:
         """The same hardware with another share of its memory kept free.
 
@@ -190,14 +196,15 @@ class Hardware(Strict):
         Raises:
             ConfigError: the hardware file has no such timing.
         """
+        measured, two_numbers = self.timing.profile, self.timing.linear
+        if which == "linear" and two_numbers is not None:
+            return linear(two_numbers.d0, two_numbers.d1)
+        if which == "profile" and measured is not None:
+            return measured.time_model()
         have = [name for name in ("linear", "profile") if getattr(self.timing, name) is not None]
-        if which not in have:
-            raise ConfigError(
-                f"{self.name}: timing.{which}: not in this hardware file (it has: {', '.join(have) or 'none'})"
-            )
-        if which == "linear":
-            return linear(self.timing.linear.d0, self.timing.linear.d1)
-        return self.timing.profile.time_model()
+        raise ConfigError(
+            f"{self.name}: timing.{which}: not in this hardware file (it has: {', '.join(have) or 'none'})"
+        )
 
 
 def load_hardware(path_or_name: str | Path) -> Hardware:

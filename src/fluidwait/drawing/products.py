@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,26 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from fluidwait.artifacts.code import imported_modules
-from fluidwait.artifacts.step import Artifact, Exhibit, text
+from fluidwait.artifacts.step import Artifact, Exhibit, Rule, text
 from fluidwait.drawing.saving import save_figure
 
 SUFFIXES = ("png", "pdf", "svg", "txt")
 """Of a figure's files: three formats, and its caption."""
 
 
-def figure_files(stem: str) -> tuple[str, ...]:
-    """The files of a figure, the PNG first."""
-    return tuple(f"{stem}.{suffix}" for suffix in SUFFIXES)
+def figure_rule(name: str, stems: Mapping[str, str], caption: str, category: str, family: str = "") -> Rule:
+    """The rule that draws figures in every format.
+
+    Args:
+        stems: label of each figure in Snakemake's HTML report, by the pattern of its files without suffix.
+        caption, category: in that report.
+    """
+    exhibits = {
+        f"{stem}.png": Exhibit(caption, category, {"figure": label, "scale": "{scale}"})
+        for stem, label in stems.items()
+    }
+    outputs = tuple(f"{stem}.{suffix}" for stem in stems for suffix in SUFFIXES)
+    return Rule(name, outputs, exhibits, wanted=tuple(exhibits), family=family)
 
 
 def figure_products(
@@ -31,14 +41,14 @@ def figure_products(
     code: str,
     rule: str,
 ) -> tuple[Artifact, ...]:
-    """Products for :func:`figure_files`; the figure is drawn once.
+    """Products for the files of one figure of a :func:`figure_rule`; it is drawn once.
 
     Args:
         make, caption: called when the first of the files is written.
         code: module, or file, that draws.
     """
     figure = cache(make)
-    recorded = {
+    recorded: dict[str, Any] = {
         "identity": identity,
         "inputs": inputs,
         "code": imported_modules(__name__, code),
@@ -52,8 +62,3 @@ def figure_products(
         text(caption() + "\n")(path, key)
 
     return tuple(Artifact(write_caption if suffix == "txt" else save, **recorded) for suffix in SUFFIXES)
-
-
-def exhibit(files: tuple[str, ...], caption: str, category: str, labels: dict[str, str]) -> dict[str, Exhibit]:
-    """How the figure with these files stands in Snakemake's HTML report: by its PNG."""
-    return {files[0]: Exhibit(caption, category, labels)}

@@ -237,7 +237,7 @@ def _fitting_legend(figure: Figure, entries: Sequence[Line2D]) -> Legend:
 
 
 def _size(figure: Figure, legend: Legend) -> tuple[float, float]:
-    box = legend.get_window_extent(figure.canvas.get_renderer())
+    box = legend.get_window_extent()
     return box.width / figure.dpi, box.height / figure.dpi
 
 

@@ -14,6 +14,9 @@ from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.paths import project_root
 from fluidwait.experiments.experiment import Experiment
 
+EVERY_EXPERIMENT = ("thresholds", "summary", "stability", "audit")
+"""Tables that are no kind."""
+
 
 class Kind(NamedTuple):
     """A kind of figure or table.
@@ -44,7 +47,10 @@ def figure_kind(name: str) -> Kind:
 
 def table_kind(name: str) -> Kind:
     """A kind of table; as :func:`figure_kind`."""
-    return _kind("tables", name, ("table",))
+    kind = _kind("tables", name, ("table",))
+    if kind.name in EVERY_EXPERIMENT:
+        raise ConfigError(f"tables: {name}: every experiment has a table '{kind.name}'; give the file another name")
+    return kind
 
 
 def figure_kinds(experiment: Experiment) -> list[Kind]:

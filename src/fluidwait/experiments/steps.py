@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fluidwait.artifacts.code import imported_modules
-from fluidwait.artifacts.step import Artifact, Rule, Step, names
-from fluidwait.drawing.products import exhibit, figure_files
+from fluidwait.artifacts.step import Artifact, Rule, Step, names, results_rule
+from fluidwait.drawing.products import figure_rule
 from fluidwait.experiments import audit, bisection, boundaries, drawing, fluid_tables, parameters, summary, sweep, trace
+from fluidwait.experiments.check import check_policy
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.kinds import Kind, figure_kinds, table_kinds
-from fluidwait.experiments.setting import Setting
+from fluidwait.experiments.setting import Setting, check_requests
 from fluidwait.workload import input_files
 
 SWEEP = Rule(
@@ -25,33 +26,32 @@ SWEEP = Rule(
 )
 """Every run of a policy, its metrics after checks (drained, causal, Little's law), and its λ* in every replication."""
 
-TUNED_SWEEP = Rule("tuned_sweep", ("results/{scale}/{experiment}/tuning/{policy}.csv", *SWEEP.outputs))
+TUNED_SWEEP = Rule("tuned_sweep", ("results/{scale}/{experiment}/tuning/{policy}.csv", *SWEEP.outputs), family="sweep")
 """The same of a policy with a grid, which is searched first, on seeds of its own."""
 
-AUDIT = Rule("audit", ("results/{scale}/{experiment}/audit.csv",))
+AUDIT = results_rule("audit", "results/{scale}/{experiment}/audit.csv")
 """A sample of the runs repeated in real Vidur; it fails if any request differs."""
 
-SUMMARY = Rule("summary", ("results/{scale}/{experiment}/summary.csv", "results/{scale}/{experiment}/stability.csv"))
+SUMMARY = results_rule(
+    "summary", "results/{scale}/{experiment}/summary.csv", "results/{scale}/{experiment}/stability.csv"
+)
 """Means over the replications with 95 % confidence intervals, and λ*, measured and predicted."""
 
-PARAMETERS = Rule("parameters", ("results/{scale}/parameters.csv",))
+PARAMETERS = results_rule("parameters", "results/{scale}/parameters.csv")
 """Every setting of every experiment."""
 
-BOUNDARIES = Rule("boundaries", ("results/{scale}/boundaries.csv",))
+BOUNDARIES = results_rule("boundaries", "results/{scale}/boundaries.csv")
 """λ* of all experiments, and its share of the fluid bound."""
 
-_BOUNDARIES_FILES = figure_files("figures/{scale}/boundaries")
-BOUNDARIES_FIGURE = Rule(
-    "boundaries_figure",
-    _BOUNDARIES_FILES,
-    exhibit(_BOUNDARIES_FILES, "boundaries", "all experiments", {"figure": "boundaries", "scale": "{scale}"}),
+BOUNDARIES_FIGURE = figure_rule(
+    "boundaries_figure", {"figures/{scale}/boundaries": "boundaries"}, "boundaries", "all experiments"
 )
 """The figure of that table."""
 
 
 def table_rule(kind: Kind) -> Rule:
     """The rule of a kind of table."""
-    return Rule(kind.name, ("results/{scale}/{experiment}/" + f"{kind.name}.csv",), family="table")
+    return results_rule(f"table_{kind.name}", "results/{scale}/{experiment}/" + f"{kind.name}.csv", family="table")
 
 
 def tuned(experiment: Experiment) -> list[str]:
@@ -91,9 +91,8 @@ def shared_steps(settings: Sequence[Setting], scale: str) -> list[Step]:
 def thresholds(settings: Sequence[Setting], scale: str) -> Step:
     """The fluid model of all experiments at once: it takes less time than starting a process for each."""
     folders = ["results/{scale}/" + setting.experiment.id for setting in settings]
-    rule = Rule(
-        "thresholds", tuple(f"{folder}/thresholds.{suffix}" for folder in folders for suffix in ("csv", "json"))
-    )
+    outputs = [f"{folder}/thresholds.{suffix}" for folder in folders for suffix in ("csv", "json")]
+    rule = results_rule("thresholds", *outputs)
     products = tuple(product for setting in settings for product in fluid_tables.thresholds(setting, scale))
     return Step(rule, (), {"scale": scale}, products)
 
@@ -121,7 +120,12 @@ def _sweep(setting: Setting, key: str, scale: str) -> Step:
         bisection.boundary(setting, key, scale, tuning),
     )
     rule = TUNED_SWEEP if tuning else SWEEP
-    return Step(rule, (setting.experiment.id, key), _at(setting, scale, policy=key), products)
+
+    def check() -> None:
+        check_requests(setting, scale)
+        check_policy(setting, key, scale)
+
+    return Step(rule, (setting.experiment.id, key), _at(setting, scale, policy=key), products, check=check)
 
 
 def _audit(setting: Setting, scale: str) -> Step:
@@ -173,12 +177,8 @@ def _everything(setting: Setting, scale: str) -> dict[str, Any]:
 
 def _figures(setting: Setting, scale: str) -> Step:
     """All figures of an experiment, drawn in one process: to start it takes longer than to draw one."""
-    name, folder = setting.experiment.id, _folder(setting, scale)
-    outputs, exhibits, products = [], {}, []
-    for kind in figure_kinds(setting.experiment):
-        files = figure_files("figures/{scale}/" + f"{name}_{kind.name}")
-        outputs += files
-        exhibits |= exhibit(files, "figure", name, {"figure": kind.name, "scale": "{scale}"})
-        products += drawing.figure(setting, kind, scale, folder)
-    rule = Rule(f"figures_{name}", tuple(outputs), exhibits, family="figures")
+    name, kinds = setting.experiment.id, figure_kinds(setting.experiment)
+    stems = {"figures/{scale}/" + f"{name}_{kind.name}": kind.name for kind in kinds}
+    rule = figure_rule(f"figures_{name}", stems, "figure", name, family="figures")
+    products = [product for kind in kinds for product in drawing.figure(setting, kind, scale, _folder(setting, scale))]
     return Step(rule, (name,), _at(setting, scale), tuple(products))

@@ -47,31 +47,16 @@ def keep(bundle: BundleFolder) -> None:
 
 
 @app.command()
-def tables(
+def draw(
     bundle: BundleFolder,
-    e9: Annotated[Path, typer.Option(help="folder for the tables of E9")],
-    e10: Annotated[Path, typer.Option(help="folder for the tables of E10")],
+    name: Annotated[str, typer.Option("--as", help="name of the folders below results/ and figures/")] = "mine",
 ) -> None:
-    """Tables of a bundle: fit of the time model, simulator against reality, latencies, gains."""
-    from fluidwait.real.bundle import read_bundle
-    from fluidwait.real.tables import write_tables
+    """Tables and figures of E9 and E10 from any bundle, below results/NAME and figures/NAME."""
+    from fluidwait.real.steps import machine_steps
 
-    for path in write_tables(read_bundle(bundle), e9, e10):
-        print(f"wrote {path}")
-
-
-@app.command()
-def figure(
-    name: Annotated[str, typer.Argument(metavar="FIGURE", help="e9 or e10")],
-    bundle: BundleFolder,
-    results: Annotated[Path, typer.Option(help="folder of its tables")],
-    out: Annotated[list[Path], typer.Option(help="files to write, one per format; .txt is the caption")],
-    fresh: Annotated[bool, typer.Option(help="the bundle was recorded by this very pipeline")] = False,
-) -> None:
-    """Draw a figure of a bundle in every format asked for."""
-    from fluidwait.real.draw import draw
-
-    draw(name, bundle, results, out, fresh)
+    for step in machine_steps(bundle.resolve().name, bundle.as_posix(), name):
+        step.make()
+        print(f"wrote {step.outputs[0]} and {len(step.outputs) - 1} more")
 
 
 @app.command()

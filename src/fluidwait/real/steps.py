@@ -13,7 +13,7 @@ from typing import Any
 
 from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.step import Artifact, Deferred, Rule, Step
-from fluidwait.drawing.products import SUFFIXES, exhibit, figure_files, figure_products
+from fluidwait.drawing.products import SUFFIXES, figure_products, figure_rule
 from fluidwait.real import pace, tables
 from fluidwait.real.bundle import DESCRIPTION, Bundle, read_bundle
 from fluidwait.real.figures import FIGURES
@@ -36,12 +36,7 @@ TABLES_RULE = Rule(
 )
 """Tables of a recording: the fit of the time model, simulator against reality, latencies, gains."""
 
-_FIGURE_FILES = figure_files("figures/{scale}/{real_figure}_{machine}")
-FIGURE = Rule(
-    "real_figure",
-    _FIGURE_FILES,
-    exhibit(_FIGURE_FILES, "real", "{real_figure}", {"figure": "{machine}", "scale": "{scale}"}),
-)
+FIGURE = figure_rule("real_figure", {"figures/{scale}/{real_figure}_{machine}": "{machine}"}, "real", "{real_figure}")
 
 
 @dataclass(frozen=True)

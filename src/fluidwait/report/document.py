@@ -8,31 +8,21 @@ named in it.
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fluidwait.artifacts.canonical import config_hash
-from fluidwait.artifacts.code import code_fingerprint, imported_modules
+from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.environment import PACKAGES
-from fluidwait.artifacts.inputs import describe_input
-from fluidwait.artifacts.sidecar import write_artifact
-from fluidwait.base.errors import ConfigError
-from fluidwait.base.files import check_output
-from fluidwait.base.paths import project_root, resolved
+from fluidwait.artifacts.step import Artifact, Deferred, names
+from fluidwait.base.paths import project_root
 from fluidwait.claims.claim import claims_path
 from fluidwait.drawing.reading import read_json
 from fluidwait.report.gather import gather
 from fluidwait.report.made import Files
 from fluidwait.report.typesetting import STYLE, environment, typeset
 
-
-@cache
-def key() -> str:
-    """Key of the rules that make the report: its code, the configuration it tells of, and the packages."""
-    told = {file.path: file.sha256 for file in map(describe_input, _told())}
-    parts = {"code": code_fingerprint(imported_modules(__name__)), "packages": environment(), "told": told}
-    return config_hash(parts)[:16]
+_PDF_CODE = imported_modules(__name__)
+_PDF_PACKAGES = (*PACKAGES, "typst")
 
 
 def _told() -> list[Path]:
@@ -42,18 +32,15 @@ def _told() -> list[Path]:
     return [p for folder in folders for p in sorted((root / folder).glob("*.yaml"))] + [claims_path()]
 
 
-def write_data(scale: str, files: Files, out: str | Path) -> None:
-    """Write :func:`gather` as JSON, an artifact; the same errors."""
-    check_output(out)
-    files = sorted(map(str, files))
-    data = gather(scale, files)
-    write_artifact(
-        out,
-        lambda path, _: path.write_text(_json(data), encoding="utf-8"),
-        config={"scale": scale, "environment": data["packages"]},
-        inputs=[*_read_by_gather(files), *_told()],
-        code=imported_modules(__name__),
+def data_product(scale: str, files: Files) -> Artifact:
+    """:func:`~fluidwait.report.gather.gather` of these files, as JSON; the same errors."""
+    paths = sorted(map(str, files))
+    return Artifact(
+        lambda path, _: path.write_text(_json(gather(scale, paths)), encoding="utf-8"),
+        {"scale": scale, "environment": environment()},
+        imported_modules(__name__),
         rule="report_data",
+        inputs=names([*_read_by_gather(paths), *_told()]),
     )
 
 
@@ -69,25 +56,24 @@ def _read_by_gather(files: list[str]) -> list[Path]:
     return read
 
 
-def write_pdf(source: str | Path, data: str | Path, out: str | Path) -> None:
-    """Typeset ``source``, which reads ``data``, as PDF: no date, fixed fonts, the configuration hash inside.
+def pdf_product(source: str, data: str) -> Deferred:
+    """``source``, which reads ``data``, typeset as PDF: no date, fixed fonts, the configuration hash inside.
 
-    Raises:
-        ConfigError: a file is missing, or Typst refuses the source; its message names the line.
+    Both are paths from the project's root: Typst reads nothing outside. ``data`` says which figures the page has.
     """
+    return Deferred(
+        lambda: _pdf(source, data), {"environment": environment()}, _PDF_CODE, (source, data, STYLE), _PDF_PACKAGES
+    )
+
+
+def _pdf(source: str, data: str) -> Artifact:
     root = project_root()
-    source, data = root / source, root / data
-    for path in (source, data):
-        if not resolved(path).is_relative_to(resolved(root)):
-            raise ConfigError(f"{path}: must lie in the project folder {root}, the only one that Typst reads")
-    check_output(out)
-    figures = read_json(data).get("figures", {}).values() if data.suffix == ".json" else ()
-    write_artifact(
-        out,
-        lambda path, key: path.write_bytes(typeset(source, data, key)),
-        config={"environment": environment()},
-        inputs=[source, data, root / STYLE, *(root / figure["file"].lstrip("/") for figure in figures)],
-        code=imported_modules(__name__),
-        packages=(*PACKAGES, "typst"),
-        rule=source.stem,
+    figures = read_json(root / data).get("figures", {}).values() if data.endswith(".json") else ()
+    return Artifact(
+        lambda path, key: path.write_bytes(typeset(root / source, root / data, key)),
+        {"environment": environment()},
+        _PDF_CODE,
+        rule=Path(source).stem,
+        inputs=(source, data, STYLE, *(figure["file"].lstrip("/") for figure in figures)),
+        packages=_PDF_PACKAGES,
     )

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
 from pathlib import Path
 from typing import Any
 
-from fluidwait.base.text_files import read_text
+from fluidwait.base.tables import load_table
 from fluidwait.report.made import Made, natural
 
-SETUP = ("workload", "arrivals", "rates", "requests", "replications", "seed", "memory_margin", "capacity_tokens")
-SETUP = ("experiment", *SETUP, "semantics", "eviction", "time_model")
+SIZES = ("rates", "requests", "replications", "seed", "memory_margin", "capacity_tokens")
+SETUP = ("experiment", "workload", "arrivals", *SIZES, "semantics", "eviction", "time_model")
 """Columns of ``parameters.csv`` that all policies of an experiment share, as far as they are printed."""
 
 FIRST_SETTING = "max_requests"
@@ -81,8 +80,8 @@ def _in_short(value: Any) -> Any:
     """A setting; of a list of more than two values its ends and how many there are."""
     if not isinstance(value, str):
         return value
-    words, numbers = re.fullmatch(r"(tuned: )?(.*)", value).groups(default="")
-    listed = numbers.split()
+    words = "tuned: " if value.startswith("tuned: ") else ""
+    listed = value.removeprefix(words).split()
     if len(listed) < 3 or not all(re.fullmatch(r"[\d.]+", item) for item in listed):
         return value
     return f"{words}{listed[0]} to {listed[-1]} ({len(listed)})"
@@ -92,10 +91,10 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     """Rows of a CSV file as they are written: numbers as numbers, nothing as None, the rest as text.
 
     Raises:
-        ConfigError: the file is missing or is not text.
+        ConfigError: the file is missing or is no table.
     """
-    table = csv.DictReader(line for line in read_text(path).splitlines() if not line.startswith("#"))
-    return [{key: _value(text) for key, text in row.items()} for row in table]
+    table = load_table(path, infer_schema=False, comment_prefix="#")
+    return [{key: _value(text) for key, text in row.items()} for row in table.to_dicts()]
 
 
 def _value(text: str | None) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fluidwait.base.paths import project_root
-from fluidwait.base.tables import load_table
+from fluidwait.base.tables import highest, load_table, lowest
 from fluidwait.base.yaml_files import load_yaml
 from fluidwait.drawing.reading import read_json
 from fluidwait.report.made import Made
@@ -22,9 +22,9 @@ def describe(name: str, config: Mapping[str, Any], made: Made) -> dict[str, Any]
     rows = load_table(summary)
     about |= {
         "policies": rows["policy"].n_unique(),
-        "rates": [rows["rate"].min(), rows["rate"].max()],
-        "replications": rows["replications"].max(),
-        "requests": [int(rows["requests"].min()), int(rows["requests"].max())],
+        "rates": [lowest(rows["rate"]), highest(rows["rate"])],
+        "replications": highest(rows["replications"]),
+        "requests": [int(lowest(rows["requests"])), int(highest(rows["requests"]))],
         "runs": int(rows["replications"].sum()),
         "simulated_requests": int((rows["replications"] * rows["requests"]).sum()),
     }

@@ -88,8 +88,8 @@ def run_metrics(columns: Columns, *, window: float = WINDOW) -> Metrics:
         p99_latency=float(p99),
         mean_ttft=float((columns["first_token"][part] - arrival[part]).mean()),
         mean_tpot=_mean_tpot(columns, part),
-        completion_rate=_per_second(np.count_nonzero(inside), end - start),
-        token_throughput=_per_second(output[inside].sum(), end - start),
+        completion_rate=_per_second(int(np.count_nonzero(inside)), end - start),
+        token_throughput=_per_second(int(output[inside].sum()), end - start),
         mean_in_system=mean_in_system,
         evictions=int(columns["evictions"].sum()),
         evictions_per_request=float(columns["evictions"].mean()),
@@ -166,7 +166,7 @@ class Interval(NamedTuple):
     low: float
     high: float
     deviation: float  # sample standard deviation
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks of an interval
 
 
 def mean_interval(values: Iterable[float], level: float = 0.95) -> Interval:

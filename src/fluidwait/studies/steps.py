@@ -4,35 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fluidwait.artifacts.step import Rule, Step
-from fluidwait.drawing.products import exhibit, figure_files, figure_products
+from fluidwait.artifacts.step import Rule, Step, results_rule
+from fluidwait.drawing.products import figure_products, figure_rule
 from fluidwait.studies import e6, gaps, overflow, scaling, toy
 from fluidwait.studies.e6 import E6
 from fluidwait.studies.e11 import E11, GAP_TABLES
 from fluidwait.studies.figures import FIGURES
 from fluidwait.studies.study import Study
 
-MEMORY = Rule("study_memory", ("results/{scale}/{study}/memory.csv", "results/{scale}/{study}/answers.csv"))
+MEMORY = results_rule("study_memory", "results/{scale}/{study}/memory.csv", "results/{scale}/{study}/answers.csv")
 """The memory terms of Nested WAIT, and what they say under other choices."""
 
 RUNS = Rule("study_runs", ("results/{scale}/{study}/runs/{part}.csv",))
 """One part of the scaling table: all its cases, all replications."""
 
-SCALING = Rule("study_scaling", ("results/{scale}/{study}/scaling.csv", "results/{scale}/{study}/exponents.csv"))
+SCALING = results_rule("study_scaling", "results/{scale}/{study}/scaling.csv", "results/{scale}/{study}/exponents.csv")
 """Means against the horizon, and the fitted exponents."""
 
-GAPS = Rule("study_gaps", ("results/{scale}/{study}/{table}.csv",))
+GAPS = results_rule("study_gaps", "results/{scale}/{study}/{table}.csv")
 """Throughput gaps of the policies at C = M*."""
 
-TABLE = Rule("study_table", ("results/{scale}/{study}/{table}.csv",))
+TABLE = results_rule("study_table", "results/{scale}/{study}/{table}.csv")
 """The toy example, or how often Nested WAIT exceeds its memory bound."""
 
-_FIGURE_FILES = figure_files("figures/{scale}/{study_figure}")
-FIGURE = Rule(
-    "study_figure",
-    _FIGURE_FILES,
-    exhibit(_FIGURE_FILES, "study", "studies", {"figure": "{study_figure}", "scale": "{scale}"}),
-)
+FIGURE = figure_rule("study_figure", {"figures/{scale}/{study_figure}": "{study_figure}"}, "study", "studies")
 
 
 def study_steps(name: str, study: Study, scale: str) -> list[Step]:

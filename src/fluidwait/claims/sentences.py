@@ -10,7 +10,7 @@ import math
 import re
 
 from fluidwait.claims.claim import Check, Claim, Expect
-from fluidwait.claims.judge import Judgement, Outcome, Trial
+from fluidwait.claims.judge import Judgement, Outcome, Point, Trial
 
 COMPARED = re.compile(
     r"is (?P<measured>-?[\d.]+)(?: \[(?P<low>-?[\d.]+), (?P<high>-?[\d.]+)\])?[^;]*?, "
@@ -32,7 +32,7 @@ def expected(expect: Expect) -> str:
     kind = expect.kind
     if kind == "near":
         return f"{number(expect.near)} ± {number(expect.within)}"
-    if kind == "between":
+    if expect.between is not None:
         return f"{number(expect.between[0])} to {number(expect.between[1])}"
     symbol = {"at_least": "≥ ", "at_most": "≤ ", "below": "< ", "above": "> ", "exactly": "= "}[kind]
     return symbol + number(getattr(expect, kind))
@@ -70,12 +70,12 @@ def measurement(outcome: Outcome) -> str:
     at = f" ({outcome.points_holding} of {outcome.points} points hold)" if check.each else ""
     shown = position(check.expect, float(number(point.measured)))  # the word fits the digits that are shown
     says = f"{shown} what the paper says, {expected(check.expect)}"
-    return f"{check.quantity}{where} is {value}, {says}{at}{_doubt(outcome)}"
+    return f"{check.quantity}{where} is {value}, {says}{at}{_doubt(outcome, point)}"
 
 
-def _doubt(outcome: Outcome) -> str:
+def _doubt(outcome: Outcome, point: Point) -> str:
     """Why a value within does not hold, or one outside does: its interval says otherwise."""
-    word = position(outcome.check.expect, outcome.point.measured)
+    word = position(outcome.check.expect, point.measured)
     if outcome.holds and word != "within":
         return " (but its interval reaches it)"
     if not outcome.holds and word == "within":
@@ -104,15 +104,14 @@ def _untested(claim: Claim) -> str:
 def _beside(judgement: Judgement) -> list[str]:
     """What other devices say, one sentence each."""
     return [
-        f"On another device, {device}: {'; '.join(_value(outcome) for outcome in outcomes if outcome.point)}."
+        f"On another device, {device}: {'; '.join(_value(o.check, o.point) for o in outcomes if o.point)}."
         for device, outcomes in judgement.beside.items()
     ]
 
 
-def _value(outcome: Outcome) -> str:
+def _value(check: Check, point: Point) -> str:
     """Quantity and value, without a judgement."""
-    unit = outcome.check.unit
-    return f"{outcome.check.quantity} {number(outcome.point.measured)}{' ' if unit else ''}{unit}"
+    return f"{check.quantity} {number(point.measured)}{' ' if check.unit else ''}{check.unit}"
 
 
 def _count(outcomes: list[Outcome]) -> str:

@@ -13,6 +13,8 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,7 +86,9 @@ def record(target: Target, folder: Path, say: Say = _say) -> Bundle:
 
 async def _record(target: Target, folder: Path, say: Say) -> Bundle:
     # Told to end, as a workflow or a batch system does, it must take the engine's processes along.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
+    task = asyncio.current_task()
+    assert task is not None  # this coroutine's
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     session = _Session(target, folder, say)
     async with _LazyEngine(session) as lazy:
         await session.calibrate(lazy)
@@ -96,7 +100,10 @@ class _LazyEngine:
     """Starts the engine, and the meter beside it, when the first point needs it; a finished recording needs none."""
 
     def __init__(self, session: _Session) -> None:
-        self._session, self._context, self._engine, self._meter = session, None, None, None
+        self._session = session
+        self._context: AbstractAsyncContextManager[Engine] | None = None
+        self._engine: Engine | None = None
+        self._meter: Meter | None = None
 
     async def __aenter__(self) -> _LazyEngine:
         return self
@@ -189,7 +196,7 @@ class _Session:
         loads["generations"] = target.generation, generations
         self.calibrations = len(loads)
         found = {
-            name: await self._point(name, identity, lambda measure=measure: lazy.metered(measure))
+            name: await self._point(name, identity, partial(lazy.metered, measure))
             for name, (identity, measure) in loads.items()
         }
         self.paces = {name: part["pace"] for name, part in found.items()}
@@ -254,7 +261,7 @@ class _Session:
             if not self._has(plan) and time.monotonic() - self.began > self.target.budget:
                 self.say(f"out of time after {number} of {len(plans)} runs; run again to go on")
                 return
-            data = await self._point(plan.name, self._identity(plan), lambda plan=plan: self._run(lazy, plan))
+            data = await self._point(plan.name, self._identity(plan), partial(self._run, lazy, plan))
             latency = np.mean(np.array(data["completion"]) - np.array(data["arrival"]))
             self.say(f"{number + 1}/{len(plans)} {plan.name}: {plan.rate:g}/s, mean latency {latency:.3f} s")
             if time.monotonic() - packed > PACK_EVERY:
@@ -360,8 +367,8 @@ class _Session:
     def pack(self) -> Bundle:
         """Write the files of the bundle from the points."""
         hardware = load_hardware(self.folder / "hardware.yaml")
-        runs = [(plan, self.points.get(plan.name, self._key(self._identity(plan)))) for plan in self.plans(hardware)]
-        runs = [(plan, data) for plan, data in runs if data is not None]
+        points = [(plan, self.points.get(plan.name, self._key(self._identity(plan)))) for plan in self.plans(hardware)]
+        runs = [(plan, data) for plan, data in points if data is not None]
         key = config_hash({"target": self.target, "engine": self.version, "device": self.device["name"]})
         if runs:
             self._write_runs(runs, key)

@@ -85,7 +85,7 @@ class Simulator:
 
 
 def _scaled(model: TimeModel, factor: float) -> TimeModel:
-    return TimeModel(*(factor * part for part in model))
+    return TimeModel._make(factor * part for part in model)
 
 
 # --- E9 --------------------------------------------------------------------------------------------------------------
@@ -145,8 +145,8 @@ def fit(bundle: Bundle, whole: pl.DataFrame) -> pl.DataFrame:
         rows.append({"what": "iteration", "model": PROFILE, "sample": "other load", **_validated(bundle)})
     for model in (LINEAR, PROFILE):
         for beyond, sample in ((False, "fitted"), (True, "extrapolated")):
-            part = whole.filter(pl.col("extrapolated") == beyond)
-            measured, predicted = part["measured"].to_numpy(), part[model].to_numpy()
+            rows_of = whole.filter(pl.col("extrapolated") == beyond)
+            measured, predicted = rows_of["measured"].to_numpy(), rows_of[model].to_numpy()
             rows.append({"what": "generation", "model": model, "sample": sample, **_scores(measured, predicted)})
     schema = {"what": str, "model": str, "sample": str, "rows": int, "mape": float, "max_relative_error": float}
     return pl.DataFrame(rows, schema=schema | {"r2": float})
@@ -399,9 +399,9 @@ def evidence(bundle: Bundle) -> dict[str, pl.DataFrame]:
     if bundle.has_runs():
         latency = runs(bundle).group_by("variant", "rate", "policy").agg(pl.col("mean_latency").mean())
         for name in ("single", "lmsys"):
-            variant, ours = _paper_policy(bundle.target, name)
+            variant, policy = _paper_policy(bundle.target, name)
             part = latency.filter(pl.col("variant") == variant)
-            ours, stock = (part.filter(pl.col("policy") == key) for key in (ours, STOCK))
+            ours, stock = (part.filter(pl.col("policy") == key) for key in (policy, STOCK))
             both = ours.join(stock, on="rate", suffix="_stock").sort("rate")
             if both.height:
                 tables[f"{name}.csv"] = both.select("rate", wait="mean_latency", baseline="mean_latency_stock")

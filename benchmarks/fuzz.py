@@ -216,7 +216,7 @@ def read_histogram(path: Path) -> None:
 
 
 def read_iterations(path: Path) -> None:
-    from fluidwait.device.calibration import calibrate_iterations
+    from fluidwait.device.iteration_times import calibrate_iterations
 
     out = path.parent / "made.yaml"
     calibrate_iterations(path, ROOT / "data" / "hardware" / "a100-80g_llama-2-7b.yaml", out)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fluidwait.base.errors import ConfigError
-from fluidwait.base.tables import column_names, load_table, needs, read_columns
+from fluidwait.base.tables import column_names, load_table, read_columns
 
 
 def read(tmp_path, text: str | bytes):
@@ -111,6 +111,3 @@ def test_a_table_of_the_project_that_is_none(tmp_path):
         with pytest.raises(ConfigError, match="summary.csv: ") as error:
             load_table(path)
         assert "\n" not in str(error.value)
-    path.write_text("a,b\n1,2\n")
-    with pytest.raises(ConfigError, match="no column 'rats' .did you mean|no column 'rats'"):
-        needs(load_table(path), path, "a", "rats")

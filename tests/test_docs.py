@@ -26,10 +26,17 @@ from fluidwait.policies import load_policy
 from fluidwait.workload import Requests
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-PAGES = ("adding-a-policy.md", "adding-a-workload.md", "adding-hardware.md", "claims.md")
+PAGES = (
+    "adding-a-claim.md",
+    "adding-a-policy.md",
+    "adding-a-workload.md",
+    "adding-an-experiment.md",
+    "adding-hardware.md",
+    "claims.md",
+)
 
 FENCE = re.compile(r"^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE_NAME = re.compile(r"`(?P<path>[^`\n]+)`:\n\n\Z")  # the line above a block that is a file
+FILE_NAME = re.compile(r"(?P<more>At the end of )?`(?P<path>[^`\n]+)`:\n\n\Z")  # above a block that is a file
 COMMAND = re.compile(r"^\$ (?P<line>.*)\n(?P<output>(?:(?!\$ ).*\n?)*)", re.MULTILINE)
 
 
@@ -54,7 +61,8 @@ def follow(text: str, project: Path, run) -> int:
         if name:
             path = project / name["path"]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block["body"])
+            before = path.read_text() if name["more"] else ""
+            path.write_text(before + block["body"])
         elif block["language"] == "console":
             for command in COMMAND.finditer(block["body"]):
                 run(command["line"], command["output"])

@@ -42,7 +42,7 @@ def single_type(some: Requests) -> LengthLaw:
 def prepared(spec: dict, some: Requests, time_model: TimeModel, semantics: Semantics):
     """(policy, knobs) of a policy given as a mapping."""
     policy = load_policy(spec)
-    law = single_type(some) if policy.name == "wait" else law_of(some)
+    law = single_type(some) if policy.by_type else law_of(some)
     capacity = semantics.blocks * semantics.block_size
     context = Context(law, 1.0, time_model, (0.0106, 4e-7), capacity, semantics.prefill_emits)
     return policy, policy.prepare(context)

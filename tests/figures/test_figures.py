@@ -514,13 +514,13 @@ def test_missing_file(kind, file, results, experiment):
 def test_value_that_is_not_a_number(kind, file, column, results, experiment):
     table = pl.read_csv(results / file, infer_schema=False)
     table.with_columns(pl.Series(column, [*table[column][:-1], "fast"])).write_csv(results / file)
-    with pytest.raises(ConfigError, match=rf"row {table.height}, column '{column}': 'fast' is not a number$"):
+    with pytest.raises(ConfigError, match=rf"line {table.height + 1}, column '{column}': 'fast' is not a number$"):
         figures.make(kind, results, experiment)
 
 
 def test_latency_that_is_missing(results, experiment):
     change(results / "summary.csv", mean_latency=[None] + [1.0] * 11)
-    with pytest.raises(ConfigError, match=r"summary.csv: row 1, column 'mean_latency': the value is missing$"):
+    with pytest.raises(ConfigError, match=r"summary.csv: line 2, column 'mean_latency': the value is missing$"):
         latency.make(results, experiment)
 
 

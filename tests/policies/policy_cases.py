@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from fluidwait.device.timing import linear
-from fluidwait.engines.simulator import memory_size
 from fluidwait.policies import load_policy
 from fluidwait.policies.contract import Context, Plan, View
 from fluidwait.workload import LengthLaw
@@ -53,7 +52,7 @@ class Asked:
         self.policy = load_policy(spec)
         context = Context(lengths or law([20]), rate, linear(0.01, 0.0), (0.01, 1e-7), 16_000, emits)
         self.knobs = self.policy.prepare(context)
-        self.memory = np.zeros(memory_size(self.policy.module, self.knobs), dtype=np.int64)
+        self.memory = np.zeros(self.policy.memory_size(self.knobs), dtype=np.int64)
 
     def __call__(
         self,

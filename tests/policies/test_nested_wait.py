@@ -90,4 +90,4 @@ def test_bad_settings(settings, message):
 
 def test_outputs_end_with_the_last_segment():
     ask = nested()
-    assert ask.policy.module.longest_output(ask.knobs, np.zeros(2, dtype=np.int64)).tolist() == [30, 30]
+    assert ask.policy.longest_output(ask.knobs, np.zeros(2, dtype=np.int64)).tolist() == [30, 30]

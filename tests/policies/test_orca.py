@@ -12,7 +12,7 @@ def test_whole_prompts_mixed_with_decodes():
 
 
 def test_reserves_the_longest_sequence():
-    assert ask.policy.module.reserved_tokens(ask.knobs) == 64
+    assert ask.policy.reserved_tokens(ask.knobs) == 64
     assert len(ask([Request(1)] * 3, free=11).admitted) == 2  # 4 blocks each
 
 

@@ -15,7 +15,9 @@ from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.device.timing import linear
 from fluidwait.engines import core, simulator
 from fluidwait.engines.rehearsal import interpreted, rehearse
-from fluidwait.policies import load_policy
+from fluidwait.policies import Policy, load_policy
+from fluidwait.policies.contract import NO_LIMIT, EngineSize, Limits, Needs
+from fluidwait.policies.file import FUNCTIONS
 from fluidwait.workload import Requests
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -281,9 +283,42 @@ def test_the_plug_in_takes_a_file_and_a_name(project):
     _, by_name = read_settings({"fluidwait": "of_8"})
     assert (by_path.settings.batch, by_name.settings.batch) == (4, 8)
     assert by_path.module is by_name.module
-    for wrong, message in (
-        (write(project, BATCH_OF), "'policies/mine.py' defines no queue_depth"),
-        ({"policy": "of_9"}, "'of_9' is not a valid value (did you mean 'of_8'?)"),
-    ):
-        with pytest.raises(FluidwaitError, match=re.escape(message)):
-            read_settings({"fluidwait": wrong})
+    with pytest.raises(FluidwaitError, match=re.escape("'of_9' is not a valid value (did you mean 'of_8'?)")):
+        read_settings({"fluidwait": {"policy": "of_9"}})
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("limits(knobs):\n    return (1, 2)", "mine.py:35: limits must return Limits, found tuple"),
+        ("needs(settings):\n    return None", "mine.py:35: needs must return Needs, found NoneType"),
+        (
+            "queue_depth(knobs):\n    return -1",
+            "mine.py:35: queue_depth must return a whole number from 0 on, found -1",
+        ),
+        ("within(settings, law):\n    return settings", "mine.py:35: within must take within(settings, size, law)"),
+        ("thresholds(knobs):\n    return knobs.bacth", "mine.py:36: AttributeError: 'Knobs' object has no attribute"),
+    ],
+)
+def test_what_the_contract_asks_besides_is_checked_too(project, answer, message):
+    with pytest.raises(FluidwaitError, match="policies/" + re.escape(message)):
+        policy, knobs = use(write(project, BATCH_OF + f"\ndef {answer}\n"))
+        policy.needs(), policy.thresholds(knobs)
+
+
+def test_a_file_that_says_nothing_more_has_the_contracts_defaults(project):
+    policy, knobs = use(write(project, BATCH_OF))
+    assert (policy.memory_size(knobs), policy.reserved_tokens(knobs), policy.reserves) == (1, None, False)
+    assert policy.longest_prompt(knobs) == policy.queue_depth(knobs) == NO_LIMIT
+    assert policy.longest_output(knobs, np.array([0, 3])).tolist() == [NO_LIMIT] * 2
+    assert policy.limits(knobs) == Limits() and not policy.limits(knobs).splits_prompts
+    assert not policy.fills_batches and not policy.by_type and not policy.within_engine_limits
+    assert policy.needs() == Needs(any_output=1, times=False, rate=False)  # there is no prepare
+    assert policy.max_wait == 0.5 and list(policy.thresholds(knobs)) == []
+    assert policy.within(EngineSize(1, 1, 1, False, 1), None) == policy
+    assert policy.prepare_at_most(None, Limits(requests=1)) == knobs
+
+
+def test_the_names_in_the_contract_are_the_methods_of_a_policy():
+    for name in FUNCTIONS:
+        assert name == "plan" or hasattr(Policy, name) or name == "at_most", name

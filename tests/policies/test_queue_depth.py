@@ -20,7 +20,7 @@ STEP = st.tuples(st.integers(0, 30), st.lists(st.integers(1, 29), max_size=14), 
 @given(steps=st.lists(STEP, min_size=1, max_size=6))
 def test_what_lies_beyond_changes_no_plan(spec, steps):
     whole, cut = Asked(spec, LAW), Asked(spec, LAW)
-    depth = whole.policy.module.queue_depth(whole.knobs)
+    depth = whole.policy.queue_depth(whole.knobs)
     for waiting, generated, free, now in steps:
         queue = [Request(arrival=i / 10) for i in range(waiting)]
         resident = [decoding(g, service=now / 2) for g in generated]
@@ -30,6 +30,6 @@ def test_what_lies_beyond_changes_no_plan(spec, steps):
 def test_wait_sees_every_type_of_a_mixed_queue_reach_its_threshold():
     """Of two types that come in turn, both become eligible within the requests that are shown."""
     ask = Asked({"policy": "wait", "thresholds": [3, 2, 1]}, LAW)
-    depth = ask.policy.module.queue_depth(ask.knobs)
+    depth = ask.policy.queue_depth(ask.knobs)
     queue = [Request(kind=(0, 1, 0, 1, 0, 2)[i % 6]) for i in range(40)]
     assert ask(queue[:depth]) == ask(queue)

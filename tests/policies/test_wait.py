@@ -85,4 +85,4 @@ def test_one_threshold_per_type(thresholds):
 def test_stages_end_at_the_output_of_the_type():
     """One counter per stage: an output that is not the type's own would count in another's."""
     ask = two_types()
-    assert ask.policy.module.longest_output(ask.knobs, np.array([0, 1, 0])).tolist() == [5, 9, 5]
+    assert ask.policy.longest_output(ask.knobs, np.array([0, 1, 0])).tolist() == [5, 9, 5]

@@ -22,10 +22,10 @@ def calibrate_iterations(
     out: Out,
 ) -> None:
     """Fit the iteration time from whole iterations, measured on any device."""
-    from fluidwait.device import calibration
+    from fluidwait.device import iteration_times
 
     with writing(out):
-        hardware = calibration.calibrate_iterations(csv, template, out)
+        hardware = iteration_times.calibrate_iterations(csv, template, out)
     _print_fit(hardware, out)
 
 
@@ -37,10 +37,10 @@ def calibrate_profile(
     out: Out,
 ) -> None:
     """Fit the iteration time from operator times: everything but attention, and attention by its shape."""
-    from fluidwait.device import calibration
+    from fluidwait.device import operator_times
 
     with writing(out):
-        hardware = calibration.calibrate_profile(compute, attention, template, out)
+        hardware = operator_times.calibrate_profile(compute, attention, template, out)
     _print_fit(hardware, out)
 
 

@@ -176,6 +176,12 @@ class Hardware(Strict):
         slots = self.kv_capacity_tokens // self.max_model_len
         return slots * (self.max_model_len // self.block_size)
 
+    @property
+    def linear(self) -> tuple[float, float]:
+        """The paper's (d0 s, d1 s/token); nan when the file has none, which the policies that ask refuse."""
+        linear = self.timing.linear
+        return (linear.d0, linear.d1) if linear else (np.nan, np.nan)
+
     def with_margin(self, margin: float) -> Hardware:
         """The same hardware with another share of its memory kept free.
 

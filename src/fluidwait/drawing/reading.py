@@ -11,7 +11,7 @@ import polars as pl
 from fluidwait.base import text_files
 from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.paths import resolved
-from fluidwait.base.tables import column_names, highest, load_table, lowest, needs
+from fluidwait.base.tables import read_columns
 from fluidwait.stats.metrics import WINDOW
 
 
@@ -57,28 +57,11 @@ def read_table(
     """Columns of a CSV: ``numbers`` as finite Float64, ``text`` as String, ``optional`` as Float64, NaN where empty.
 
     Raises:
-        ConfigError: the file or a column is missing, there are no rows, or a value is not a number.
+        ConfigError: what :func:`~fluidwait.base.tables.read_columns` raises.
     """
-    wanted = (*numbers, *optional)
-    header = column_names(path)
-    for name in (*wanted, *text):
-        if name not in header:
-            raise ConfigError(f"{path}: no column '{name}'{nearest(name, header)}")
-    table = needs(load_table(path, infer_schema=False, comment_prefix="#"), path, *wanted, *text).select(*wanted, *text)
-    if table.is_empty():
-        raise ConfigError(f"{path}: no rows below the header")
-    values = {name: _numbers(table[name], path, empty=name in optional) for name in wanted}
-    return table.with_columns(**values)
-
-
-def _numbers(text: pl.Series, path: str | Path, empty: bool) -> pl.Series:
-    values = text.str.strip_chars().cast(pl.Float64, strict=False)
-    wrong = (values.is_null() & text.is_not_null()) if empty else ~values.is_finite().fill_null(False)
-    if wrong.any():
-        row = wrong.arg_true()[0]
-        fault = "the value is missing" if text[row] is None else f"'{text[row]}' is not a number"
-        raise ConfigError(f"{path}: row {row + 1}, column '{text.name}': {fault}")
-    return values.fill_null(float("nan"))
+    columns = read_columns(path, {}, numbers, text, optional)
+    types = {name: pl.String if name in text else pl.Float64 for name in (*numbers, *optional, *text)}
+    return pl.DataFrame({name: pl.Series(columns[name], dtype=kind) for name, kind in types.items()})
 
 
 def of_policy(table: pl.DataFrame, key: str, path: str | Path) -> pl.DataFrame:

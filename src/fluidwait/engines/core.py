@@ -18,7 +18,7 @@ from numba.core.registry import CPUDispatcher
 
 from fluidwait.base.errors import FluidwaitError
 from fluidwait.policies import contract
-from fluidwait.policies.contract import Plan, View, blocks_for, growth, jit, jit_cached
+from fluidwait.policies.contract import Context, Plan, View, blocks_for, growth, jit, jit_cached
 
 
 class EngineError(FluidwaitError):
@@ -58,6 +58,16 @@ def decode(blocks: int, block_size: int = 16, watermark: float = 0.01) -> Semant
     decode. After an eviction the other machine has long dropped it, so that the prompt is prefilled here.
     """
     return serving(blocks, block_size, watermark)._replace(remote_prefill=True)
+
+
+def context_of(law, rate: float, time_model, linear: tuple[float, float], semantics: Semantics) -> Context:
+    """What a policy may derive its knobs from, under these rules.
+
+    Args:
+        linear: the paper's (d0 s, d1 s/token); nan where they are unknown, which the policies that ask refuse.
+    """
+    capacity = semantics.blocks * semantics.block_size
+    return Context(law, rate, time_model, linear, capacity, semantics.prefill_emits, semantics.remote_prefill)
 
 
 class State(NamedTuple):

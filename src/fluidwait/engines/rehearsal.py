@@ -23,7 +23,7 @@ from fluidwait.device.timing import TimeModel
 from fluidwait.engines import core, simulator
 from fluidwait.engines.core import Semantics
 from fluidwait.policies.contract import Plan, View
-from fluidwait.policies.file import WHOLE_NUMBERS, check_whole, line_of, mistake, raised
+from fluidwait.policies.file import check_result, line_of, mistake, raised
 
 REQUESTS = 40
 """Of a rehearsal at most."""
@@ -60,16 +60,22 @@ def rehearse(requests, policy, knobs: Any, time_model: TimeModel, semantics: Sem
         return
     few = requests._replace(**{name: getattr(requests, name)[:REQUESTS] for name in requests._fields})
     few = few._replace(output=np.minimum(few.output, OUTPUT))
-    semantics = simulator.reservation(policy.module, knobs, semantics)
+    semantics = simulator.reservation(policy, knobs, semantics)
     simulator.check_requests(few, policy, knobs, semantics)
-    for name in WHOLE_NUMBERS:
-        if hasattr(policy.module, name):
-            check_whole(name, getattr(policy.module, name)(knobs), policy.file)
+    _check_answers(policy, knobs)
     state = core.new_state(few, semantics)
-    memory = np.zeros(simulator.memory_size(policy.module, knobs), dtype=np.int64)
+    memory = np.zeros(policy.memory_size(knobs), dtype=np.int64)
     _compile(policy, (_view(state, semantics), knobs, memory, _plan(state)))
     rows = np.empty((0, len(simulator.LOG_COLUMNS)))
     _run_in_python(policy, (knobs, memory, state, time_model, semantics, rows, True))
+
+
+def _check_answers(policy, knobs: Any) -> None:
+    """Ask for what the contract gives one type; what is not compiled was checked when it was asked before."""
+    for ask in (policy.memory_size, policy.longest_prompt, policy.queue_depth, policy.limits):
+        check_result(ask.__name__, ask(knobs), policy.file)
+    if policy.reserves:
+        check_result("reserved_tokens", policy.reserved_tokens(knobs), policy.file)
 
 
 def _plan(state) -> Plan:

@@ -59,7 +59,7 @@ def simulate(
         ConfigError: a request can never fit the memory.
         EngineError: a request was left behind, the policy broke the contract, or an invariant failed.
     """
-    semantics = reservation(policy.module, knobs, semantics)
+    semantics = reservation(policy, knobs, semantics)
     check_requests(requests, policy, knobs, semantics)
     rows = np.empty((0, len(LOG_COLUMNS)))
     run = _once(requests, policy, knobs, time_model, semantics, rows, check)
@@ -72,7 +72,7 @@ def simulate(
 
 def _once(requests, policy, knobs, time_model, semantics, rows, check) -> Run:
     state = new_state(requests, semantics)
-    memory = np.zeros(memory_size(policy.module, knobs), dtype=np.int64)
+    memory = np.zeros(policy.memory_size(knobs), dtype=np.int64)
     status, where, at, iterations, busy, peak = compiled(policy.module)(
         knobs, memory, state, time_model, semantics, rows, check
     )
@@ -81,24 +81,18 @@ def _once(requests, policy, knobs, time_model, semantics, rows, check) -> Run:
     return Run(state.first_token, state.completion, state.evictions, iterations, busy, peak, None)
 
 
-def memory_size(module, knobs) -> int:
-    """Length of the int64 array that the policy keeps between calls."""
-    return module.memory_size(knobs) if hasattr(module, "memory_size") else 1
-
-
-def reservation(module, knobs, semantics: Semantics) -> Semantics:
+def reservation(policy, knobs, semantics: Semantics) -> Semantics:
     """``semantics`` with the blocks that this policy reserves for a whole sequence at admission, if it does.
 
     Raises:
         ConfigError: it reserves less than a block.
     """
-    if not hasattr(module, "reserved_tokens"):
+    tokens = policy.reserved_tokens(knobs)
+    if tokens is None:
         return semantics
-    tokens = module.reserved_tokens(knobs)
     if tokens < semantics.block_size:
-        name = module.__name__.rpartition(".")[2]
         raise ConfigError(
-            f"{name}: reserves {tokens} tokens for a request, less than one block of memory "
+            f"{policy.name}: reserves {tokens} tokens for a request, less than one block of memory "
             f"(nearest valid value: {semantics.block_size})"
         )
     return semantics._replace(reserved_blocks=tokens // semantics.block_size)
@@ -120,14 +114,13 @@ def check_requests(requests, policy, knobs, semantics: Semantics) -> None:
             f"request {r}: prompt {requests.prompt[r]} + output {requests.output[r]} = {length[r]} tokens, "
             f"but {reason} (nearest valid value: {most[r]})"
         )
-    if hasattr(policy.module, "longest_output") and len(length):
-        longest = policy.module.longest_output(knobs, requests.kind)
-        if np.any(requests.output > longest):
-            r = int(np.argmax(requests.output > longest))
-            raise ConfigError(
-                f"request {r}: output {requests.output[r]} tokens, but '{policy.name}' is set up for outputs of at "
-                f"most {longest[r]} tokens of its type (nearest valid value: {longest[r]})"
-            )
+    longest = policy.longest_output(knobs, requests.kind)
+    if np.any(requests.output > longest):
+        r = int(np.argmax(requests.output > longest))
+        raise ConfigError(
+            f"request {r}: output {requests.output[r]} tokens, but '{policy.name}' is set up for outputs of at "
+            f"most {longest[r]} tokens of its type (nearest valid value: {longest[r]})"
+        )
 
 
 def _limits(requests, policy, knobs, semantics: Semantics) -> list[tuple[Any, str]]:
@@ -136,10 +129,8 @@ def _limits(requests, policy, knobs, semantics: Semantics) -> list[tuple[Any, st
     Raises:
         ConfigError: the policy reserves more for a request than the memory holds.
     """
-    blocks, size, limits = semantics.blocks, semantics.block_size, []
-    if hasattr(policy.module, "longest_prompt"):
-        longest = policy.module.longest_prompt(knobs)
-        limits.append((longest, f"'{policy.name}' prefills at most {longest} tokens at once"))
+    blocks, size, longest = semantics.blocks, semantics.block_size, policy.longest_prompt(knobs)
+    limits: list[tuple[Any, str]] = [(longest, f"'{policy.name}' prefills at most {longest} tokens at once")]
     if semantics.reserved_blocks > 0:
         reserved = semantics.reserved_blocks * size
         reason = f"'{policy.name}' reserves {reserved} tokens for a request"

@@ -26,7 +26,7 @@ from fluidwait.base.errors import ConfigError
 from fluidwait.device.timing import TimeModel, iteration_time
 from fluidwait.engines import core, simulator
 from fluidwait.engines.core import EngineError, Semantics, admission_blocks, new_state
-from fluidwait.engines.simulator import FRUITLESS, LOG_COLUMNS, Run, check_requests, memory_size, reservation
+from fluidwait.engines.simulator import FRUITLESS, LOG_COLUMNS, Run, check_requests, reservation
 
 VERSION = "0.0.26"
 NATIVE = ("orca", "sarathi", "vllm_v0")
@@ -58,7 +58,7 @@ def simulate_vidur(
     own = native_policies(semantics)
     if native and policy.name not in own:
         raise ConfigError(f"vidur: policy: Vidur has no scheduler '{policy.name}' (valid: {', '.join(own)})")
-    semantics = reservation(policy.module, knobs, semantics)
+    semantics = reservation(policy, knobs, semantics)
     check_requests(requests, policy, knobs, semantics)
     _reset_ids(parts)
     job = SimpleNamespace(requests=requests, policy=policy, knobs=knobs, semantics=semantics, time_model=time_model)
@@ -112,7 +112,7 @@ def _configuration(parts, job, native: bool, folder: str):
         }[job.policy.name]()
     else:
         scheduler = parts.SchedulerConfig()
-    generator = parts.GeneratorConfig(max_tokens=getattr(knobs, "max_model_len", longest))
+    generator = parts.GeneratorConfig(max_tokens=job.policy.reserved_tokens(knobs) or longest)
     predictor = parts.PredictorConfig()
     for config in (parts.SchedulerConfig, parts.GeneratorConfig, parts.PredictorConfig):
         config.job = job  # on the class: Vidur writes every instance attribute to a JSON file
@@ -237,7 +237,7 @@ def _vidur():
             super().__init__(*args, **kwargs)
             self._job = self._config.job
             self._state = new_state(self._job.requests, self._job.semantics)
-            self._memory = np.zeros(memory_size(self._job.policy.module, self._job.knobs), dtype=np.int64)
+            self._memory = np.zeros(self._job.policy.memory_size(self._job.knobs), dtype=np.int64)
             self._decide = decide_for(self._job.policy.module)
             self._head = self._tail = self._residents = 0
             self._wakes: set[float] = set()

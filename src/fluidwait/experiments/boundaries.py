@@ -110,22 +110,25 @@ def predicted_boundary(setting: Setting, key: str) -> tuple[float | None, str]:
     """The calibrated fluid model's boundary (requests/s) under the limits of the policy, and which limit binds.
 
     A policy with a token budget fills every batch once it has a backlog, so full batches decide; one without is not
-    bound to the largest batch. None for a tuned policy, whose settings change with the rate, and for one that keeps
-    prefills and decodes in batches of their own, which is not what the fluid model balances.
+    bound to the largest batch. None for a tuned policy, whose settings change with the rate, and for one that does
+    not say that a backlog fills its batches, prefills beside decodes, which is what the fluid model balances.
     """
     if setting.experiment.entry(key).grid:
         return None, "tuned per rate"
     policy = setting.policy(key)
-    if policy.name not in ("sarathi", "vllm_v1", "wait_chunked"):
+    if not policy.fills_batches:
         return None, "not modelled"
-    knobs = policy.prepare(setting.context(setting.experiment.rates_at(next(iter(setting.experiment.scales)))[0]))
+    rate = setting.experiment.rates_at(next(iter(setting.experiment.scales)))[0]
+    limits = policy.limits(policy.prepare(setting.context(rate)))
     capacity = float((setting.semantics.blocks - setting.semantics.watermark) * setting.semantics.block_size)
-    if policy.name == "wait_chunked":
-        limits = {"chunk": knobs.chunk, "token_budget": _finite(knobs.batch_tokens), "cap": knobs.in_service}
-    else:
-        limits = {"token_budget": knobs.token_budget, "cap": knobs.max_requests}
     edge = calibrated_boundary(
-        setting.law, setting.time_model, capacity, semantics=setting.experiment.semantics, **limits
+        setting.law,
+        setting.time_model,
+        capacity,
+        semantics=setting.experiment.semantics,
+        chunk=limits.chunk if limits.chunk < NO_LIMIT else None,
+        token_budget=_finite(limits.tokens),
+        cap=_finite(limits.requests),
     )
     return edge.saturated_rate, edge.binding
 

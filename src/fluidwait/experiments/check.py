@@ -128,7 +128,7 @@ def _feasible(setting: Setting, key: str, combinations: list[dict[str, Any]], ra
         try:
             policy = setting.policy(key, change)
             knobs = policy.prepare(setting.context(rate))
-            semantics = reservation(policy.module, knobs, setting.semantics)
+            semantics = reservation(policy, knobs, setting.semantics)
             check_requests(_every_length(setting), policy, knobs, semantics)
             return policy, knobs
         except ConfigError as error:

@@ -104,15 +104,14 @@ def _policy(setting: Setting, key: str, scale: str) -> dict[str, Any]:
         "name": policy.name,
         "grid_size": len(entry.combinations()),
         **(tuning if entry.grid else dict.fromkeys(tuning)),
-        **{name: _setting(name, value, entry, knobs) for name, value in values.items()},
+        **{name: _setting(name, value, entry, policy.resolved(knobs, name)) for name, value in values.items()},
     }
 
 
-def _setting(name: str, value: Any, entry: PolicyEntry, knobs: Any) -> Any:
+def _setting(name: str, value: Any, entry: PolicyEntry, derived: Any) -> Any:
     """What a policy's setting is; numbers that follow from the fluid model and not from the rate are given as well."""
     if entry.grid and name in entry.grid:
         return f"tuned: {_text(entry.grid[name])}"
-    derived: Any = getattr(knobs, name, None)
     if value == "fluid" and np.isscalar(derived):
         return f"fluid: {derived!s}"
     return "none" if value is None else value

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
 from fluidwait.base.scales import split_scale
@@ -70,11 +68,7 @@ class Setting:
 
     def context(self, rate: float) -> Context:
         """What policies derive their knobs from."""
-        linear = self.hardware.timing.linear
-        d0, d1 = (linear.d0, linear.d1) if linear else (np.nan, np.nan)  # refused by the policies that ask
-        capacity = self.semantics.blocks * self.semantics.block_size
-        rules = self.semantics
-        return Context(self.law, rate, self.time_model, (d0, d1), capacity, rules.prefill_emits, rules.remote_prefill)
+        return core.context_of(self.law, rate, self.time_model, self.hardware.linear, self.semantics)
 
     def policy(self, key: str, change: dict[str, Any] | None = None) -> Policy:
         """The policy of an entry with its settings and, for a tuned one, the chosen combination."""

@@ -21,10 +21,16 @@ policy's own between calls. It should change only together with a non-empty plan
 
 Memory shortage is not the policy's business. When the decodes of a plan do not fit, the engine evicts the newest
 resident request, puts it at the head of the waiting queue and asks again with ``view.evicted`` one higher.
+
+Everything else that an engine, a figure or a table may ask of a policy is a function of :class:`Defaults`. A policy
+file defines those in which it differs. Nobody looks at a policy's name, at a knob or at a setting, but for two that are
+part of the contract: a setting ``max_wait`` is the time (s) that a request may be held, and a knob with the name of a
+setting is that setting, resolved.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,6 +86,134 @@ class Plan(NamedTuple):
 
 class PolicySettings(Strict):
     """Base of a policy's settings: validated in YAML and in vLLM's additional_config alike."""
+
+
+NO_LIMIT = 2**62
+"""Stands for no limit on tokens or requests."""
+
+
+class Limits(NamedTuple):
+    """What bounds the batches of a policy."""
+
+    requests: int = NO_LIMIT  # in service
+    tokens: int = NO_LIMIT  # of a batch that prefills may fill up to
+    chunk: int = NO_LIMIT  # prefill tokens of a request and batch
+
+    @property
+    def splits_prompts(self) -> bool:
+        """True when the policy itself decides how a prompt is cut. Else, where an engine cut one, the rest follows."""
+        return self.tokens < NO_LIMIT or self.chunk < NO_LIMIT
+
+
+class Needs(NamedTuple):
+    """What ``prepare`` reads of its context: all that an engine in service has to learn from its traffic first."""
+
+    any_output: int | None = None  # tokens: an output length that does for all traffic; None: the lengths have a say
+    times: bool = True  # iteration times
+    rate: bool = True  # arrival rate
+    load: bool = False  # a little more load matters, so that knobs are to be prepared anew however little changed
+
+
+class EngineSize(NamedTuple):
+    """What an engine was started with."""
+
+    capacity: int  # KV tokens
+    requests: int  # running at once
+    tokens: int  # per batch
+    chunked_prefill: bool  # prompts may be cut anywhere
+    longest: int  # prompt + output, tokens
+
+
+class Defaults:
+    """What may be asked of a policy beside its plan: names, arguments, types and what holds where a file is silent.
+
+    ``knobs`` are what ``prepare`` returned. :class:`fluidwait.policies.Policy` has a method of each name.
+    """
+
+    @staticmethod
+    def memory_size(knobs) -> int:
+        """Length of the int64 array that the policy keeps between calls."""
+        return 1
+
+    @staticmethod
+    def reserved_tokens(knobs) -> int | None:
+        """Tokens whose KV blocks a request gets at admission, so that nothing is evicted; None: as it needs them."""
+        return None
+
+    @staticmethod
+    def longest_prompt(knobs) -> int:
+        """Tokens of the longest prefill that the policy can admit."""
+        return NO_LIMIT
+
+    @staticmethod
+    def longest_output(knobs, kind) -> np.ndarray:
+        """Tokens beyond which the policy knows no stage, int64[N] for requests of the types int64[N] ``kind``."""
+        return np.full(len(kind), NO_LIMIT)
+
+    @staticmethod
+    def limits(knobs) -> Limits:
+        """What bounds its batches."""
+        return Limits()
+
+    @staticmethod
+    def fills_batches(settings) -> bool:
+        """Whether a backlog fills every batch up to ``limits``, prefills beside decodes, and nothing else binds.
+
+        The calibrated fluid model then predicts λ* from the limits.
+        """
+        return False
+
+    @staticmethod
+    def thresholds(knobs) -> Sequence[int]:
+        """Thresholds or caps in force, for the metrics of an engine in service."""
+        return ()
+
+    @staticmethod
+    def by_type(settings) -> bool:
+        """Whether it tells request types apart, so that an engine in service must know the workload's."""
+        return False
+
+    @staticmethod
+    def queue_depth(knobs) -> int:
+        """Waiting requests, from the head of the queue, beyond which nothing changes a plan."""
+        return NO_LIMIT
+
+    @staticmethod
+    def needs(settings) -> Needs:
+        """What ``prepare`` reads of its context. Nothing, when there is no ``prepare``."""
+        return Needs()
+
+    @staticmethod
+    def within(settings, size, law) -> PolicySettings:
+        """The settings adapted to an :class:`EngineSize` and to the lengths of its traffic."""
+        return settings
+
+    @staticmethod
+    def at_most(settings, most) -> PolicySettings:
+        """The settings lowered to those of the :class:`Limits` ``most`` that are not ``NO_LIMIT``.
+
+        Asked where an engine runs less than the policy allows itself. Without it the engine's limits hold all the same,
+        but the policy does not know.
+        """
+        return settings
+
+    @staticmethod
+    def engine_limits(knobs, block_size) -> tuple[int, int]:
+        """(tokens of a batch, KV blocks that admissions leave free): all in which its rule is not vLLM's own.
+
+        vLLM then schedules by itself within them. A policy that does not define this is asked for plans.
+        """
+        raise NotImplementedError
+
+
+def lowered(settings: PolicySettings, **most: int) -> PolicySettings:
+    """The settings with these of them replaced, but for those that are ``NO_LIMIT``: for ``at_most``."""
+    return settings.model_copy(update={name: limit for name, limit in most.items() if limit < NO_LIMIT})
+
+
+def wants_fluid(settings: PolicySettings) -> bool:
+    """True when some setting is to come from the fluid model."""
+    return "fluid" in settings.model_dump().values()
 
 
 class Context(NamedTuple):
@@ -147,10 +281,6 @@ def patience_ends(view, r, max_wait):
 def even_quota(step, mean):
     """The ``step``-th term of the most even integer sequence of mean ``mean``: floor((t+1) n) - floor(t n)."""
     return int(np.floor((step + 1) * mean)) - int(np.floor(step * mean))
-
-
-NO_LIMIT = 2**62
-"""Stands for no limit on tokens or requests."""
 
 
 @jit

@@ -26,21 +26,22 @@ from numba.core.registry import CPUDispatcher
 
 from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.base.paths import project_root
-from fluidwait.policies.contract import PolicySettings
+from fluidwait.policies.contract import Defaults, Limits, Needs, PolicySettings
+
+_ASKED = {name: function for name, function in vars(Defaults).items() if isinstance(function, staticmethod)}
 
 FUNCTIONS = {
     "plan": ("view", "knobs", "memory", "out"),
     "prepare": ("settings", "context"),
-    "memory_size": ("knobs",),
-    "reserved_tokens": ("knobs",),
-    "longest_prompt": ("knobs",),
-    "longest_output": ("knobs", "kind"),
-    "queue_depth": ("knobs",),
+    **{name: tuple(inspect.signature(function).parameters) for name, function in _ASKED.items()},
 }
-"""What a policy file may define, with the arguments."""
+"""What a policy file may define, with the arguments: the contract's."""
 
 WHOLE_NUMBERS = ("memory_size", "reserved_tokens", "longest_prompt", "queue_depth")
 """Those of the functions that return one."""
+
+RECORDS = {"limits": Limits, "needs": Needs, "within": PolicySettings, "at_most": PolicySettings}
+"""Those that return one of these."""
 
 MOST_MEMORY = 100_000_000
 """Numbers that a policy may keep between calls: 0.8 GB."""
@@ -224,18 +225,21 @@ def _guarded(name: str, function: Callable, path: Path) -> Callable:
             raise
         except Exception as error:
             raise raised(path, error) from error
-        check_whole(name, result, path)
+        check_result(name, result, path)
         return result
 
     return call
 
 
-def check_whole(name: str, result: Any, path: Path) -> None:
-    """Refuse what the function of this name may not return, if it is one of :data:`WHOLE_NUMBERS`.
+def check_result(name: str, result: Any, path: Path) -> None:
+    """Refuse what the function of this name may not return, as far as the contract says one type.
 
     Raises:
-        ConfigError: it is no whole number, negative, or more memory than there can be.
+        ConfigError: not one of the contract's records, or no whole number, negative, or more memory than there can be.
     """
+    if name in RECORDS and not isinstance(result, RECORDS[name]):
+        wanted = "Settings" if RECORDS[name] is PolicySettings else RECORDS[name].__name__
+        raise mistake(path, f"{name} must return {wanted}, found {type(result).__name__}", line_of(path, name))
     if name not in WHOLE_NUMBERS:
         return
     line = line_of(path, name)

@@ -21,11 +21,16 @@ from fluidwait.fluid import calibrated_boundary, calibrated_equilibrium
 from fluidwait.policies.contract import (
     NO_LIMIT,
     Context,
+    EngineSize,
+    Limits,
+    Needs,
     PolicySettings,
     admit_in_order,
     jit,
+    lowered,
     room_under,
     serve_in_order,
+    wants_fluid,
 )
 
 TILE, WIDE_TILE = 64, 128
@@ -83,6 +88,34 @@ def end_of_tile(tokens: float) -> int:
     """The least number of tokens from ``tokens`` on at which the compute time is about to step up."""
     tile = TILE if tokens <= WIDE_TILE else WIDE_TILE
     return tile * math.ceil(tokens / tile)
+
+
+def needs(settings: Settings) -> Needs:
+    """Everything for the fluid batch, near the boundary again and again; nothing when it is given in tokens."""
+    fluid = wants_fluid(settings)
+    return Needs(any_output=None if fluid else 1, times=fluid, rate=fluid, load=fluid)
+
+
+def within(settings: Settings, size: EngineSize, law) -> Settings:
+    """The engine's own limits, or what the user says below them."""
+    own = {"token_budget": size.tokens, "max_requests": size.requests}
+    own = {
+        key: min(most, getattr(settings, key) if key in settings.model_fields_set else most)
+        for key, most in own.items()
+    }
+    if not size.chunked_prefill:  # a smaller batch would have no room for some prompts
+        own["batch_tokens"] = size.tokens
+    return settings.model_copy(update=own)
+
+
+def at_most(settings: Settings, most: Limits) -> Settings:
+    """The settings lowered to these limits."""
+    return lowered(settings, max_requests=most.requests, batch_tokens=most.tokens)
+
+
+def limits(knobs: Knobs) -> Limits:
+    """Tokens of a batch and requests in service; the memory that is left free is none of these."""
+    return Limits(knobs.max_requests, knobs.batch_tokens)
 
 
 def engine_limits(knobs: Knobs, block_size: int) -> tuple[int, int]:

@@ -17,7 +17,18 @@ from pydantic import Field
 
 from fluidwait.base.errors import ConfigError
 from fluidwait.fluid import equal_mass_boundaries, nested_thresholds
-from fluidwait.policies.contract import NO_LIMIT, Context, PolicySettings, admit_in_order, growth, jit, patience_ends
+from fluidwait.policies.contract import (
+    NO_LIMIT,
+    Context,
+    EngineSize,
+    Needs,
+    PolicySettings,
+    admit_in_order,
+    growth,
+    jit,
+    patience_ends,
+    wants_fluid,
+)
 
 
 class Settings(PolicySettings):
@@ -53,7 +64,7 @@ def segment_boundaries(settings, law) -> np.ndarray:
 
 
 def prepare(settings: Settings, context: Context) -> Knobs:
-    """Boundaries and thresholds from the settings or from the fluid model (SPEC section 4)."""
+    """Boundaries and thresholds from the settings or from the fluid model (:mod:`fluidwait.fluid.segments`)."""
     cuts = segment_boundaries(settings, context.law)
     if settings.thresholds == "fluid":
         d0, d1 = context.linear
@@ -63,6 +74,32 @@ def prepare(settings: Settings, context: Context) -> Knobs:
         if len(thresholds) != len(cuts) or thresholds.min() < 1:
             raise ConfigError(f"thresholds: need {len(cuts)} whole numbers >= 1, found {settings.thresholds}")
     return Knobs(cuts, thresholds.astype(np.int64), settings.max_wait)
+
+
+def needs(settings: Settings) -> Needs:
+    """Nothing, when boundaries and thresholds are given."""
+    fluid, cuts = wants_fluid(settings), settings.boundaries
+    return Needs(any_output=cuts[-1] if cuts and not fluid else None, times=fluid, rate=fluid)
+
+
+def within(settings: Settings, size: EngineSize, law) -> Settings:
+    """Boundaries that reach the longest output seen: an engine does not choose its requests."""
+    if not settings.boundaries:
+        return settings
+    cuts, longest = settings.boundaries, int(law.output.max())
+    if settings.thresholds == "fluid":
+        return covering(settings, longest)
+    return settings.model_copy(update={"boundaries": [*cuts[:-1], max(cuts[-1], longest)]})  # one per threshold
+
+
+def covering(settings, longest: int):
+    """Settings whose last boundary is ``longest`` tokens, without those that nobody would reach."""
+    return settings.model_copy(update={"boundaries": [*(cut for cut in settings.boundaries if cut < longest), longest]})
+
+
+def thresholds(knobs: Knobs) -> np.ndarray:
+    """n_k per segment."""
+    return knobs.thresholds
 
 
 def memory_size(knobs: Knobs) -> int:

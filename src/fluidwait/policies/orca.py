@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from fluidwait.policies.contract import PolicySettings, jit, to_prefill
+from fluidwait.policies.contract import Limits, PolicySettings, jit, lowered, to_prefill
 
 
 class Settings(PolicySettings):
@@ -16,6 +16,16 @@ class Settings(PolicySettings):
 def reserved_tokens(knobs) -> int:
     """Tokens whose KV blocks every admitted request gets up front."""
     return knobs.max_model_len
+
+
+def limits(knobs) -> Limits:
+    """Requests in service; prompts are never split."""
+    return Limits(knobs.max_requests)
+
+
+def at_most(settings: Settings, most: Limits) -> Settings:
+    """The settings lowered to these limits."""
+    return lowered(settings, max_requests=most.requests)
 
 
 @jit

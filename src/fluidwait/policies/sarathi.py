@@ -8,12 +8,36 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from fluidwait.policies.contract import NO_LIMIT, PolicySettings, admit_in_order, growth, is_decoding, jit
+from fluidwait.policies.contract import (
+    NO_LIMIT,
+    Limits,
+    PolicySettings,
+    admit_in_order,
+    growth,
+    is_decoding,
+    jit,
+    lowered,
+)
 
 
 class Settings(PolicySettings):
     token_budget: int = Field(512, gt=0, description="tokens per batch that prefill chunks fill up to")
     max_requests: int = Field(256, gt=0, description="requests in service at most")
+
+
+def limits(knobs) -> Limits:
+    """A token budget and requests in service."""
+    return Limits(knobs.max_requests, knobs.token_budget)
+
+
+def fills_batches(settings: Settings) -> bool:
+    """A backlog does."""
+    return True
+
+
+def at_most(settings: Settings, most: Limits) -> Settings:
+    """The settings lowered to these limits."""
+    return lowered(settings, max_requests=most.requests, token_budget=most.tokens)
 
 
 @jit

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from fluidwait.policies.contract import (
     NO_LIMIT,
+    Limits,
     PolicySettings,
     admit_in_order,
     blocks_for,
@@ -18,6 +19,7 @@ from fluidwait.policies.contract import (
     growth,
     is_prefilled,
     jit,
+    lowered,
     room_under,
     to_prefill,
 )
@@ -31,6 +33,16 @@ class Settings(PolicySettings):
 def longest_prompt(knobs) -> int:
     """Tokens of the longest prefill that this policy can ever admit: it never splits a prompt."""
     return knobs.token_cap
+
+
+def limits(knobs) -> Limits:
+    """Requests in service; prompts are never split, and a batch of decodes has no token cap."""
+    return Limits(knobs.max_requests)
+
+
+def at_most(settings: Settings, most: Limits) -> Settings:
+    """The settings lowered to these limits."""
+    return lowered(settings, max_requests=most.requests)
 
 
 @jit

@@ -8,12 +8,36 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from fluidwait.policies.contract import NO_LIMIT, PolicySettings, admit_in_order, jit, room_under, serve_in_order
+from fluidwait.policies.contract import (
+    NO_LIMIT,
+    Limits,
+    PolicySettings,
+    admit_in_order,
+    jit,
+    lowered,
+    room_under,
+    serve_in_order,
+)
 
 
 class Settings(PolicySettings):
     token_budget: int = Field(2048, gt=0, description="tokens per batch (max_num_batched_tokens)")
     max_requests: int = Field(256, gt=0, description="requests in service at most (max_num_seqs)")
+
+
+def limits(knobs) -> Limits:
+    """A token budget and requests in service."""
+    return Limits(knobs.max_requests, knobs.token_budget)
+
+
+def fills_batches(settings: Settings) -> bool:
+    """A backlog does."""
+    return True
+
+
+def at_most(settings: Settings, most: Limits) -> Settings:
+    """The settings lowered to these limits."""
+    return lowered(settings, max_requests=most.requests, token_budget=most.tokens)
 
 
 @jit

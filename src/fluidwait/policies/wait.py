@@ -18,6 +18,7 @@ from fluidwait.base.errors import ConfigError
 from fluidwait.fluid import wait_thresholds
 from fluidwait.policies.contract import (
     Context,
+    Needs,
     PolicySettings,
     blocks_for,
     fits,
@@ -25,6 +26,7 @@ from fluidwait.policies.contract import (
     jit,
     patience_ends,
     to_prefill,
+    wants_fluid,
 )
 
 
@@ -42,7 +44,7 @@ class Knobs(NamedTuple):
 
 
 def prepare(settings: Settings, context: Context) -> Knobs:
-    """Thresholds from the settings or from the fluid model (SPEC section 3).
+    """Thresholds from the settings or from the fluid model (:mod:`fluidwait.fluid.thresholds`).
 
     Raises:
         ConfigError: a threshold per type is missing or below 1, or the fluid model has no feasible ones.
@@ -58,6 +60,21 @@ def prepare(settings: Settings, context: Context) -> Knobs:
     stages = context.law.output.astype(np.int64) + 1
     cells = 2 * len(stages) + np.concatenate(([0], np.cumsum(stages)))
     return Knobs(thresholds.astype(np.int64), cells, settings.max_wait)
+
+
+def needs(settings: Settings) -> Needs:
+    """Iteration times and the rate, for thresholds of the fluid model; the lengths of the types in any case."""
+    return Needs(times=wants_fluid(settings), rate=wants_fluid(settings))
+
+
+def by_type(settings: Settings) -> bool:
+    """It has a threshold per request type."""
+    return True
+
+
+def thresholds(knobs: Knobs) -> np.ndarray:
+    """n_j per request type."""
+    return knobs.thresholds
 
 
 def memory_size(knobs: Knobs) -> int:

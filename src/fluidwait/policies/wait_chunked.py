@@ -37,15 +37,20 @@ from fluidwait.fluid import (
 from fluidwait.policies.contract import (
     NO_LIMIT,
     Context,
+    EngineSize,
+    Limits,
+    Needs,
     PolicySettings,
     admit_in_order,
     even_quota,
     growth,
     is_decoding,
     jit,
+    lowered,
     patience_ends,
+    wants_fluid,
 )
-from fluidwait.policies.nested_wait import segment_boundaries, segment_of
+from fluidwait.policies.nested_wait import covering, segment_boundaries, segment_of
 
 
 class Settings(PolicySettings):
@@ -139,6 +144,39 @@ def _mean_life(settings: Settings, context: Context) -> LifeSums:
     """Sums over the life of a request, on average."""
     sums = life_sums(context.law, settings.chunk, context.semantics)
     return LifeSums(*(float(context.law.share @ column) for column in sums))
+
+
+def needs(settings: Settings) -> Needs:
+    """Never the rate. The lengths decide caps and quotas, but for those of one segment with a given end."""
+    fluid, cuts = wants_fluid(settings), settings.boundaries or []
+    return Needs(any_output=cuts[0] if len(cuts) == 1 and not fluid else None, times=fluid, rate=False)
+
+
+def within(settings: Settings, size: EngineSize, law) -> Settings:
+    """Whole prompts where the engine wants them, and boundaries that reach the longest output seen."""
+    if not size.chunked_prefill:
+        settings = settings.model_copy(update={"chunk": size.longest, "batch_tokens": None})
+    return covering(settings, int(law.output.max())) if settings.boundaries else settings
+
+
+def fills_batches(settings: Settings) -> bool:
+    """A backlog does."""
+    return True
+
+
+def at_most(settings: Settings, most: Limits) -> Settings:
+    """The settings lowered to these limits."""
+    return lowered(settings, in_service=most.requests, batch_tokens=most.tokens)
+
+
+def limits(knobs: Knobs) -> Limits:
+    """Requests in service, tokens of a batch, and of a prefill chunk."""
+    return Limits(knobs.in_service, knobs.batch_tokens, knobs.chunk)
+
+
+def thresholds(knobs: Knobs) -> np.ndarray:
+    """The cap per segment."""
+    return knobs.caps
 
 
 def memory_size(knobs: Knobs) -> int:

@@ -25,8 +25,8 @@ from fluidwait.artifacts.canonical import config_hash, file_sha256
 from fluidwait.artifacts.code import code_fingerprint
 from fluidwait.artifacts.records import ITERATIONS, REQUESTS, RecordWriter
 from fluidwait.base.files import write_text
-from fluidwait.device.calibration import SUMS, calibrate_iterations
 from fluidwait.device.hardware import Hardware, load_hardware
+from fluidwait.device.iteration_times import SUMS, calibrate_iterations
 from fluidwait.engines.vllm import calibrate
 from fluidwait.engines.vllm.load import engine as loadgen_engine
 from fluidwait.engines.vllm.load import generator as loadgen

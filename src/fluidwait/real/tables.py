@@ -11,13 +11,14 @@ import polars as pl
 from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.records import Run, iter_runs
 from fluidwait.artifacts.step import Artifact, names
-from fluidwait.device.calibration import SUMS
+from fluidwait.base.tables import load_table
+from fluidwait.device.iteration_times import SUMS
 from fluidwait.device.timing import TimeModel, iteration_time
-from fluidwait.engines.core import serving
+from fluidwait.engines.core import context_of, serving
 from fluidwait.engines.simulator import Run as Simulated
 from fluidwait.engines.simulator import simulate
-from fluidwait.policies import Policy, load_policy
-from fluidwait.policies.contract import Context
+from fluidwait.policies import load_policy
+from fluidwait.policies.contract import Limits
 from fluidwait.real.bundle import VALIDATION, Bundle
 from fluidwait.real.pace import Clock
 from fluidwait.real.target import AUTO, STOCK, Target, workload_of
@@ -47,11 +48,11 @@ class Simulator:
         """The same requests under the same policy with the same settings; iterations take ``speed`` times as long."""
         semantics = self.target.semantics(variant, key)
         _, law = workload_of(self.target, variant)
-        linear = self.hardware.timing.linear
-        pair = (linear.d0, linear.d1) if linear else (np.nan, np.nan)
-        capacity = self.target.blocks(variant) * self.target.engine.block_size
-        context = Context(law, rate, self.time_model, pair, capacity, True)
-        policy, knobs = self._limited(self.target.policy(key), context)
+        engine, policy = self.target.engine, self.target.policy(key)
+        memory = serving(self.target.blocks(variant), engine.block_size)
+        context = context_of(law, rate, self.time_model, self.hardware.linear, memory)
+        most = Limits(engine.max_num_seqs, engine.max_num_batched_tokens)
+        knobs = policy.prepare_at_most(context, most)
         return simulate(requests, policy, knobs, _scaled(self.time_model, speed), semantics)
 
     def predicted(self, batches: pl.DataFrame) -> float:
@@ -71,17 +72,6 @@ class Simulator:
         policy = load_policy(limits)
         semantics = serving(engine.kv_blocks, engine.block_size, 0.0)
         return float(simulate(requests, policy, policy.prepare(None), self.time_model, semantics).completion.max())
-
-    def _limited(self, policy: Policy, context: Context) -> tuple[Policy, Any]:
-        """Knobs within what the engine can run, as the scheduler plug-in limits them."""
-        engine, knobs = self.target.engine, policy.prepare(context)
-        if getattr(knobs, "in_service", 0) > engine.max_num_seqs:
-            fewer = policy.settings.model_copy(update={"in_service": engine.max_num_seqs})
-            policy = policy._replace(settings=fewer)
-            knobs = policy.prepare(context)
-        if hasattr(knobs, "batch_tokens"):
-            knobs = knobs._replace(batch_tokens=min(knobs.batch_tokens, engine.max_num_batched_tokens))
-        return policy, knobs
 
 
 def _scaled(model: TimeModel, factor: float) -> TimeModel:
@@ -157,7 +147,7 @@ def _validated(bundle: Bundle) -> dict[str, float]:
 
     Of every iteration, or of every group where iterations are told apart only in groups.
     """
-    table, simulator = pl.read_csv(bundle.path(VALIDATION)), Simulator(bundle)
+    table, simulator = load_table(bundle.path(VALIDATION)), Simulator(bundle)
     table = table.with_columns(pl.Series("predicted", [simulator.seconds(row) for row in table.select(SUMS).rows()]))
     if "group" in table.columns:
         table = table.group_by("group", maintain_order=True).agg(pl.col("seconds", "predicted").sum(), count=1)

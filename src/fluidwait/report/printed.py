@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
 from pathlib import Path
 from typing import Any
 
-from fluidwait.base.text_files import read_text
+from fluidwait.base.tables import load_table
 from fluidwait.report.made import Made, natural
 
 SIZES = ("rates", "requests", "replications", "seed", "memory_margin", "capacity_tokens")
@@ -92,10 +91,10 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     """Rows of a CSV file as they are written: numbers as numbers, nothing as None, the rest as text.
 
     Raises:
-        ConfigError: the file is missing or is not text.
+        ConfigError: the file is missing or is no table.
     """
-    table = csv.DictReader(line for line in read_text(path).splitlines() if not line.startswith("#"))
-    return [{key: _value(text) for key, text in row.items()} for row in table]
+    table = load_table(path, infer_schema=False, comment_prefix="#")
+    return [{key: _value(text) for key, text in row.items()} for row in table.to_dicts()]
 
 
 def _value(text: str | None) -> Any:

@@ -17,6 +17,7 @@ from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.step import Artifact
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
+from fluidwait.base.tables import load_table
 
 COLUMNS = ("s", "cpu_time", "max_rss")
 """Of a benchmark file: wall time (s), processor time (s), resident memory (MiB)."""
@@ -47,9 +48,9 @@ def rule_times(scale: str) -> pl.DataFrame:
 def _read(path: Path) -> dict[str, float | None]:
     """The numbers of one job; None where it ended before the first sample."""
     try:
-        row = pl.read_csv(path, separator="\t", infer_schema=False).row(-1, named=True)
+        row = load_table(path, separator="\t", infer_schema=False).row(-1, named=True)
         return {name: None if row[name] in ("NA", "-") else float(row[name]) for name in COLUMNS}
-    except (pl.exceptions.PolarsError, KeyError, ValueError):
+    except (pl.exceptions.OutOfBoundsError, ConfigError, KeyError, ValueError):
         raise ConfigError(f"{path}: not a benchmark file of Snakemake") from None
 
 

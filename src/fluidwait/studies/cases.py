@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.device.timing import TimeModel, linear
+from fluidwait.device.timing import linear
 from fluidwait.engines import core, simulator
 from fluidwait.policies import Policy, load_policy
-from fluidwait.policies.contract import Context
 from fluidwait.studies.e11 import E11, UNLIMITED, Case
 from fluidwait.studies.instance import Offered
 from fluidwait.studies.measure import QUANTITIES, at_horizons, horizons
@@ -70,12 +69,9 @@ def prepared(study: E11, case: Case, thresholds: list[int] | None) -> Any:
     times = linear(instance.d0, instance.d1)
     semantics = core.paper(offered.memory if case.memory == "full_batch" else UNLIMITED)
     policy = _policy(case, thresholds, instance.thresholds, offered)
-    knobs = policy.prepare(_context(offered, times, (instance.d0, instance.d1), semantics.blocks))
+    d = (instance.d0, instance.d1)
+    knobs = policy.prepare(core.context_of(offered.law, offered.rate, times, d, semantics))
     return lambda requests: simulator.simulate(requests, policy, knobs, times, semantics)
-
-
-def _context(offered: Offered, times: TimeModel, d: tuple[float, float], capacity: int) -> Context:
-    return Context(offered.law, offered.rate, times, d, capacity, False)
 
 
 def _policy(case: Case, thresholds: list[int] | None, wait_thresholds: np.ndarray, offered: Offered) -> Policy:

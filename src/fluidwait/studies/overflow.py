@@ -79,7 +79,7 @@ def rows_of(study: E11, thresholds: list[int], iterations: float, peak: np.ndarr
     """
     case = study.cases[study.overflow.case]
     offered, ordered = study.offered(case), np.sort(peak)
-    d0, rows = study.instances[case.instance].d0, []
+    d0, ends, rows = study.instances[case.instance].d0, case.boundaries or [], []
     for risk in study.overflow.risks:
         horizon = iterations * offered.iteration_time
         memory = nested_memory(

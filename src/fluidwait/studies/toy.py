@@ -15,7 +15,6 @@ from fluidwait.artifacts.step import Artifact
 from fluidwait.device.timing import linear
 from fluidwait.engines import core, simulator
 from fluidwait.policies import load_policy
-from fluidwait.policies.contract import Context
 from fluidwait.studies.cases import NO_LIMIT
 from fluidwait.studies.e11 import E11, Toy
 from fluidwait.studies.study import table_product
@@ -75,7 +74,8 @@ def completions(setting: Toy, waves: list[int], policy: str) -> tuple[np.ndarray
         "wait": {"policy": "wait", "thresholds": [setting.arrivals], "max_wait": math.inf},
     }[policy]
     chosen, times, law = load_policy(spec), linear(1.0, 0.0), LengthLaw(np.ones(1), np.ones(1), np.ones(1))
-    knobs = chosen.prepare(Context(law, float(setting.arrivals), times, (1.0, 0.0), setting.capacity, False))
-    run = simulator.simulate(requests, chosen, knobs, times, core.paper(setting.capacity))
+    semantics = core.paper(setting.capacity)
+    knobs = chosen.prepare(core.context_of(law, float(setting.arrivals), times, (1.0, 0.0), semantics))
+    run = simulator.simulate(requests, chosen, knobs, times, semantics)
     iteration = np.rint(run.completion).astype(int) - 1
     return np.bincount(iteration, minlength=setting.iterations)[: setting.iterations], int(run.evictions.sum())

@@ -17,8 +17,7 @@ from virtual_clock import serve, virtual_time  # noqa: E402
 
 from fluidwait.device.hardware import load_hardware
 from fluidwait.engines import core, simulator  # noqa: E402
-from fluidwait.engines.vllm import WaitScheduler, gate
-from fluidwait.engines.vllm import planning as thresholds
+from fluidwait.engines.vllm import WaitScheduler, gate, preparation
 from fluidwait.policies import load_policy  # noqa: E402
 from fluidwait.workload import generate, load_workload  # noqa: E402
 
@@ -95,8 +94,8 @@ def test_the_clock_is_put_back(engine_options):
 
     with virtual_time() as clock:
         scheduler = make_scheduler(engine_options, WaitScheduler, fluidwait="auto")
-        assert scheduler.gate.thresholds.current(clock.monotonic()) is None
+        assert scheduler.gate.preparation.current(clock.monotonic()) is None
         scheduler.shutdown()
         assert gate.time is clock
     assert gate.time is time
-    assert thresholds.ThreadPoolExecutor is concurrent.futures.ThreadPoolExecutor
+    assert preparation.ThreadPoolExecutor is concurrent.futures.ThreadPoolExecutor

@@ -24,10 +24,11 @@ from fluidwait.engines.vllm import VERSIONS, WaitScheduler, interface
 from fluidwait.engines.vllm import counters as metrics
 from fluidwait.engines.vllm.estimates import Traffic  # noqa: E402
 from fluidwait.engines.vllm.gate import describe  # noqa: E402
-from fluidwait.engines.vllm.planning import Limits, Thresholds
+from fluidwait.engines.vllm.preparation import Preparation
 from fluidwait.engines.vllm.settings import read_settings  # noqa: E402
+from fluidwait.policies.contract import EngineSize
 
-LIMITS = Limits(capacity=100_000, requests=256, tokens=2048, chunked_prefill=True, longest=4096)
+SIZE = EngineSize(capacity=100_000, requests=256, tokens=2048, chunked_prefill=True, longest=4096)
 BASE, SLOPE, PER_KV = 5e-3, 40e-6, 0.2e-6
 
 
@@ -43,21 +44,21 @@ def teach(traffic: Traffic, *, rate: float = 10.0, prompt: int = 200, output: in
         traffic.iterated(tokens, kv, (BASE + SLOPE * tokens + PER_KV * kv) * noise)
 
 
-def learning(entry: dict, limits: Limits = LIMITS) -> Thresholds:
+def learning(entry: dict, size: EngineSize = SIZE) -> Preparation:
     settings, policy = read_settings({"fluidwait": entry})
-    return Thresholds(policy, settings, limits)
+    return Preparation(policy, settings, size)
 
 
-def automatic(**more) -> Thresholds:
+def automatic(**more) -> Preparation:
     return learning({"policy": "auto", **more})
 
 
-def settled(thresholds: Thresholds, now: float):
+def settled(preparation: Preparation, now: float):
     """The plan in force once the background thread is done."""
-    thresholds.current(now)
-    if thresholds._pending is not None:
-        thresholds._pending.exception(timeout=30)
-    return thresholds.current(now + thresholds.settings.refresh)
+    preparation.current(now)
+    if preparation._pending is not None:
+        preparation._pending.exception(timeout=30)
+    return preparation.current(now + preparation.settings.refresh)
 
 
 def test_estimates_find_what_was_put_in():
@@ -129,75 +130,75 @@ def test_one_stalled_iteration_does_not_matter():
 
 
 def test_first_come_first_served_until_enough_is_known():
-    thresholds = automatic(least=100)
-    assert thresholds.current(0.0) is None
-    assert "100 needed" in thresholds.problem
-    teach(thresholds.traffic)
-    plan = settled(thresholds, 60.0)
+    preparation = automatic(least=100)
+    assert preparation.current(0.0) is None
+    assert "100 needed" in preparation.problem
+    teach(preparation.traffic)
+    plan = settled(preparation, 60.0)
     knobs = plan.knobs
-    assert 256 <= knobs.batch_tokens <= LIMITS.tokens and knobs.batch_tokens % 128 == 0
-    assert knobs.spare == 0.05 * LIMITS.capacity
-    assert knobs.max_requests == LIMITS.requests
-    assert 0 < thresholds.load(60.0) < 10
+    assert 256 <= knobs.batch_tokens <= SIZE.tokens and knobs.batch_tokens % 128 == 0
+    assert knobs.spare == 0.05 * SIZE.capacity
+    assert knobs.max_requests == SIZE.requests
+    assert 0 < preparation.load(60.0) < 10
 
 
 def test_thresholds_follow_a_drift_and_nothing_less():
-    thresholds = automatic()
-    teach(thresholds.traffic)
-    first = settled(thresholds, 60.0)
-    assert settled(thresholds, 70.0) is first  # nothing has changed
-    teach(thresholds.traffic, prompt=1500, output=400, at=60.0)
-    second = settled(thresholds, 120.0)
+    preparation = automatic()
+    teach(preparation.traffic)
+    first = settled(preparation, 60.0)
+    assert settled(preparation, 70.0) is first  # nothing has changed
+    teach(preparation.traffic, prompt=1500, output=400, at=60.0)
+    second = settled(preparation, 120.0)
     assert second is not first
     assert second.knobs.batch_tokens != first.knobs.batch_tokens
 
 
 def test_thresholds_of_a_policy_with_quotas_follow_too():
-    thresholds = learning({"policy": "wait_chunked", "settings": {"batch_tokens": "fluid"}})
-    teach(thresholds.traffic)
-    first = settled(thresholds, 60.0)
-    teach(thresholds.traffic, output=400, at=60.0)
-    second = settled(thresholds, 120.0)
+    preparation = learning({"policy": "wait_chunked", "settings": {"batch_tokens": "fluid"}})
+    teach(preparation.traffic)
+    first = settled(preparation, 60.0)
+    teach(preparation.traffic, output=400, at=60.0)
+    second = settled(preparation, 120.0)
     assert second.knobs.caps.sum() != first.knobs.caps.sum() or second.knobs.quota[0] < first.knobs.quota[0]
 
 
 def test_the_batch_follows_the_load_at_every_look():
     """Far below the boundary it is small; at a load that only a larger one carries it grows, with no other drift."""
-    thresholds = automatic()
-    teach(thresholds.traffic, rate=10.0)
-    calm = settled(thresholds, 60.0)
-    teach(thresholds.traffic, rate=200.0, at=60.0)
-    loaded = settled(thresholds, 120.0)
+    preparation = automatic()
+    teach(preparation.traffic, rate=10.0)
+    calm = settled(preparation, 60.0)
+    teach(preparation.traffic, rate=200.0, at=60.0)
+    loaded = settled(preparation, 120.0)
     assert loaded.capacity_rate < 200.0  # nothing carries it
-    assert calm.knobs.batch_tokens < loaded.knobs.batch_tokens <= LIMITS.tokens
+    assert calm.knobs.batch_tokens < loaded.knobs.batch_tokens <= SIZE.tokens
 
 
 def test_the_engines_own_limits_are_the_most():
     """Whole prompts must fit the batch, and a user's own limits count below the engine's."""
-    few = Limits(capacity=100_000, requests=16, tokens=128, chunked_prefill=True, longest=4096)
+    few = EngineSize(capacity=100_000, requests=16, tokens=128, chunked_prefill=True, longest=4096)
     assert settled_with(few).knobs[0::2] == (128, 16)
-    assert settled_with(LIMITS._replace(chunked_prefill=False)).knobs.batch_tokens == LIMITS.tokens
-    assert settled_with(LIMITS, settings={"max_requests": 300, "token_budget": 192}).knobs[0::2] == (192, 256)
+    assert settled_with(SIZE._replace(chunked_prefill=False)).knobs.batch_tokens == SIZE.tokens
+    assert settled_with(SIZE, settings={"max_requests": 300, "token_budget": 192}).knobs[0::2] == (192, 256)
 
 
-def settled_with(limits: Limits, **more):
-    thresholds = learning({"policy": "auto", **more}, limits)
-    teach(thresholds.traffic)
-    return settled(thresholds, 60.0)
+def settled_with(size: EngineSize, **more):
+    preparation = learning({"policy": "auto", **more}, size)
+    teach(preparation.traffic)
+    return settled(preparation, 60.0)
 
 
 def test_a_failing_estimate_keeps_the_plan_in_force(monkeypatch):
-    thresholds = automatic()
-    teach(thresholds.traffic)
-    first = settled(thresholds, 60.0)
-    monkeypatch.setattr(thresholds, "_time_model", lambda: 1 / 0)
-    assert settled(thresholds, 80.0) is first
-    assert "ZeroDivisionError" in thresholds.problem
+    preparation = automatic()
+    teach(preparation.traffic)
+    first = settled(preparation, 60.0)
+    monkeypatch.setattr(preparation, "_time_model", lambda: 1 / 0)
+    assert settled(preparation, 80.0) is first
+    assert "ZeroDivisionError" in preparation.problem
 
 
 def test_what_is_given_is_not_estimated():
-    thresholds = automatic(hardware="a100-80g_llama-2-7b", workload="p512d20", rate=20.0)
-    plan = thresholds.current(0.0)
+    preparation = automatic(hardware="a100-80g_llama-2-7b", workload="p512d20", rate=20.0)
+    plan = preparation.current(0.0)
     assert plan is not None and plan.law.prompt.tolist() == [512]
     assert 15 < plan.capacity_rate < 40  # about what the simulator sustains on this device
 
@@ -246,7 +247,7 @@ def test_without_a_plan_the_engine_is_as_it_was(engine_options, entry):
     engine.step()
     if entry is CHUNKED or stock[-1] is not None:  # a vLLM without a watermark keeps nothing between two steps
         assert set_in(scheduler) != stock
-    scheduler.gate.thresholds.plan = None
+    scheduler.gate.preparation.prepared = None
     engine.step()
     assert set_in(scheduler) == stock
 
@@ -258,7 +259,7 @@ def test_auto_mode_sets_two_numbers_and_holds_nobody(engine_options):
     for i in range(40):
         engine.add(make_request(f"r{i}", 300, 20))
     sizes = [sum(engine.step().values()) for _ in range(4)]
-    plan = scheduler.gate.thresholds.plan.knobs
+    plan = scheduler.gate.preparation.prepared.knobs
     assert 256 <= plan.batch_tokens < scheduler.max_num_scheduled_tokens
     assert sizes == [plan.batch_tokens] * 4
     if hasattr(scheduler.kv_cache_manager, "watermark_blocks"):
@@ -292,11 +293,11 @@ def test_no_decode_waits_for_tokens(engine_options):
     """Twelve decode when a plan of fewer tokens comes into force: all of them go on."""
     entry = {"policy": "fluid_budget", "settings": {"batch_tokens": 4}}
     engine = FakeEngine(make_scheduler(engine_options, WaitScheduler, fluidwait=entry))
-    plan, engine.scheduler.gate.thresholds.plan = engine.scheduler.gate.thresholds.plan, None
+    plan, engine.scheduler.gate.preparation.prepared = engine.scheduler.gate.preparation.prepared, None
     for i in range(12):
         engine.add(make_request(f"r{i}", 20, 20))
     engine.step()
-    engine.scheduler.gate.thresholds.plan = plan
+    engine.scheduler.gate.preparation.prepared = plan
     engine.add(make_request("late", 20, 20))
     assert engine.step() == {f"r{i}": 1 for i in range(12)}
     engine.drain()
@@ -329,7 +330,7 @@ def test_status_reaches_prometheus(engine_options, tmp_path):
 
 SHARED = """
 from prometheus_client import CollectorRegistry, generate_latest, multiprocess
-from fluidwait.engines.vllm.metrics import COUNTERS, REASONS, SharedMetrics
+from fluidwait.engines.vllm.counters import COUNTERS, REASONS, SharedMetrics
 
 status = {"time": 5.0, "thresholds": [4, 2], "held_steps": dict.fromkeys(REASONS, 3), "fluid_load": 0.5, "active": 1}
 metrics = SharedMetrics(1)

@@ -22,7 +22,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from fluidwait.device.timing import TimeModel, iteration_time
 from fluidwait.engines.vllm import WaitScheduler
 from fluidwait.engines.vllm import gate as plugin_gate
-from fluidwait.engines.vllm import planning as plugin_thresholds
+from fluidwait.engines.vllm import preparation as plugin_preparation
 from fluidwait.workload import Requests
 
 MOST_EMPTY = 100_000  # steps in a row that schedule nothing: more, and somebody is stranded
@@ -66,7 +66,7 @@ class _AtOnce:
 def virtual_time() -> Iterator[Clock]:
     """The plug-in's clock, which moves only when told to."""
     clock = Clock()
-    with patch.object(plugin_gate, "time", clock), patch.object(plugin_thresholds, "ThreadPoolExecutor", _AtOnce):
+    with patch.object(plugin_gate, "time", clock), patch.object(plugin_preparation, "ThreadPoolExecutor", _AtOnce):
         yield clock
 
 
@@ -152,7 +152,7 @@ class _Run:
             elif not self.flights:
                 self._wait()
         gate = getattr(scheduler, "gate", None)
-        plan = gate.thresholds.plan if gate else None
+        plan = gate.preparation.prepared if gate else None
         return Served(self.first, self.latency, self.preemptions, self.iterations, plan.knobs if plan else None)
 
     def _arrivals(self) -> None:

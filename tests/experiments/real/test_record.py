@@ -16,7 +16,7 @@ from fluidwait.real.draw import draw
 
 from fluidwait.artifacts.verify import verify
 from fluidwait.base.errors import ConfigError
-from fluidwait.device.calibration import SUMS
+from fluidwait.device.iteration_times import SUMS
 from fluidwait.engines.vllm.calibrate import COLUMNS
 from fluidwait.engines.vllm.load import engine as loadgen_engine
 from fluidwait.real import bundle as bundles

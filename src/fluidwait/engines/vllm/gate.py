@@ -25,11 +25,11 @@ from vllm.v1.request import RequestStatus
 
 from fluidwait.engines.vllm.counters import COUNTERS, REASONS, Status, status_path
 from fluidwait.engines.vllm.decision import ADMIT, ORDER, PREFILLED, TOKENS, WORK_ROWS, Decision, compiled
-from fluidwait.engines.vllm.planning import Limits, Plan, Thresholds
+from fluidwait.engines.vllm.preparation import Preparation, Prepared
 from fluidwait.engines.vllm.requests import FLYING, KIND, RequestTable, advance
 from fluidwait.engines.vllm.settings import SchedulerSettings
 from fluidwait.policies import Policy
-from fluidwait.policies.contract import NO_LIMIT
+from fluidwait.policies.contract import NO_LIMIT, EngineSize, Limits
 
 logger = init_logger("vllm.fluidwait")  # a child of the logger that vLLM sets up
 
@@ -101,16 +101,16 @@ class Gate:
         self._most = min(
             engine.max_num_running_reqs, getattr(engine, "max_num_active_reqs", engine.max_num_running_reqs)
         )
-        limits = Limits(
+        size = EngineSize(
             self._blocks * engine.block_size,
             self._most,
             self._stock_tokens,
             _cuts_prompts_anywhere(engine),
             engine.max_model_len,
         )
-        self.thresholds = Thresholds(policy, settings, limits)
+        self.preparation = Preparation(policy, settings, size)
         self.table = RequestTable()
-        self._by_limits = hasattr(policy.module, "engine_limits")
+        self._by_limits = policy.within_engine_limits
         self._ask = None if self._by_limits else compiled(policy.module)
         self._flights: deque[_Flight] = deque()
         self._last_end = 0.0  # s, when the latest batch ended
@@ -121,7 +121,7 @@ class Gate:
         self._stale = False  # the table lags behind the engine: steps were taken without a plan
         self._by_priority = engine.policy == SchedulingPolicy.PRIORITY
         self._aside = (0, 0)  # running and waiting requests that vLLM's own step does not see
-        self._plan: Plan | None = None
+        self._plan: Prepared | None = None
         self._last_step = time.monotonic()  # when the last step was planned
         self._reserve(self._most)
         self._counts = dict.fromkeys(COUNTERS, 0)
@@ -139,7 +139,7 @@ class Gate:
         now = time.monotonic()
         self._forget(request.request_id)  # the last one of this name, if it ended since the last step
         self._add(request, self._came_at(request, now))
-        self.thresholds.traffic.arrived(now)
+        self.preparation.traffic.arrived(now)
 
     def counts(self, seen: tuple[int, int]) -> tuple[int, int]:
         """(running, waiting) requests in all, where vLLM's own step counts those that it sees."""
@@ -149,7 +149,7 @@ class Gate:
         """One step of the engine; ``stock()`` is vLLM's own."""
         now = self._last_step = time.monotonic()
         self._forget_finished()
-        plan = self.thresholds.current(now)
+        plan = self.preparation.current(now)
         if plan is not self._plan:
             self._adopt(plan)
         if plan is None or self.engine.pause_state == PauseState.PAUSED_ALL:
@@ -171,13 +171,13 @@ class Gate:
             if flight.output is output:
                 took = now - max(flight.planned, self._last_end)
                 self._batch_time += 0.1 * (took - self._batch_time)
-                if self.thresholds.learns:
-                    self.thresholds.traffic.iterated(flight.tokens, flight.kv_tokens, took)
+                if self.preparation.learns:
+                    self.preparation.traffic.iterated(flight.tokens, flight.kv_tokens, took)
                 break
         self._last_end = now
 
     def close(self) -> None:
-        self.thresholds.close()
+        self.preparation.close()
         self._status.remove()
 
     # --- a step ------------------------------------------------------------------------------------------------------
@@ -228,8 +228,8 @@ class Gate:
 
     def _with_a_plan(self, now: float, stock):
         running = self.engine.running
-        self._room_for(len(running))
         heads, passed, failed, more = self._head_of_the_queue()
+        self._room_for(max(len(running), len(heads)))
         decision = self._decide(now, heads)
         residents = self._residents[: decision.residents]
         tokens = self._work[TOKENS, : decision.residents]
@@ -473,7 +473,7 @@ class Gate:
 
     def _add(self, request, came: float) -> int:
         slot = self.table.add(request, came, self.engine.max_model_len)
-        if self._policy.name == "wait":
+        if self._policy.by_type:
             self.table.counts[KIND, slot] = self._nearest_type(request)
         return slot
 
@@ -500,15 +500,15 @@ class Gate:
         if slot is None or not self.table.request[slot].is_finished():
             return
         request = self.table.remove(name)
-        if not self.thresholds.learns or request.status == RequestStatus.FINISHED_ABORTED:
+        if not self.preparation.learns or request.status == RequestStatus.FINISHED_ABORTED:
             return
         if request.num_output_tokens:
-            self.thresholds.traffic.finished(request.num_prompt_tokens, request.num_output_tokens)
+            self.preparation.traffic.finished(request.num_prompt_tokens, request.num_output_tokens)
 
     def _take_off(self, output, now: float, slots: np.ndarray, kv_tokens: int) -> None:
         self._flights.append(_Flight(output, now, slots, output.total_num_scheduled_tokens, kv_tokens))
 
-    def _adopt(self, plan: Plan | None) -> None:
+    def _adopt(self, plan: Prepared | None) -> None:
         """Put other thresholds in force."""
         self._restore_engine()
         self._plan = plan
@@ -516,22 +516,20 @@ class Gate:
             return
         self._counts["threshold_changes"] += 1
         if self._by_limits:
-            self._batch_tokens, self._spare = self._policy.module.engine_limits(plan.knobs, self.engine.block_size)
+            self._batch_tokens, self._spare = self._policy.engine_limits(plan.knobs, self.engine.block_size)
             if self._stock_watermark is not None:
                 spare = max(self._spare * self._groups, self._stock_watermark)
                 self.engine.kv_cache_manager.watermark_blocks = spare
             return
-        knobs, module = plan.knobs, self._policy.module
-        size = module.memory_size(knobs) if hasattr(module, "memory_size") else 0
-        self._memory = np.zeros(size, dtype=np.int64)
-        longest_output = getattr(module, "longest_output", None)
-        kinds = np.arange(len(plan.law.prompt)) if longest_output else np.zeros(0, dtype=np.int64)
-        self._last_stage = longest_output(knobs, kinds).astype(np.int64) if longest_output else kinds  # by type
-        self._whole_prompts = not hasattr(knobs, "chunk")
-        self._depth = max(module.queue_depth(knobs), 1)
+        knobs, policy = plan.knobs, self._policy
+        limits = policy.limits(knobs)
+        self._memory = np.zeros(policy.memory_size(knobs), dtype=np.int64)
+        self._last_stage = policy.longest_output(knobs, np.arange(len(plan.law.prompt)))  # by type
+        self._whole_prompts = not limits.splits_prompts
+        self._depth = max(policy.queue_depth(knobs), 1)
         self._chunk = self._stock_chunk if self._stock_chunk > 0 else NO_LIMIT
-        if not self._whole_prompts and self.engine.scheduler_config.enable_chunked_prefill:
-            self._chunk = min(self._chunk, knobs.chunk)
+        if limits.chunk < NO_LIMIT and self.engine.scheduler_config.enable_chunked_prefill:
+            self._chunk = min(self._chunk, limits.chunk)
             self.engine.scheduler_config.long_prefill_token_threshold = self._chunk
 
     def _restore_engine(self) -> None:
@@ -547,9 +545,9 @@ class Gate:
         self._running = np.concatenate([self._slots, np.zeros(requests - len(self._slots), dtype=np.uint64)])
         self._slots = self._running[: len(self._slots)]
 
-    def _room_for(self, residents: int) -> None:
-        if max(residents, self._depth) > len(self._residents):
-            self._reserve(2 * max(residents, self._depth))
+    def _room_for(self, requests: int) -> None:
+        if requests > len(self._residents):
+            self._reserve(2 * requests)
 
     def _parents_own_queues(self) -> bool:
         """True when the parent keeps requests of its own to start, outside ``waiting``: they need tokens too."""
@@ -558,7 +556,7 @@ class Gate:
 
     def _nearest_type(self, request) -> int:
         """WAIT knows its request types by prompt length and output, taken to be ``max_tokens``."""
-        law = self.thresholds.law
+        law = self.preparation.law
         return int(np.argmin(np.abs(law.prompt - request.num_prompt_tokens) + np.abs(law.output - request.max_tokens)))
 
     def _warm_up(self) -> None:
@@ -566,7 +564,7 @@ class Gate:
         self.table.fly(_NOBODY, 1)
         if self._by_limits:
             return
-        self._adopt(self.thresholds.plan or self.thresholds.rehearsal)
+        self._adopt(self.preparation.prepared or self.preparation.rehearsal)
         self._room_for(1)
         self._decide(time.monotonic(), [])
         nothing = self._work[TOKENS, :0]
@@ -606,7 +604,7 @@ class Gate:
     def _reason(self, decision: Decision) -> str:
         if decision.admitted:
             return "engine"
-        if decision.residents >= min(getattr(self._plan.knobs, "in_service", self._most), self._most):
+        if decision.residents >= min(self._in_service(), self._most):
             return "cap"
         head = self.engine.waiting.peek_request()
         needed = -(-head.num_tokens // self.engine.block_size)
@@ -614,26 +612,30 @@ class Gate:
             return "memory"
         return "engine" if self._by_limits else "gate"
 
+    def _in_service(self) -> int:
+        """Requests that the policy lets in; where vLLM schedules by itself that is the engine's own matter."""
+        return NO_LIMIT if self._by_limits else self._policy.limits(self._plan.knobs).requests
+
     def _report(self, now: float) -> Future:
-        plan = self._plan
-        knobs = plan.knobs if plan else None
-        per_segment = getattr(knobs, "caps", getattr(knobs, "thresholds", ())) if plan else ()
+        plan, policy = self._plan, self._policy
+        limits = policy.limits(plan.knobs) if plan else Limits()
+        in_service = self._in_service() if plan else NO_LIMIT
         status = {
             "time": time.time(),
             "policy": self._policy.name,
             "active": int(plan is not None),
-            "in_service_limit": getattr(knobs, "in_service", None),
-            "batch_tokens_limit": min(getattr(knobs, "batch_tokens", self._stock_tokens), self._stock_tokens),
-            "arrival_rate": self.thresholds.traffic.rate(now),
-            "fluid_load": self.thresholds.load(now) if plan else None,
-            "thresholds": [int(n) for n in per_segment],
+            "in_service_limit": in_service if in_service < NO_LIMIT else None,
+            "batch_tokens_limit": min(limits.tokens, self._stock_tokens),
+            "arrival_rate": self.preparation.traffic.rate(now),
+            "fluid_load": self.preparation.load(now) if plan else None,
+            "thresholds": [int(n) for n in policy.thresholds(plan.knobs)] if plan else [],
             "held_steps": dict(self._held_steps),
             **self._last,
             **self._counts,
         }
         if now >= self._next_line:
             self._next_line = now + self._settings.log_interval
-            logger.info("%s", describe(status, self.thresholds.problem))
+            logger.info("%s", describe(status, self.preparation.problem))
         return self._status.write(status)
 
 

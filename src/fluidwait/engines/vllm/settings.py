@@ -2,7 +2,7 @@
 
     --additional-config '{"fluidwait": {"policy": "wait_chunked", "settings": {"in_service": 64, "chunk": 256}}}'
 
-``policy`` is one of those that ship for vLLM, the name of a file in ``config/policies``, or the path of a policy file.
+``policy`` is one of those that ship, the name of a file in ``config/policies``, or the path of a policy file.
 
 ``"fluidwait": "auto"`` is short for ``{"policy": "auto"}``, which is also what no entry at all means.
 """
@@ -18,10 +18,9 @@ from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.models import Strict, parse
 from fluidwait.base.paths import project_root
 from fluidwait.base.yaml_files import load_yaml
-from fluidwait.policies import Policy, load_policy
+from fluidwait.policies import Policy, load_policy, names
 
 SOURCE = "additional_config: fluidwait"
-NAMES = ("auto", "fluid_budget", "wait_chunked", "nested_wait", "wait")
 AUTO = {"policy": "fluid_budget"}
 MAX_WAIT = 1.0
 """s, for the policies whose own default is to wait for ever: a server must not."""
@@ -33,7 +32,7 @@ class SchedulerSettings(Strict):
     policy: str = Field(
         "auto",
         description="'auto': fluid_budget, that is vLLM's own rule with the batch of the fluid model; wait_chunked, "
-        "nested_wait or wait; a file in config/policies, by name; or the path of a policy's file",
+        "nested_wait, wait or another that ships; a file in config/policies, by name; or the path of a policy's file",
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="of the policy, as in config/policies")
     hardware: str | None = Field(None, description="hardware file or its name, for iteration times")
@@ -63,8 +62,8 @@ def read_settings(additional_config: Any) -> tuple[SchedulerSettings, Policy]:
         raise ConfigError(f"{SOURCE}: expected a mapping or the name of a policy, found {type(entry).__name__}")
     settings = parse(SchedulerSettings, entry, SOURCE)
     policy = load_policy(_spec(settings.policy) | settings.settings, f"{SOURCE}: settings")
-    if not (hasattr(policy.module, "queue_depth") or hasattr(policy.module, "engine_limits")):
-        raise ConfigError(f"{SOURCE}: policy: '{policy.use}' defines no queue_depth(knobs), which vLLM needs")
+    if policy.reserves:
+        raise ConfigError(f"{SOURCE}: policy: '{policy.use}' reserves memory for whole sequences, which vLLM does not")
     return settings, _with_finite_wait(policy)
 
 
@@ -72,24 +71,24 @@ def _spec(name: str) -> dict[str, Any]:
     """The policy and the settings that a name or a path stands for."""
     if name == "auto":
         return AUTO
-    if name in NAMES or name.endswith(".py"):
+    if name in names() or name.endswith(".py"):
         return {"policy": name}
     folder = project_root() / "config" / "policies"
-    known = sorted({*NAMES, *(path.stem for path in folder.glob("*.yaml"))})
+    known = sorted({"auto", *names(), *(path.stem for path in folder.glob("*.yaml"))})
     if name not in known:
         raise ConfigError(f"{SOURCE}: policy: '{name}' is not a valid value{nearest(name, known)}")
     return load_yaml(folder / f"{name}.yaml")
 
 
 def _with_finite_wait(policy: Policy) -> Policy:
-    if math.isfinite(getattr(policy.settings, "max_wait", 0.0)):
+    if math.isfinite(policy.max_wait):
         return policy
     if "max_wait" in policy.settings.model_fields_set:
         raise ConfigError(
             f"{SOURCE}: settings: max_wait: must be finite, or a lone request would wait for ever "
             f"(nearest valid: {MAX_WAIT:g})"
         )
-    return policy._replace(settings=policy.settings.model_copy(update={"max_wait": MAX_WAIT}))
+    return policy.with_max_wait(MAX_WAIT)
 
 
 def refuse_unsupported(config: Any) -> None:

@@ -1,0 +1,191 @@
+"""The policy's knobs, prepared from the settings, or from the fluid model and what the traffic says, as that drifts.
+
+Whatever the user gives (hardware, workload, rate, numbers in the policy's settings) is taken as it is; the rest is
+estimated. Until enough is known there are no knobs, and the engine schedules first come, first served.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fluidwait.base.errors import ConfigError, FluidwaitError
+from fluidwait.device.hardware import load_hardware
+from fluidwait.device.timing import iteration_time, linear
+from fluidwait.engines.core import context_of, serving
+from fluidwait.engines.vllm.estimates import Traffic
+from fluidwait.engines.vllm.settings import SOURCE, SchedulerSettings
+from fluidwait.fluid import calibrated_boundary
+from fluidwait.fluid.thresholds import Infeasible
+from fluidwait.policies import Policy
+from fluidwait.policies.contract import NO_LIMIT, Context, EngineSize, Limits, Needs
+from fluidwait.workload import LengthLaw, length_law, load_workload
+
+
+class Prepared(NamedTuple):
+    """Knobs of the policy, and what they were computed from."""
+
+    knobs: Any
+    law: LengthLaw
+    capacity_rate: float  # requests/s at the stability boundary of the calibrated fluid model; nan when unknown
+    marks: np.ndarray  # estimates by whose change drift is judged
+
+
+class Preparation:
+    """Keeps the knobs in force up to date; :meth:`current` is cheap enough for every step."""
+
+    def __init__(self, policy: Policy, settings: SchedulerSettings, size: EngineSize):
+        self.policy, self.settings, self.size, self.needs = policy, settings, size, policy.needs()
+        self.traffic = Traffic(settings.rate_window, settings.length_window, settings.iteration_window)
+        self.law = length_law(load_workload(settings.workload)) if settings.workload else _law_for(self.needs)
+        self.hardware = load_hardware(settings.hardware) if settings.hardware else None
+        if policy.by_type and not settings.workload:
+            raise ConfigError(f"{SOURCE}: workload: required key is missing: '{policy.name}' tells request types apart")
+        self.prepared: Prepared | None = None
+        self.rehearsal: Prepared | None = None  # knobs of the right types, to compile with
+        self.problem = ""  # why there are no knobs, or why they are not newer
+        self._worker = ThreadPoolExecutor(1, "fluidwait-preparation")
+        self._pending: Future | None = None
+        self._next_look = -math.inf
+        self.learns = not self._known()
+        """Whether the traffic has a say: finished requests and iterations need not be noted otherwise."""
+        if not self.learns:
+            self.prepared = self._compute(0.0)
+        else:
+            self._rehearse()
+
+    def current(self, now: float) -> Prepared | None:
+        """What is in force at ``now`` (s), None while too little is known."""
+        if now >= self._next_look:
+            self._next_look = now + self.settings.refresh
+            self._look(now)
+        return self.prepared
+
+    def load(self, now: float) -> float:
+        """Arrival rate over the rate at the stability boundary; nan when the latter is unknown."""
+        return self.traffic.rate(now) / self.prepared.capacity_rate if self.prepared else math.nan
+
+    def close(self) -> None:
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    def _known(self) -> bool:
+        """True when nothing needs the traffic."""
+        return self.law is not None and (self.hardware is not None or not self.needs.times) and self._has_rate()
+
+    def _has_rate(self) -> bool:
+        return self.settings.rate is not None or not self.needs.rate
+
+    def _look(self, now: float) -> None:
+        if not self.learns:
+            return
+        if self._pending is not None:
+            if not self._pending.done():
+                return
+            self._take(self._pending)
+            self._pending = None
+        lengths, iterations = self.traffic.counts()
+        if (self.law is None and lengths < self.settings.least) or (
+            self.hardware is None and iterations < self.settings.least
+        ):
+            self.problem = f"{lengths} finished requests and {iterations} iterations, {self.settings.least} needed"
+            return
+        self._pending = self._worker.submit(self._compute, now, self.prepared)
+
+    def _take(self, pending: Future) -> None:
+        try:
+            self.prepared, self.problem = pending.result(), ""
+        except Exception as error:  # overload, say: keep what is in force; an estimate must never stop the engine
+            self.problem = str(error) if isinstance(error, FluidwaitError) else repr(error)
+
+    def _compute(self, now: float, old: Prepared | None = None) -> Prepared:
+        """New knobs, or the old ones when nothing has drifted.
+
+        Raises:
+            FluidwaitError: the policy cannot be prepared for this traffic.
+        """
+        law = self.law if self.law is not None else self.traffic.law()
+        times = self._time_model()
+        rate = self.settings.rate or self.traffic.rate(now)
+        marks = self._marks(law, times, rate)
+        steady = old is not None and np.all(np.abs(marks - old.marks) <= self.settings.drift * np.abs(old.marks))
+        if steady and not self.needs.load:
+            return old
+        knobs = self._knobs(context_of(law, rate, times, self._linear(times), serving(self.size.capacity, 1)))
+        if steady and _same(knobs, old.knobs):
+            return old
+        return Prepared(knobs, law, self._boundary(law, times, knobs), marks)
+
+    def _time_model(self):
+        if self.hardware is not None:
+            return self.hardware.time_model("profile" if self.hardware.timing.profile else "linear")
+        if self.traffic.counts()[1] >= self.settings.least:
+            return self.traffic.time_model()
+        return None  # nothing asks for it
+
+    def _linear(self, times) -> tuple[float, float]:
+        if self.hardware is not None:
+            return self.hardware.linear
+        return self.traffic.linear() if times is not None else (math.nan, math.nan)
+
+    def _marks(self, law: LengthLaw, times, rate: float) -> np.ndarray:
+        """Mean lengths, the time of a decode batch and of a prefill; the rate where the policy uses it."""
+        marks = [law.share @ law.prompt, law.share @ law.output]
+        if times is not None:
+            marks += [iteration_time(times, 64, 64 * 512, 0, 0, 0, 0, 64, 64 * 512)]
+            marks += [iteration_time(times, 512, 512, 1, 512, 512**2, 0, 0, 0)]
+        if self.needs.rate:
+            marks.append(rate)
+        return np.array(marks)
+
+    def _knobs(self, context: Context):
+        """The policy's knobs, within what the engine can run."""
+        policy = self.policy.within(self.size, context.law)
+        knobs = policy.prepare_at_most(context, Limits(requests=self.size.requests))
+        longest = self.size.longest - 1
+        if policy.longest_prompt(knobs) < longest:
+            raise ConfigError(
+                f"{SOURCE}: policy: '{policy.use}' prefills at most {policy.longest_prompt(knobs)} tokens at once, but "
+                f"the engine takes prompts of {longest}, which would wait for ever"
+            )
+        return knobs
+
+    def _boundary(self, law: LengthLaw, times, knobs) -> float:
+        if times is None:
+            return math.nan
+        size, chunk = self.size, self.policy.limits(knobs).chunk
+        return calibrated_boundary(
+            law,
+            times,
+            size.capacity,
+            chunk=chunk if size.chunked_prefill and chunk < NO_LIMIT else None,
+            token_budget=size.tokens,
+            cap=size.requests,
+        ).rate
+
+    def _rehearse(self) -> None:
+        """Compile the fluid model now, not while the engine serves, and find mistakes in the settings.
+
+        The numbers do not matter: outputs of every length, a device that is fast enough.
+        """
+        law, outputs = self.law, np.arange(1.0, max(self.size.longest, 2))
+        if law is None or not self.policy.by_type:
+            law = LengthLaw(np.ones(len(outputs)), outputs, np.full(len(outputs), 1 / len(outputs)))
+        times = linear(1e-3, 1e-9)
+        with suppress(Infeasible):
+            knobs = self._knobs(context_of(law, 1e-3, times, (1e-3, 1e-9), serving(10**6, 1)))
+            self.rehearsal = Prepared(knobs, law, self._boundary(law, times, knobs), self._marks(law, times, 1.0))
+
+
+def _law_for(needs: Needs) -> LengthLaw | None:
+    """A law that does for all traffic; None when the policy needs to know the lengths."""
+    if needs.any_output is None:
+        return None
+    return LengthLaw(np.ones(1), np.array([float(needs.any_output)]), np.ones(1))
+
+
+def _same(knobs, old) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(knobs, old, strict=True))

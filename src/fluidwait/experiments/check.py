@@ -64,7 +64,7 @@ def _check_traces(experiment: Experiment, scale: str) -> None:
     """A tuned policy has winners at the rates of the sweep only."""
     rates = experiment.rates_at(scale)
     for key in experiment.traced():
-        for rate in experiment.traces.rates if experiment.entry(key).grid else ():
+        for rate in experiment.traces_of(key).rates if experiment.entry(key).grid else ():
             if rate not in rates:
                 close = min(rates, key=lambda other: abs(other - rate))
                 raise ConfigError(
@@ -128,7 +128,7 @@ def _feasible(setting: Setting, key: str, combinations: list[dict[str, Any]], ra
             return policy, knobs
         except ConfigError as error:
             reason = reason or error
-    raise reason
+    raise reason or ConfigError(f"policies.{key}: no combination of settings")
 
 
 def _every_length(setting: Setting) -> Requests:

@@ -261,18 +261,24 @@ class Experiment(Strict):
         """Whether λ* of the policies is searched at this scale."""
         return self.boundary is not None and self.boundary_requests_at(scale) > 0
 
+    @property
+    def search(self) -> BoundarySearch:
+        """How λ* is searched, of an experiment in which it is."""
+        assert self.boundary is not None, "nothing is searched"
+        return self.boundary
+
     def boundary_seed_at(self, scale: str) -> int:
         """Seed of the searches for λ*."""
-        return self.boundary.seed + SEED_STEP * split_scale(scale)[1]
+        return self.search.seed + SEED_STEP * split_scale(scale)[1]
 
     def boundary_requests_at(self, scale: str) -> int:
         """Requests of a run in the searches for λ*."""
-        return self.boundary.requests.get(split_scale(scale)[0], 4 * self.scale(scale).requests)
+        return self.search.requests.get(split_scale(scale)[0], 4 * self.scale(scale).requests)
 
     def bracket_at(self, scale: str) -> tuple[float, float]:
         """Rates between which λ* is expected, requests/s."""
         rates = self.rates_at(scale)
-        return self.boundary.low or rates[0], self.boundary.high or rates[-1]
+        return self.search.low or rates[0], self.search.high or rates[-1]
 
     def traced(self) -> list[str]:
         """Keys of the policies whose memory is recorded, in the order of the experiment."""

@@ -29,7 +29,7 @@ from fluidwait.engines.vllm import calibrate
 from fluidwait.engines.vllm.load import engine as loadgen_engine
 from fluidwait.engines.vllm.load import generator as loadgen
 from fluidwait.engines.vllm.load.engine import Engine
-from fluidwait.fluid import calibrated_boundary
+from fluidwait.fluid.calibrated import calibrated_boundary
 from fluidwait.real import bundle as bundles
 from fluidwait.real.bundle import Bundle, Description, Points
 from fluidwait.real.machine import describe_machine

@@ -39,7 +39,7 @@ def thresholds(
 ) -> None:
     """Print the fluid model of a workload: equilibrium, thresholds and their memory at each rate."""
     from fluidwait.base.files import write_output
-    from fluidwait.fluid import threshold_table
+    from fluidwait.fluid.report import threshold_table
 
     law, rates, hardware, options = _threshold_question(config)
     frame, summary = threshold_table(law, rates, hardware, **options)

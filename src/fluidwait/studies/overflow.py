@@ -12,7 +12,7 @@ import polars as pl
 import scipy  # its parts are loaded when first used
 
 from fluidwait.artifacts.step import Artifact
-from fluidwait.fluid import nested_memory
+from fluidwait.fluid.segments import nested_memory
 from fluidwait.stats.exponents import exact_proportion
 from fluidwait.studies.cases import prepared
 from fluidwait.studies.e11 import E11

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import making
 import numpy as np
 import polars as pl
 import pytest
@@ -15,7 +16,7 @@ from fluidwait.artifacts.sidecar import read_sidecar
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.models import parse
 from fluidwait.cli import main
-from fluidwait.experiments import audit, boundaries, draw, fluid_tables, summary, sweep
+from fluidwait.experiments import audit, draw
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.figures import latency
 from fluidwait.experiments.setting import check_requests, resolve
@@ -65,12 +66,12 @@ def made(own: Experiment, folder):
     """Everything that the latency figure reads, made as the workflow makes it."""
     tables = {}
     for key in own.policies:
-        sweep.sweep(own, key, "tiny", folder / "records" / f"{key}.parquet")
+        making.sweep(own, key, "tiny", folder / "records" / f"{key}.parquet")
         tables[key] = folder / "metrics" / f"{key}.csv"
-        summary.metrics(own, folder / "records" / f"{key}.parquet", tables[key])
-    summary.summary(own, tables, folder / "summary.csv")
-    boundaries.stability(own, tables, folder / "stability.csv")
-    fluid_tables.thresholds(own, "tiny", folder / "thresholds.csv")
+        making.metrics(own, folder / "records" / f"{key}.parquet", tables[key])
+    making.summary(own, tables, folder / "summary.csv")
+    making.stability(own, tables, folder / "stability.csv")
+    making.thresholds(own, "tiny", folder / "thresholds.csv")
     return list(iter_runs(folder / "records" / "sarathi.parquet"))
 
 
@@ -114,7 +115,7 @@ def test_thresholds_and_fluid_bound_of_a_profile_are_those_of_its_mean_rate(work
         setting = resolve(own)
         assert setting.context(8.0).rate == 8.0
         out = tmp_path / f"{arrivals['process']}.csv"
-        fluid_tables.thresholds(own, "tiny", out)
+        making.thresholds(own, "tiny", out)
         tables.append(out.read_bytes())
     assert tables[0] == tables[1]
 
@@ -272,7 +273,7 @@ def assert_refused(own: Experiment, folder, message: str) -> None:
     assert "\n" not in str(error.value)
     key = next(iter(own.policies))
     with pytest.raises(ConfigError):
-        sweep.sweep(own, key, "tiny", folder / "out.parquet")
+        making.sweep(own, key, "tiny", folder / "out.parquet")
     assert not list(folder.glob("out*"))
 
 

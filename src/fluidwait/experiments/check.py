@@ -52,11 +52,6 @@ def named(where: str) -> Iterator[None]:
 def _check_figures(setting: Setting, scale: str) -> None:
     """The figures and tables asked for: whether there are such, and whether the experiment has what they need."""
     experiment = setting.experiment
-    if {"latency", "gap", "horizon"} & set(experiment.figures):
-        try:
-            style.styles(list(experiment.policies))
-        except ConfigError as error:
-            raise ConfigError(f"policies: {str(error).removeprefix('labels: ')}") from None
     style.check_words((entry.label for entry in experiment.policies.values()), "policies")
     for key, kinds in (("figures", figure_kinds(experiment)), ("tables", table_kinds(experiment))):
         for kind in kinds:
@@ -69,7 +64,7 @@ def _check_traces(experiment: Experiment, scale: str) -> None:
     """A tuned policy has winners at the rates of the sweep only."""
     rates = experiment.rates_at(scale)
     for key in experiment.traced():
-        for rate in experiment.traces.rates if experiment.entry(key).grid else ():
+        for rate in experiment.traces_of(key).rates if experiment.entry(key).grid else ():
             if rate not in rates:
                 close = min(rates, key=lambda other: abs(other - rate))
                 raise ConfigError(
@@ -133,7 +128,7 @@ def _feasible(setting: Setting, key: str, combinations: list[dict[str, Any]], ra
             return policy, knobs
         except ConfigError as error:
             reason = reason or error
-    raise reason
+    raise reason or ConfigError(f"policies.{key}: no combination of settings")
 
 
 def _every_length(setting: Setting) -> Requests:

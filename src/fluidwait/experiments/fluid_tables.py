@@ -28,7 +28,7 @@ def thresholds(setting: Setting, scale: str) -> tuple[Artifact, Artifact]:
     ``fluid_bound`` (requests/s) is of the whole blocks that the engines have, as in ``boundaries.csv``.
     """
     solved = cache(lambda: _solved(setting, scale))
-    recorded = {
+    recorded: dict[str, Any] = {
         "identity": fluid_identity(setting, scale),
         "inputs": names(input_files(setting.workload)),
         "code": imported_modules(__name__),

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -56,7 +56,7 @@ class Choice(Strict):
     """How thresholds follow from a number of segments; see the module."""
 
     cuts: Literal["equal_mass", "even"] = "equal_mass"
-    margin: float = Field(0.05, gt=0, lt=1, description="added to the continuation probabilities")
+    margin: float = Field(default=0.05, gt=0, lt=1, description="added to the continuation probabilities")
     iteration: Literal["reference", "empty", "full", "own"] = "reference"
 
 
@@ -163,7 +163,7 @@ def terms(study: E6, setting: Setting, choice: Choice, segments: list[int]) -> p
             )
             for rate, n in first.items():
                 at = {"rate": rate, "horizon": horizon, "delta": risk, "segments": count}
-                values = (None,) * 4
+                values: tuple[Any, ...] = (None,) * 4
                 if n is not None:
                     base, queue = n * unit.base, n * unit.queue
                     values = (base, queue, unit.buffer, base + queue + unit.buffer)

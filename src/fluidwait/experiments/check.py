@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from fluidwait.base.errors import ConfigError, FluidwaitError
-from fluidwait.drawing import style
 from fluidwait.engines import rehearsal
 from fluidwait.engines.simulator import check_requests, reservation
 from fluidwait.experiments import bisection
@@ -51,6 +50,8 @@ def named(where: str) -> Iterator[None]:
 
 def _check_figures(setting: Setting, scale: str) -> None:
     """The figures and tables asked for: whether there are such, and whether the experiment has what they need."""
+    from fluidwait.drawing import style  # takes long to import, and a job checks no figures
+
     experiment = setting.experiment
     style.check_words((entry.label for entry in experiment.policies.values()), "policies")
     for key, kinds in (("figures", figure_kinds(experiment)), ("tables", table_kinds(experiment))):

@@ -9,8 +9,9 @@ import typer
 from pydantic import Field, model_validator
 
 from fluidwait.base.models import Strict, parse
+from fluidwait.base.numbers import number
 from fluidwait.base.yaml_files import load_yaml
-from fluidwait.cli.printing import json_text, number, print_table
+from fluidwait.cli.printing import json_text, print_table
 
 
 class ThresholdsFile(Strict):

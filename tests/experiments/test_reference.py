@@ -11,9 +11,10 @@ import pytest
 
 from fluidwait.base.paths import project_root
 from fluidwait.engines.simulator import simulate
+from fluidwait.experiments import replay
 from fluidwait.experiments.experiment import load_experiment
 from fluidwait.experiments.setting import resolve
-from fluidwait.experiments.tables import reference, replay
+from fluidwait.experiments.tables import reference
 from fluidwait.policies import load_policy
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from fluidwait.artifacts.canonical import file_sha256
 from fluidwait.device.hardware import Hardware
 from fluidwait.engines.vllm.load import engine as loadgen_engine
-from fluidwait.fluid import calibrated_boundary
+from fluidwait.fluid.calibrated import calibrated_boundary
 from fluidwait.real.bundle import Description
 from fluidwait.real.target import AUTO, STOCK, Target, workload_of
 from fluidwait.workload import Requests, check_offered, generate, load_workload

@@ -26,9 +26,9 @@ def evidence(bundle: Bundle) -> dict[str, pl.DataFrame]:
     if bundle.has_runs():
         latency = runs(bundle).group_by("variant", "rate", "policy").agg(pl.col("mean_latency").mean())
         for name in ("single", "lmsys"):
-            variant, ours = _paper_policy(bundle.target, name)
+            variant, policy = _paper_policy(bundle.target, name)
             part = latency.filter(pl.col("variant") == variant)
-            ours, stock = (part.filter(pl.col("policy") == key) for key in (ours, STOCK))
+            ours, stock = (part.filter(pl.col("policy") == key) for key in (policy, STOCK))
             both = ours.join(stock, on="rate", suffix="_stock").sort("rate")
             if both.height:
                 tables[f"{name}.csv"] = both.select("rate", wait="mean_latency", baseline="mean_latency_stock")

@@ -76,8 +76,8 @@ def fit(bundle: Bundle, whole: pl.DataFrame) -> pl.DataFrame:
         rows.append({"what": "iteration", "model": PROFILE, "sample": "other load", **_validated(bundle)})
     for model in (LINEAR, PROFILE):
         for beyond, sample in ((False, "fitted"), (True, "extrapolated")):
-            part = whole.filter(pl.col("extrapolated") == beyond)
-            measured, predicted = part["measured"].to_numpy(), part[model].to_numpy()
+            rows_of = whole.filter(pl.col("extrapolated") == beyond)
+            measured, predicted = rows_of["measured"].to_numpy(), rows_of[model].to_numpy()
             rows.append({"what": "generation", "model": model, "sample": sample, **scores(measured, predicted)})
     schema = {"what": str, "model": str, "sample": str, "rows": int, "mape": float, "max_relative_error": float}
     return pl.DataFrame(rows, schema=schema | {"r2": float})

@@ -13,6 +13,8 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,9 @@ def record(target: Target, folder: Path, say: Say = _say) -> Bundle:
 
 async def _record(target: Target, folder: Path, say: Say) -> Bundle:
     # Told to end, as a workflow or a batch system does, it must take the engine's processes along.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
+    task = asyncio.current_task()
+    assert task is not None  # this coroutine's
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     session = _Session(target, folder, say)
     async with _LazyEngine(session) as lazy:
         await session.calibrate(lazy)
@@ -81,7 +85,10 @@ class _LazyEngine:
     """Starts the engine, and the meter beside it, when the first point needs it; a finished recording needs none."""
 
     def __init__(self, session: _Session) -> None:
-        self._session, self._context, self._engine, self._meter = session, None, None, None
+        self._session = session
+        self._context: AbstractAsyncContextManager[Engine] | None = None
+        self._engine: Engine | None = None
+        self._meter: Meter | None = None
 
     async def __aenter__(self) -> _LazyEngine:
         return self
@@ -175,7 +182,7 @@ class _Session:
         loads["generations"] = target.generation, generations
         self.calibrations = len(loads)
         found = {
-            name: await self._point(name, identity, lambda measure=measure: lazy.metered(measure))
+            name: await self._point(name, identity, partial(lazy.metered, measure))
             for name, (identity, measure) in loads.items()
         }
         self.paces = {name: part["pace"] for name, part in found.items()}
@@ -215,9 +222,7 @@ class _Session:
             if not self._has(point) and time.monotonic() - self.began > self.target.budget:
                 self.say(f"out of time after {number} of {len(points)} runs; run again to go on")
                 return
-            data = await self._point(
-                point.name, self.agenda.identity(point), lambda point=point: self._run(lazy, point)
-            )
+            data = await self._point(point.name, self.agenda.identity(point), partial(self._run, lazy, point))
             latency = np.mean(np.array(data["completion"]) - np.array(data["arrival"]))
             self.say(f"{number + 1}/{len(points)} {point.name}: {point.rate:g}/s, mean latency {latency:.3f} s")
             if time.monotonic() - packed > PACK_EVERY:
@@ -286,11 +291,11 @@ class _Session:
     def pack(self) -> Bundle:
         """Write the files of the bundle from the points."""
         hardware = load_hardware(self.folder / "hardware.yaml")
-        runs = [
+        known = [
             (point, self.points.get(point.name, self._key(self.agenda.identity(point))))
             for point in self.agenda.points(hardware)
         ]
-        runs = [(point, data) for point, data in runs if data is not None]
+        runs = [(point, data) for point, data in known if data is not None]
         key = config_hash({"target": self.target, "engine": self.version, "device": self.device["name"]})
         if runs:
             options = {"engine": f"vllm {self.version}", "policy": "all", "config_hash": key}

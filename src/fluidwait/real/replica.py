@@ -59,4 +59,4 @@ class Simulator:
 
 
 def _scaled(model: TimeModel, factor: float) -> TimeModel:
-    return TimeModel(*(factor * part for part in model))
+    return TimeModel._make(factor * part for part in model)

@@ -122,8 +122,10 @@ class Plan:
         Raises:
             ConfigError: there is none.
         """
-        known = self._of_one(name.split("/")[1]) if name.count("/") else None
-        known = self.steps if known is None or name not in known else known
+        owner = name.split("/")[1] if "/" in name else ""
+        known = self._of_one(owner)
+        if known is None or (name not in known and owner in self.machines):
+            known = self.steps
         if name not in known:
             raise ConfigError(f"'{name}' is no step of scale '{self.scale}'{nearest(name, list(known))}")
         return known[name]

@@ -17,11 +17,11 @@ MODELS: dict[str, type[Study]] = {"e6": E6, "e11": E11}
 """The model of each study, by its id."""
 
 
-def load_study(path_or_name: str | Path, wanted: type[Study] | None = None) -> Any:
+def load_study(path_or_name: str | Path) -> Any:
     """Read a study; a name without a suffix means ``config/studies/<name>.yaml``. Its ``id`` tells its kind.
 
     Raises:
-        ConfigError: the file is missing or wrong, or of another kind than ``wanted``.
+        ConfigError: the file is missing or wrong.
     """
     path = Path(path_or_name)
     if path.suffix != ".yaml":
@@ -31,7 +31,4 @@ def load_study(path_or_name: str | Path, wanted: type[Study] | None = None) -> A
         raise ConfigError(f"{path}: id: required key is missing (valid: {', '.join(MODELS)})")
     if not isinstance(data["id"], str) or data["id"] not in MODELS:
         raise ConfigError(f"{path}: id: '{data['id']}' is not a study{nearest(str(data['id']), list(MODELS))}")
-    if wanted is not None and MODELS[data["id"]] is not wanted:
-        (name,) = (name for name, model in MODELS.items() if model is wanted)
-        raise ConfigError(f"{path}: id: the command is for study '{name}', found '{data['id']}'")
     return parse(MODELS[data["id"]], data, path)

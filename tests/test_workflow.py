@@ -6,14 +6,14 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import projects
 import pytest
+from projects import environment
 
 from fluidwait.artifacts.verify import verify
-from fluidwait.base.paths import project_root
 
 pytest.importorskip("snakemake", reason="Snakemake is not installed (pip install 'fluidwait[workflow]')")
 
@@ -36,25 +36,14 @@ policies:
 
 
 def make_project(folder: Path) -> Path:
-    root = project_root()
-    for name in ("config", "data", "paper", "workflow"):
-        shutil.copytree(root / name, folder / name)
-    (folder / "profiles").symlink_to("workflow/profiles")
-    for name in ("Snakefile", "environment.yml"):
-        shutil.copy(root / name, folder / name)
+    projects.make_project(folder)
     (folder / "config" / "experiments" / "small.yaml").write_text(EXPERIMENT)
     return folder
 
 
 def command() -> list[str]:
     chosen = ["scale=tiny", "experiments=small", "studies=[]", "real=[]"]
-    # the profile's long timespan is for many jobs, and would let each of these small runs end seconds later
-    return [sys.executable, "-m", "snakemake", "--cores", "2", "--max-jobs-per-timespan", "100/1s", "--config", *chosen]
-
-
-def environment(project: Path) -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {"FLUIDWAIT_ROOT": str(project), "PATH": path}
+    return [*projects.SNAKEMAKE, "--config", *chosen]
 
 
 def snakemake(project: Path, *more: str) -> str:

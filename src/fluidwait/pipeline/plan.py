@@ -156,7 +156,7 @@ class Plan:
             labels = (case.label for case in getattr(study, "cases", {}).values())
             style.check_words(labels, f"study {name}: cases")
             if isinstance(study, e6.E6):
-                e6.resolve(study)
+                e6.check(study)
         recordings.check(self.selection.real)
         for top in ("results", "figures"):
             _check_writable(project_root() / top)

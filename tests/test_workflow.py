@@ -9,11 +9,11 @@ import subprocess
 import time
 from pathlib import Path
 
-import projects
 import pytest
-from projects import environment
 
+import projects
 from fluidwait.artifacts.verify import verify
+from projects import environment
 
 pytest.importorskip("snakemake", reason="Snakemake is not installed (pip install 'fluidwait[workflow]')")
 
@@ -210,11 +210,6 @@ MISTAKES = {
         "config/experiments/small.yaml",
         ("[10, 30]", "[10, ten]"),
         "experiment small: policies.wait_tuned.grid: in_service: input should be a valid integer",
-    ),
-    "more policies than a figure tells apart": (
-        "config/experiments/small.yaml",
-        ("  wait: {", "".join(f"  wait_{i}: {{use: wait, label: {i}}}\n" for i in "abc") + "  wait: {"),
-        "experiment small: policies: 'wait_tuned': a figure can tell only 4 policies like 'wait' apart",
     ),
     "a bracket that is not closed": (
         "config/config.yaml",

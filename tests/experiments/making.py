@@ -81,7 +81,7 @@ def parameters(experiments: list[Experiment], scale: str, out: Path) -> None:
 
 
 def table(experiment: Experiment, kind: str, scale: str, out: Path) -> None:
-    step = steps._table(resolve(experiment), kinds.table_kind(kind), scale)
+    step = steps.table_step(resolve(experiment), kinds.table_kind(kind), scale)
     (product,) = step.products
     assert isinstance(product, Artifact)
     product.make(out)

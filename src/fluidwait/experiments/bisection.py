@@ -131,7 +131,7 @@ def search_identity(setting: Setting, key: str, scale: str) -> dict[str, Any]:
     return {name: everything[name] for name in own} | {
         "low": low,
         "high": high,
-        "resolution": experiment.boundary.resolution,
+        "resolution": experiment.search.resolution,
         "requests": experiment.boundary_requests_at(scale),
         "replications": experiment.scale(scale).replications,
         "seed": experiment.boundary_seed_at(scale),
@@ -161,7 +161,7 @@ def check(setting: Setting, scale: str) -> None:
                 f"experiment {setting.experiment.id}: boundary: the search goes from {low:g} to {high:g} requests/s "
                 f"(low and high, else the lowest and highest of the rates): give a low below {high:g} or a higher high"
             )
-        resolution, least, most = setting.experiment.boundary.resolution, high / FINEST, high - low
+        resolution, least, most = setting.experiment.search.resolution, high / FINEST, high - low
         if not least <= resolution <= most:
             raise ConfigError(
                 f"experiment {setting.experiment.id}: boundary.resolution: {resolution:g} requests/s in a search from "
@@ -186,4 +186,4 @@ def _replication(setting: Setting, key: str, scale: str, chosen: dict, replicati
         policy = setting.policy(key, nearest_winner(chosen, rate))
         return run_once(setting, policy, requests._replace(arrival=arrival), rate).completion
 
-    return lambda_star(serve, requests.arrival, *experiment.bracket_at(scale), experiment.boundary.resolution)
+    return lambda_star(serve, requests.arrival, *experiment.bracket_at(scale), experiment.search.resolution)

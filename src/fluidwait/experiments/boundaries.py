@@ -14,7 +14,7 @@ from fluidwait.artifacts.step import Artifact, names
 from fluidwait.base.tables import load_table
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import Setting
-from fluidwait.fluid import calibrated_boundary
+from fluidwait.fluid.calibrated import calibrated_boundary
 from fluidwait.policies.contract import NO_LIMIT
 from fluidwait.stats.metrics import mean_interval
 from fluidwait.stats.stability import stability_boundary
@@ -89,7 +89,7 @@ def _searched(experiment: Experiment, table: str | None) -> dict[str, Any]:
     stars = load_table(table, schema={"replication": pl.Int64, "lambda_star": pl.Float64})["lambda_star"]
     if stars.is_empty():
         return {}
-    row = {"replications": len(stars), "resolution": experiment.boundary.resolution}
+    row = {"replications": len(stars), "resolution": experiment.search.resolution}
     if stars.has_nulls():
         return row
     star = mean_interval(stars)
@@ -97,7 +97,7 @@ def _searched(experiment: Experiment, table: str | None) -> dict[str, Any]:
     return row | {"lambda_star": star.mean} | ends
 
 
-def _on_the_grid(metrics: Path) -> float | None:
+def _on_the_grid(metrics: str) -> float | None:
     runs = load_table(metrics, schema_overrides={"stable": pl.Boolean})
     if runs["stable"].has_nulls():
         return None  # the arrival rate changes, so there is no λ*

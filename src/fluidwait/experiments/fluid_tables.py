@@ -13,7 +13,8 @@ from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.step import Artifact, names
 from fluidwait.experiments.boundaries import fluid_bound
 from fluidwait.experiments.setting import Setting
-from fluidwait.fluid import calibrated_equilibrium, threshold_table
+from fluidwait.fluid.calibrated import calibrated_equilibrium
+from fluidwait.fluid.report import threshold_table
 from fluidwait.workload import input_files
 
 POINTS = 300
@@ -27,7 +28,7 @@ def thresholds(setting: Setting, scale: str) -> tuple[Artifact, Artifact]:
     ``fluid_bound`` (requests/s) is of the whole blocks that the engines have, as in ``boundaries.csv``.
     """
     solved = cache(lambda: _solved(setting, scale))
-    recorded = {
+    recorded: dict[str, Any] = {
         "identity": fluid_identity(setting, scale),
         "inputs": names(input_files(setting.workload)),
         "code": imported_modules(__name__),

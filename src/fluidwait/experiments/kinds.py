@@ -98,6 +98,7 @@ def _own(folder: str, name: str) -> ModuleType:
     if path.stem in _shipped(folder):
         raise ConfigError(f"{folder}: {name}: '{path.stem}' ships with fluidwait; give the file another name")
     spec = importlib.util.spec_from_file_location(f"fluidwait_{folder}_{path.stem}", path)
+    assert spec is not None and spec.loader is not None  # as of every file with this suffix
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -110,10 +110,10 @@ def _policy(setting: Setting, key: str, scale: str) -> dict[str, Any]:
 
 def _setting(name: str, value: Any, entry: PolicyEntry, derived: Any) -> Any:
     """What a policy's setting is; numbers that follow from the fluid model and not from the rate are given as well."""
-    if name in (entry.grid or {}):
+    if entry.grid and name in entry.grid:
         return f"tuned: {_text(entry.grid[name])}"
     if value == "fluid" and np.isscalar(derived):
-        return f"fluid: {derived}"
+        return f"fluid: {derived!s}"
     return "none" if value is None else value
 
 

@@ -61,6 +61,7 @@ def _one(setting: Setting, key: str, scale: str, rate: float, change: dict | Non
     requests = setting.evaluation(scale, experiment.horizons_at(scale)[-1], rate, replication)
     knobs = policy.prepare(setting.context(rate))
     run = simulate(requests, policy, knobs, setting.time_model, setting.semantics, log=True)
+    assert run.log is not None  # asked for
     log = pl.DataFrame(run.log, schema=list(LOG_COLUMNS))
     capacity = setting.semantics.blocks * setting.semantics.block_size
     return log[extremes(run.log[:, LOG_COLUMNS.index("kv_tokens")])].select(

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -39,9 +39,9 @@ from fluidwait.artifacts.step import Artifact, names
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.models import Strict
 from fluidwait.device.hardware import load_hardware
-from fluidwait.fluid import equal_mass_boundaries, equilibrium, even_boundaries
+from fluidwait.fluid.equilibrium import equilibrium
 from fluidwait.fluid.safety import required_memory, stage_work
-from fluidwait.fluid.segments import continuation_probabilities, segment_prompts
+from fluidwait.fluid.segments import continuation_probabilities, equal_mass_boundaries, even_boundaries, segment_prompts
 from fluidwait.studies.study import Study, table_product
 from fluidwait.workload import LengthLaw, check_fits, input_files, length_law, load_workload
 
@@ -56,7 +56,7 @@ class Choice(Strict):
     """How thresholds follow from a number of segments; see the module."""
 
     cuts: Literal["equal_mass", "even"] = "equal_mass"
-    margin: float = Field(0.05, gt=0, lt=1, description="added to the continuation probabilities")
+    margin: float = Field(default=0.05, gt=0, lt=1, description="added to the continuation probabilities")
     iteration: Literal["reference", "empty", "full", "own"] = "reference"
 
 
@@ -168,7 +168,7 @@ def terms(study: E6, setting: Setting, choice: Choice, segments: list[int]) -> p
             )
             for rate, n in first.items():
                 at = {"rate": rate, "horizon": horizon, "delta": risk, "segments": count}
-                values = (None,) * 4
+                values: tuple[Any, ...] = (None,) * 4
                 if n is not None:
                     base, queue = n * unit.base, n * unit.queue
                     values = (base, queue, unit.buffer, base + queue + unit.buffer)

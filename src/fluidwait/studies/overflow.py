@@ -12,7 +12,7 @@ import polars as pl
 import scipy  # its parts are loaded when first used
 
 from fluidwait.artifacts.step import Artifact
-from fluidwait.fluid import nested_memory
+from fluidwait.fluid.segments import nested_memory
 from fluidwait.stats.exponents import exact_proportion
 from fluidwait.studies.cases import prepared
 from fluidwait.studies.e11 import E11
@@ -33,7 +33,7 @@ def overflow(study: E11, scale: str) -> Artifact:
 def table(study: E11, scale: str) -> pl.DataFrame:
     """The table of :func:`overflow`."""
     case, rows = study.cases[study.overflow.case], []
-    for thresholds in case.thresholds:
+    for thresholds in case.thresholds or ():
         for index, sizes in enumerate(study.scale(scale).overflow):
             found = peaks(study, thresholds, sizes.iterations, sizes.runs, scale, index)
             rows += rows_of(study, thresholds, sizes.iterations, found)
@@ -79,10 +79,10 @@ def rows_of(study: E11, thresholds: list[int], iterations: float, peak: np.ndarr
     """
     case = study.cases[study.overflow.case]
     offered, ordered = study.offered(case), np.sort(peak)
-    d0, rows = study.instances[case.instance].d0, []
+    d0, ends, rows = study.instances[case.instance].d0, case.boundaries or (), []
     for risk in study.overflow.risks:
         horizon = iterations * offered.iteration_time
-        memory = nested_memory(offered.law, np.array(thresholds), case.boundaries, horizon=horizon, risk=risk, d0=d0)
+        memory = nested_memory(offered.law, np.array(thresholds), ends, horizon=horizon, risk=risk, d0=d0)
         count = int(np.sum(peak > memory.total))
         low, high = exact_proportion(count, len(peak))
         quantile = quantile_interval(ordered, 1.0 - risk)

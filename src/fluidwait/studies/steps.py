@@ -33,7 +33,8 @@ FIGURE = figure_rule("study_figure", {"figures/{scale}/{study_figure}": "{study_
 def study_steps(name: str, study: Study, scale: str) -> list[Step]:
     """The steps of the study in ``config/studies/<name>.yaml``, each before those that need it."""
     study.scale(scale)
-    tables = _e11(name, study, scale) if isinstance(study, E11) else _e6(name, study, scale)
+    tables = _e11(name, study, scale) if isinstance(study, E11) else []
+    tables += _e6(name, study, scale) if isinstance(study, E6) else []
     return tables + [_figure(name, study, figure, scale) for figure in FIGURES[study.id]]
 
 

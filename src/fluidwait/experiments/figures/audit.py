@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from fluidwait.base.errors import ConfigError
+from fluidwait.base.tables import highest
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import read_table, shown
 
@@ -55,7 +56,7 @@ def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> str:
     """The caption of :func:`make`."""
     about = shown(experiment, results_dir)
     curves = _curves(Path(results_dir) / "audit.csv", about.labels)
-    largest = max(curve["largest"].max() for curve in curves.values())
+    largest = max(highest(curve["largest"]) for curve in curves.values())
     return (
         f"{about.title}. Largest difference of first-token and completion times between the compiled simulator and "
         f"Vidur, over all requests and {sum(curve['runs'].sum() for curve in curves.values())} runs: at most "
@@ -87,9 +88,9 @@ def _draw(curves: dict[str, pl.DataFrame], labels: Mapping[str, str]) -> Figure:
         options = looks[key].options() | {"markerfacecolor": "none", "markersize": 3.6 + 2.2 * place}  # equal ones nest
         axes.plot(curve["rate"], drawn, **options, label=key, zorder=3 + 0.01 * place)
     axes.axhline(AGREED, **AGREED_LINE)
-    highest = max(AGREED, *(curve["largest"].max() for curve in curves.values()))
-    axes.set(yscale="log", ylim=(ZERO / 3, highest * 10))
-    decades = [10.0**power for power in range(-15, int(np.ceil(np.log10(highest))) + 1, 2)]
+    most = max(AGREED, *(highest(curve["largest"]) for curve in curves.values()))
+    axes.set(yscale="log", ylim=(ZERO / 3, most * 10))
+    decades = [10.0**power for power in range(-15, int(np.ceil(np.log10(most))) + 1, 2)]
     axes.yaxis.set_major_locator(FixedLocator([ZERO, *decades]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value == ZERO else f"{value:.0e}"))
     axes.yaxis.set_minor_locator(FixedLocator([]))

@@ -56,21 +56,21 @@ def _draw(curves: dict[str, pl.DataFrame], labels: Mapping[str, str]) -> Figure:
     rates = np.unique(np.concatenate([curve["rate"].to_numpy() for curve in curves.values()])).tolist()
     left, gap = 0.5, 0.16
     width = (style.TWO_COLUMNS - left - 0.08 - gap * (len(rates) - 1)) / len(rates)
-    first = None
+    panels: list[Axes] = []
     for place, rate in enumerate(rates):
+        first = panels[0] if panels else None
         axes = style.add_axes(figure, left + place * (width + gap), 0.42, width, PANEL_HEIGHT, sharey=first)
         at_rate = {key: curve.filter(pl.col("rate") == rate) for key, curve in curves.items()}
         style.plot_curves(axes, at_rate, looks, "mean_latency", x="requests")
         _label(axes)
         style.panel_title(axes, "abcdefghijklmnopqrstuvwxyz"[place % 26], f"λ = {rate:g} requests/s")
-        if first is None:
-            first = axes
-        else:
+        if panels:
             axes.tick_params(axis="y", labelleft=False)
-    first.set_yscale("log")
-    first.set_ylim(*_limits(curves))
-    style.plain_log_axis(first.yaxis)
-    first.set_ylabel("mean latency (s)")
+        panels.append(axes)
+    panels[0].set_yscale("log")
+    panels[0].set_ylim(*_limits(curves))
+    style.plain_log_axis(panels[0].yaxis)
+    panels[0].set_ylabel("mean latency (s)")
     return figure
 
 

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fluidwait.base.errors import ConfigError
+from fluidwait.base.tables import highest
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import Shown, read_table, shown
 
@@ -80,7 +81,7 @@ def _by_rate(trace: pl.DataFrame) -> list[tuple[float, pl.DataFrame]]:
 
 
 def _evictions(trace: pl.DataFrame) -> str:
-    return f"{trace['evictions'].max():,.0f}"
+    return f"{highest(trace['evictions']):,.0f}"
 
 
 def _draw(traces: dict[str, pl.DataFrame], labels: Mapping[str, str]) -> Figure:
@@ -110,7 +111,7 @@ def _draw(traces: dict[str, pl.DataFrame], labels: Mapping[str, str]) -> Figure:
 
 
 def _last(trace: pl.DataFrame, rate: float) -> float:
-    return trace.filter(pl.col("rate") == rate)["time"].max() or 0.0
+    return highest(trace.filter(pl.col("rate") == rate)["time"]) or 0.0
 
 
 def _panel(axes: Axes, trace: pl.DataFrame, color: str) -> None:

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from fluidwait.base.errors import ConfigError
+from fluidwait.base.tables import lowest
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import read_json, read_table, shown
 
@@ -112,7 +113,7 @@ def _draw(table: pl.DataFrame, model: dict[str, Any]) -> Figure:
     figure = style.new_figure(style.MIDDLE, height, entries)
     axes = style.add_axes(figure, 0.75, 0.42, style.MIDDLE - 0.88, height - 0.5)
     last = max(PUBLISHED) + 6.0
-    first = float(table["rate"].filter(table["rate"] > 0).min())
+    first = float(lowest(table["rate"].filter(table["rate"] > 0)))
     _linear_curve(axes, table, first, last)
     axes.plot(list(PUBLISHED), list(PUBLISHED.values()), **_published_style(), label="published", zorder=4)
     known = table.filter(pl.col("calibrated_memory").is_finite() & (pl.col("rate") <= edge["rate"]))

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fluidwait.base.errors import ConfigError
+from fluidwait.base.tables import highest
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import read_table, runs, shown
 from fluidwait.drawing.style import Style
@@ -72,7 +73,7 @@ def _distances(curves: Mapping[str, pl.DataFrame]) -> str:
     """Largest distance of every policy: our model on the published arrivals, and the earlier code replayed."""
     parts = []
     for key, curve in curves.items():
-        ours, replayed = (curve[f"{name}_distance"].abs().max() for name in ("stream", "replayed"))
+        ours, replayed = (highest(curve[f"{name}_distance"].abs()) for name in ("stream", "replayed"))
         parts.append(
             f"{POLICIES[key]} on the published arrivals: at most {ours:.1f} % with our iteration times and scheduler, "
             f"at most {replayed:.1f} % with those of the earlier code"

@@ -117,8 +117,9 @@ def _table(settings: dict[str, Setting], published: Path, medians: Path, n: int,
 
 def predictor(setting: Setting, medians: Path) -> replay.Predictor:
     """Iteration times as the earlier code predicts them, from the hardware's profile and the attention kernels."""
-    profile = setting.hardware.timing.profile
-    return replay.Predictor(profile.tokens, profile.seconds, medians, setting.hardware.model.layers)
+    profile, layers = setting.hardware.timing.profile, setting.hardware.model.layers
+    assert profile is not None  # the time model of the experiment is made of it
+    return replay.Predictor(np.asarray(profile.tokens), np.asarray(profile.seconds), medians, layers)
 
 
 def replayed_latency(name: str, rate: float, seconds: replay.Seconds, count: int = COUNT) -> float:

@@ -11,7 +11,7 @@ import polars as pl
 from fluidwait.base import text_files
 from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.paths import resolved
-from fluidwait.base.tables import read_columns
+from fluidwait.base.tables import highest, lowest, read_columns
 from fluidwait.stats.metrics import WINDOW
 
 

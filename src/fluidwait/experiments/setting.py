@@ -148,13 +148,13 @@ def _check_stretches(setting: Setting, scale: str) -> None:
     room = size // n - tuned
     if room < 1:
         raise ConfigError(
-            f"{where}: {n} requests in {1 + tuned} stretch(es), one for each replication, but {workload.lengths.file} "
+            f"{where}: {n} requests in {1 + tuned} stretch(es), one for each replication, but {workload.replayed.file} "
             f"has {size} rows (nearest valid number of requests: {size // (1 + tuned)})"
         )
     if sizes.replications > room:
         raise ConfigError(
             f"{where}.replications: {sizes.replications} stretches of {n} requests"
-            f"{f' and {tuned} for tuning' if tuned else ''}, but {workload.lengths.file} has {size} rows "
+            f"{f' and {tuned} for tuning' if tuned else ''}, but {workload.replayed.file} has {size} rows "
             f"(nearest valid value: {room})"
         )
     if experiment.traces and experiment.traces.replication >= sizes.replications:

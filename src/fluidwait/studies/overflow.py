@@ -82,9 +82,7 @@ def rows_of(study: E11, thresholds: list[int], iterations: float, peak: np.ndarr
     d0, ends, rows = study.instances[case.instance].d0, case.boundaries or [], []
     for risk in study.overflow.risks:
         horizon = iterations * offered.iteration_time
-        memory = nested_memory(
-            offered.law, np.array(thresholds), case.boundaries or (), horizon=horizon, risk=risk, d0=d0
-        )
+        memory = nested_memory(offered.law, np.array(thresholds), ends, horizon=horizon, risk=risk, d0=d0)
         count = int(np.sum(peak > memory.total))
         low, high = exact_proportion(count, len(peak))
         quantile = quantile_interval(ordered, 1.0 - risk)

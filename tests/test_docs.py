@@ -28,7 +28,9 @@ from fluidwait.workload import Requests
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAGES = (
     "adding-a-claim.md",
+    "adding-a-figure.md",
     "adding-a-policy.md",
+    "adding-a-table.md",
     "adding-a-workload.md",
     "adding-an-experiment.md",
     "adding-hardware.md",

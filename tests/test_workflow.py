@@ -222,11 +222,6 @@ MISTAKES = {
         ("[10, 30]", "[10, ten]"),
         "experiment small: policies.wait_tuned.grid: in_service: input should be a valid integer",
     ),
-    "more policies than a figure tells apart": (
-        "config/experiments/small.yaml",
-        ("  wait: {", "".join(f"  wait_{i}: {{use: wait, label: {i}}}\n" for i in "abc") + "  wait: {"),
-        "experiment small: policies: 'wait_tuned': a figure can tell only 4 policies like 'wait' apart",
-    ),
     "a bracket that is not closed": (
         "config/config.yaml",
         ("scale: paper", "scale: [paper"),

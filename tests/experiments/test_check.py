@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 
 from fluidwait.base.errors import FluidwaitError
 from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.experiments import check
-from fluidwait.experiments import jobs as workflow
 from fluidwait.experiments.experiment import load_experiment
 from fluidwait.experiments.setting import resolve
 from fluidwait.pipeline import selection
+from projects import CHECKOUT, plan_of
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 FILE = "config/experiments/small.yaml"
 EXPERIMENT = """
 id: small
@@ -198,15 +196,11 @@ def project(tmp_path, monkeypatch):
     shutil.copytree(CHECKOUT / "data" / "hardware", tmp_path / "data" / "hardware")
     (tmp_path / FILE).write_text(EXPERIMENT)
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
-    workflow.experiment.cache_clear()
-    workflow._setting.cache_clear()
-    yield tmp_path
-    workflow.experiment.cache_clear()
-    workflow._setting.cache_clear()
+    return tmp_path
 
 
 def test_the_experiment_itself_passes(project):
-    workflow.check(["small"], "tiny")
+    plan_of("tiny", ["small"]).check()
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -218,7 +212,7 @@ def test_a_mistake_is_one_line(project, mistake):
     assert wrong != text
     path.write_text(wrong)
     with pytest.raises(FluidwaitError) as error:
-        workflow.check(["small"], "tiny")
+        plan_of("tiny", ["small"]).check()
     told = str(error.value)
     assert expected in told and "\n" not in told, told
 
@@ -230,7 +224,7 @@ def test_a_trace_with_too_few_rows(project):
     (project / "data" / "short.csv").write_text(f"arrival,prompt,output\n{rows}")
     (project / FILE).write_text(EXPERIMENT.replace("workload: p512d20", "workload: short"))
     with pytest.raises(FluidwaitError, match="experiment small: .*30"):
-        workflow.check(["small"], "tiny")
+        plan_of("tiny", ["small"]).check()
 
 
 @pytest.mark.parametrize("scale", ["quick", "paper"])

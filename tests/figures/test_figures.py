@@ -3,13 +3,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import pkgutil
 import shutil
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from figure_reading import bands, change, edges, labels, line, vertical_lines
 from figure_tables import LABELS, LATENCY, RATES, STABLE, STAR_COLUMNS, STARS, write_metrics, write_summary
+from matplotlib.figure import Figure
 
 from fluidwait.artifacts.embedded import embedded_hash
 from fluidwait.base.errors import ConfigError
@@ -17,23 +20,30 @@ from fluidwait.drawing import reading as tables
 from fluidwait.drawing.saving import save_figure
 from fluidwait.experiments import figures
 from fluidwait.experiments.experiment import load_experiment
-from fluidwait.experiments.figures import audit, gap, latency, mstar, reference, tuning
+from fluidwait.experiments.figures import audit, gap, latency, mstar, reference
+from fluidwait.experiments.kinds import figure_kind
 
 KEY = "ab" * 32
-KINDS = figures.KINDS
+KINDS = sorted(module.name for module in pkgutil.iter_modules(figures.__path__))
+
+
+def make(kind, results, experiment):
+    return figure_kind(kind).module.make(results, experiment)
+
+
+def caption(kind, results, experiment):
+    return figure_kind(kind).module.caption(results, experiment)
 
 
 # --- the registry --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_makes_named_figures_with_captions(kind, results, experiment):
-    made = figures.make(kind, results, experiment)
-    captions = figures.captions(kind, results, experiment)
-    assert made
-    assert list(made) == list(captions)
-    assert all(name.startswith(f"e1_{kind}") for name in made)
-    assert all(text.startswith("Single type. ") and "quick" in text for text in captions.values())
+def test_every_kind_makes_a_figure_with_a_caption(kind, results, experiment):
+    assert figure_kind(kind).name == kind
+    assert isinstance(make(kind, results, experiment), Figure)
+    text = caption(kind, results, experiment)
+    assert text.startswith("Single type. ") and "quick" in text
 
 
 def test_every_figure_of_an_experiment_is_of_a_known_kind():
@@ -43,23 +53,23 @@ def test_every_figure_of_an_experiment_is_of_a_known_kind():
         assert set(wanted) <= set(KINDS)
 
 
-def test_unknown_kind(results, experiment):
+def test_unknown_kind():
     with pytest.raises(
         ConfigError, match=r"^figures: 'latencies' is not a kind of figure \(did you mean 'latency'\?\)$"
     ):
-        figures.make("latencies", results, experiment)
+        figure_kind("latencies")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_declared_inputs_are_all_that_is_read(kind, results, experiment, tmp_path):
     alone = tmp_path / "copy" / "quick" / "e1"
-    for path in figures.inputs(kind, results, experiment):
+    for path in map(Path, figure_kind(kind).inputs(str(results), list(experiment["labels"]))):
         if path.is_file():
             target = alone / path.relative_to(results)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
-    figures.make(kind, alone, experiment)
-    assert figures.captions(kind, alone, experiment) == figures.captions(kind, results, experiment)
+    make(kind, alone, experiment)
+    assert caption(kind, alone, experiment) == caption(kind, results, experiment)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
@@ -67,24 +77,23 @@ def test_declared_inputs_are_all_that_is_read(kind, results, experiment, tmp_pat
 def test_same_bytes_twice(kind, suffix, results, experiment, tmp_path):
     digests = []
     for turn in range(2):
-        for name, figure in figures.make(kind, results, experiment).items():
-            path = tmp_path / f"{name}_{turn}{suffix}"
-            save_figure(figure, path, KEY)
-            digests.append((turn, name, hashlib.sha256(path.read_bytes()).hexdigest()))
-            assert embedded_hash(path) == KEY
-    assert [d[1:] for d in digests if d[0] == 0] == [d[1:] for d in digests if d[0] == 1]
+        path = tmp_path / f"{kind}_{turn}{suffix}"
+        save_figure(make(kind, results, experiment), path, KEY)
+        digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
+        assert embedded_hash(path) == KEY
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_leaves_the_page(kind, results, experiment):
     """Every text, tick label and legend lies inside the figure."""
-    for figure in figures.make(kind, results, experiment).values():
-        figure.draw_without_rendering()
-        box = figure.get_tightbbox()
-        assert box.x0 >= -0.01
-        assert box.y0 >= -0.01
-        assert box.x1 <= figure.get_figwidth() + 0.01
-        assert box.y1 <= figure.get_figheight() + 0.01
+    figure = make(kind, results, experiment)
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()
+    assert box.x0 >= -0.01
+    assert box.y0 >= -0.01
+    assert box.x1 <= figure.get_figwidth() + 0.01
+    assert box.y1 <= figure.get_figheight() + 0.01
 
 
 ACROSS = {"horizon": "number of requests N", "memory": "time (s)"}
@@ -93,11 +102,11 @@ ACROSS = {"horizon": "number of requests N", "memory": "time (s)"}
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_axes_name_their_units(kind, results, experiment):
-    for figure in figures.make(kind, results, experiment).values():
-        named = [axes for axes in figure.axes if axes.get_xlabel()]
-        assert named
-        assert all(axes.get_xlabel() == ACROSS.get(kind, "arrival rate λ (requests/s)") for axes in named)
-        assert all("(" in axes.get_ylabel() for axes in figure.axes if axes.get_ylabel() and kind != "tuning")
+    figure = make(kind, results, experiment)
+    named = [axes for axes in figure.axes if axes.get_xlabel()]
+    assert named
+    assert all(axes.get_xlabel() == ACROSS.get(kind, "arrival rate λ (requests/s)") for axes in named)
+    assert all("(" in axes.get_ylabel() for axes in figure.axes if axes.get_ylabel())
 
 
 # --- latency -------------------------------------------------------------------------------------------------------
@@ -432,7 +441,7 @@ def test_reference_of_other_policies(results, experiment):
         reference.make(results, experiment)
 
 
-# --- audit and tuning ----------------------------------------------------------------------------------------------
+# --- audit ---------------------------------------------------------------------------------------------------------
 
 
 def test_audit_shows_the_larger_difference_and_zeros(results, experiment):
@@ -447,32 +456,6 @@ def test_audit_shows_the_larger_difference_and_zeros(results, experiment):
 def test_no_audit(results, experiment):
     with pytest.raises(ConfigError, match=r"audit.csv: no audit of any policy shown \(orca\)$"):
         audit.make(results, experiment | {"labels": {"orca": "Orca"}})
-
-
-def test_tuning_shows_the_grid_and_every_best(results, experiment):
-    made = tuning.make(results, experiment)
-    assert list(made) == ["e1_tuning_sarathi"]
-    axes = made["e1_tuning_sarathi"].axes[0]
-    assert axes.images[0].get_array().tolist() == [
-        [pytest.approx(1.25), pytest.approx(1.0)],
-        [pytest.approx(1.0), pytest.approx(2.0)],
-        [pytest.approx(1.5), pytest.approx(1.0)],
-    ]
-    assert [text.get_text() for text in axes.get_yticklabels()] == [f"token_budget {b}" for b in (256, 384, 512)]
-    assert sorted(zip(*line(axes, "best"), strict=True)) == [(0.0, 1.0), (1.0, 0.0), (1.0, 2.0)]
-
-
-def test_tuning_setting_that_the_policy_refused(results, experiment):
-    change(results / "tuning" / "sarathi.csv", mean_latency=[0.5, None, 0.6, 0.8, 1.6, 0.8])
-    shown = tuning.make(results, experiment).axes[0].images[0].get_array()
-    assert shown.mask.tolist() == [[False, False], [True, False], [False, False]]
-    assert shown[2, 0] == pytest.approx(1.2)
-
-
-def test_tuning_settings_that_are_not_json(results, experiment):
-    change(results / "tuning" / "sarathi.csv", settings="budget=3")
-    with pytest.raises(ConfigError, match=r"sarathi.csv: column 'settings': not a JSON object$"):
-        tuning.make(results, experiment)
 
 
 # --- mistakes ------------------------------------------------------------------------------------------------------
@@ -490,7 +473,6 @@ COLUMNS = [
     ("reference", "reference.csv", "published"),
     ("reference", "reference.csv", "truncated_low"),
     ("audit", "audit.csv", "max_abs_completion"),
-    ("tuning", "tuning/sarathi.csv", "settings"),
 ]
 
 
@@ -498,24 +480,24 @@ COLUMNS = [
 def test_missing_column(kind, file, column, results, experiment):
     change(results / file, **{column: None})
     with pytest.raises(ConfigError, match=rf"{file}: no column '{column}'") as error:
-        figures.make(kind, results, experiment)
+        make(kind, results, experiment)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("kind", "file"), sorted({(k, f) for k, f, _ in COLUMNS if k != "tuning"}))
+@pytest.mark.parametrize(("kind", "file"), sorted({(k, f) for k, f, _ in COLUMNS}))
 def test_missing_file(kind, file, results, experiment):
     (results / file).unlink()
     with pytest.raises(ConfigError, match=rf"{file}: no such file") as error:
-        figures.make(kind, results, experiment)
+        make(kind, results, experiment)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("kind", "file", "column"), [c for c in COLUMNS if c[2] not in ("policy", "settings")])
+@pytest.mark.parametrize(("kind", "file", "column"), [c for c in COLUMNS if c[2] != "policy"])
 def test_value_that_is_not_a_number(kind, file, column, results, experiment):
     table = pl.read_csv(results / file, infer_schema=False)
     table.with_columns(pl.Series(column, [*table[column][:-1], "fast"])).write_csv(results / file)
     with pytest.raises(ConfigError, match=rf"line {table.height + 1}, column '{column}': 'fast' is not a number$"):
-        figures.make(kind, results, experiment)
+        make(kind, results, experiment)
 
 
 def test_latency_that_is_missing(results, experiment):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluidwait.base.errors import ConfigError
-from fluidwait.fluid import boundary, equilibrium, kv_work
+from fluidwait.fluid.equilibrium import boundary, equilibrium, kv_work
 
 
 def test_work_of_one_request_is_the_sum_of_its_tokens_over_its_iterations():

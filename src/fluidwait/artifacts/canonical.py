@@ -69,6 +69,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return _plain_mapping(value)
     if isinstance(value, list | tuple):
+        if set(map(type, value)) <= {float} and all(map(math.isfinite, value)):  # a long table of times, mostly
+            return list(value)
         return [plain(item) for item in value]
     raise TypeError(f"no canonical JSON for {type(value).__name__}")
 

@@ -39,7 +39,7 @@ def thresholds(
 ) -> None:
     """Print the fluid model of a workload: equilibrium, thresholds and their memory at each rate."""
     from fluidwait.base.files import write_output
-    from fluidwait.fluid import threshold_table
+    from fluidwait.fluid.report import threshold_table
 
     law, rates, hardware, options = _threshold_question(config)
     frame, summary = threshold_table(law, rates, hardware, **options)
@@ -58,11 +58,11 @@ def _threshold_question(path: Path) -> tuple[Any, list[float], Any, dict[str, An
     from fluidwait.workload import check_fits, length_law, load_workload
 
     data = load_yaml(path)
-    if "policies" in data or "scales" in data:
-        from fluidwait.experiments.experiment import Experiment, RateRange
+    if {"policies", "scales", "extends"} & set(data):
+        from fluidwait.experiments.experiment import RateRange, load_experiment
         from fluidwait.experiments.setting import resolve
 
-        experiment = parse(Experiment, data, path)
+        experiment = load_experiment(path)
         setting, rates = resolve(experiment), experiment.rates
         rates = rates.values() if isinstance(rates, RateRange) else rates
         return setting.law, rates, setting.hardware, {"semantics": experiment.semantics}

@@ -5,15 +5,16 @@ A hardware file (``data/hardware/<name>.yaml``) holds sizes and measured times. 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.models import Strict, parse
-from fluidwait.base.paths import project_root
+from fluidwait.base.paths import project_root, stamp_of
 from fluidwait.base.yaml_files import load_yaml
 from fluidwait.device.timing import TimeModel, iteration_time, linear
 
@@ -216,4 +217,10 @@ def load_hardware(path_or_name: str | Path) -> Hardware:
     path = Path(path_or_name)
     if path.suffix not in (".yaml", ".yml") and path.parent == Path():
         path = project_root() / "data" / "hardware" / f"{path_or_name}.yaml"
+    return _read_hardware(path, stamp_of(path))
+
+
+@lru_cache(maxsize=16)
+def _read_hardware(path: Path, stamp: Any) -> Hardware:
+    """The file as it is at this stamp: all experiments name the same few files, whose tables are long."""
     return parse(Hardware, load_yaml(path), path)

@@ -9,6 +9,7 @@ filled or open marker, and by line style. A policy's look depends on its key onl
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -170,21 +171,26 @@ def family(key: str) -> str:
     return next((name for name in FAMILIES if key.startswith(name)), "other")
 
 
+MARKERS = ("o", "s", "D", "^", "v", "<", ">", "p", "h", "X", "P", "*", "d", "8")
+LINES = (SOLID, DASHED, DOTTED, DASH_DOT)
+
+
 def styles(keys: Iterable[str]) -> dict[str, Style]:
     """A distinct style for each policy key; siblings of one family take its styles in the order given.
 
-    Raises:
-        ConfigError: more policies of one family than there are styles.
+    Beyond a family's own styles come others of its colours, so that a hundred siblings still look different.
     """
-    chosen: dict[str, Style] = {}
-    used = dict.fromkeys(FAMILIES, 0)
-    for key in keys:
-        name = family(key)
-        if used[name] == len(FAMILIES[name]):
-            raise ConfigError(f"labels: '{key}': a figure can tell only {used[name]} policies like '{name}' apart")
-        chosen[key] = FAMILIES[name][used[name]]
-        used[name] += 1
-    return chosen
+    of_family = {name: itertools.cycle(tuple(_styles_of(name))) for name in FAMILIES}
+    return {key: next(of_family[family(key)]) for key in keys}
+
+
+def _styles_of(name: str) -> Iterator[Style]:
+    """The styles of a family, its own first, and then every other look of its first colours."""
+    own = FAMILIES[name]
+    yield from own
+    colors = tuple(dict.fromkeys(style.color for style in own))
+    every = itertools.product((True, False), LINES, MARKERS, colors)
+    yield from (look for fill, line, mark, color in every if (look := Style(color, mark, fill, line)) not in own)
 
 
 def plot_curves(

@@ -14,7 +14,7 @@ from fluidwait.artifacts.step import Artifact, names
 from fluidwait.base.tables import load_table
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import Setting
-from fluidwait.fluid import calibrated_boundary
+from fluidwait.fluid.calibrated import calibrated_boundary
 from fluidwait.policies.contract import NO_LIMIT
 from fluidwait.stats.metrics import mean_interval
 from fluidwait.stats.stability import stability_boundary

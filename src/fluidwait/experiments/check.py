@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from fluidwait.base.errors import ConfigError, FluidwaitError
-from fluidwait.drawing import style
 from fluidwait.engines import rehearsal
 from fluidwait.engines.simulator import check_requests, reservation
 from fluidwait.experiments import bisection
@@ -51,12 +50,9 @@ def named(where: str) -> Iterator[None]:
 
 def _check_figures(setting: Setting, scale: str) -> None:
     """The figures and tables asked for: whether there are such, and whether the experiment has what they need."""
+    from fluidwait.drawing import style  # takes long to import, and a job checks no figures
+
     experiment = setting.experiment
-    if {"latency", "gap", "horizon"} & set(experiment.figures):
-        try:
-            style.styles(list(experiment.policies))
-        except ConfigError as error:
-            raise ConfigError(f"policies: {str(error).removeprefix('labels: ')}") from None
     style.check_words((entry.label for entry in experiment.policies.values()), "policies")
     for key, kinds in (("figures", figure_kinds(experiment)), ("tables", table_kinds(experiment))):
         for kind in kinds:

@@ -13,7 +13,8 @@ from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.step import Artifact, names
 from fluidwait.experiments.boundaries import fluid_bound
 from fluidwait.experiments.setting import Setting
-from fluidwait.fluid import calibrated_equilibrium, threshold_table
+from fluidwait.fluid.calibrated import calibrated_equilibrium
+from fluidwait.fluid.report import threshold_table
 from fluidwait.workload import input_files
 
 POINTS = 300

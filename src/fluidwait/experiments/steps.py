@@ -8,8 +8,7 @@ from typing import Any
 
 from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.step import Artifact, Rule, Step, names, results_rule
-from fluidwait.drawing.products import figure_rule
-from fluidwait.experiments import audit, bisection, boundaries, drawing, fluid_tables, parameters, summary, sweep, trace
+from fluidwait.experiments import audit, bisection, boundaries, fluid_tables, parameters, summary, sweep, trace
 from fluidwait.experiments.check import check_policy
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.kinds import Kind, figure_kinds, table_kinds
@@ -43,11 +42,6 @@ PARAMETERS = results_rule("parameters", "results/{scale}/parameters.csv")
 BOUNDARIES = results_rule("boundaries", "results/{scale}/boundaries.csv")
 """λ* of all experiments, and its share of the fluid bound."""
 
-BOUNDARIES_FIGURE = figure_rule(
-    "boundaries_figure", {"figures/{scale}/boundaries": "boundaries"}, "boundaries", "all experiments"
-)
-"""The figure of that table."""
-
 
 def table_rule(kind: Kind) -> Rule:
     """The rule of a kind of table."""
@@ -59,19 +53,13 @@ def tuned(experiment: Experiment) -> list[str]:
     return [key for key, entry in experiment.policies.items() if entry.grid is not None]
 
 
-def experiment_steps(setting: Setting, scale: str) -> list[Step]:
-    """The steps of one experiment, but for :func:`thresholds`, each before those that need it."""
-    experiment = setting.experiment
-    found = [_sweep(setting, key, scale) for key in experiment.policies]
-    if experiment.scale(scale).audit_requests > 0 and experiment.audit_share > 0:
-        found.append(_audit(setting, scale))
-    if experiment.traced():
-        found.append(_trace(setting, scale))
-    found.append(_summary(setting, scale))
-    found += [_table(setting, kind, scale) for kind in table_kinds(experiment)]
-    if experiment.figures:
-        found.append(_figures(setting, scale))
-    return found
+def experiment_steps(setting: Setting, scale: str, kind: str | None = None) -> list[Step]:
+    """The steps of one experiment, but for :func:`thresholds`, each before those that need it.
+
+    Args:
+        kind: only the steps whose names begin with this: a job needs one, and the figures take long to import.
+    """
+    return [step for name, build in BUILDERS.items() if kind in (None, name) for step in build(setting, scale)]
 
 
 def shared_steps(settings: Sequence[Setting], scale: str) -> list[Step]:
@@ -84,8 +72,18 @@ def shared_steps(settings: Sequence[Setting], scale: str) -> list[Step]:
     if searched:
         tables = [f"{_folder(setting, scale)}/stability.csv" for setting in searched]
         found.append(Step(BOUNDARIES, (), at, (boundaries.boundaries(searched, tables),)))
-        found.append(Step(BOUNDARIES_FIGURE, (), at, drawing.all_boundaries(searched, scale, *found[-1].outputs)))
+        found.append(_boundaries_figure(searched, scale, found[-1]))
     return found
+
+
+def _boundaries_figure(settings: list[Setting], scale: str, table: Step) -> Step:
+    from fluidwait.drawing.products import figure_rule
+    from fluidwait.experiments import drawing
+
+    rule = figure_rule(
+        "boundaries_figure", {"figures/{scale}/boundaries": "boundaries"}, "boundaries", "all experiments"
+    )
+    return Step(rule, (), {"scale": scale}, drawing.all_boundaries(settings, scale, *table.outputs))
 
 
 def thresholds(settings: Sequence[Setting], scale: str) -> Step:
@@ -128,31 +126,45 @@ def _sweep(setting: Setting, key: str, scale: str) -> Step:
     return Step(rule, (setting.experiment.id, key), _at(setting, scale, policy=key), products, check=check)
 
 
-def _audit(setting: Setting, scale: str) -> Step:
+def _sweeps(setting: Setting, scale: str) -> list[Step]:
+    return [_sweep(setting, key, scale) for key in setting.experiment.policies]
+
+
+def _audit(setting: Setting, scale: str) -> list[Step]:
+    sizes = setting.experiment.scale(scale)
+    if not (sizes.audit_requests > 0 and setting.experiment.audit_share > 0):
+        return []
     tunings = _tunings(setting, scale, list(setting.experiment.policies))
-    return Step(AUDIT, (setting.experiment.id,), _at(setting, scale), (audit.audit(setting, scale, tunings),))
+    return [Step(AUDIT, (setting.experiment.id,), _at(setting, scale), (audit.audit(setting, scale, tunings),))]
 
 
-def _trace(setting: Setting, scale: str) -> Step:
+def _trace(setting: Setting, scale: str) -> list[Step]:
     """The memory of one replication against time, a table for each policy that is asked for."""
     keys, name = setting.experiment.traced(), setting.experiment.id
+    if not keys:
+        return []
     tunings = _tunings(setting, scale, keys)
     rule = Rule(f"trace_{name}", tuple("results/{scale}/" + f"{name}/trace/{key}.csv" for key in keys), family="trace")
     products = tuple(trace.trace(setting, key, scale, tunings.get(key)) for key in keys)
-    return Step(rule, (name,), _at(setting, scale), products)
+    return [Step(rule, (name,), _at(setting, scale), products)]
 
 
-def _summary(setting: Setting, scale: str) -> Step:
+def _summary(setting: Setting, scale: str) -> list[Step]:
     keys, folder = list(setting.experiment.policies), _folder(setting, scale)
     metrics, searched = ({key: f"{folder}/{part}/{key}.csv" for key in keys} for part in ("metrics", "boundary"))
     products = (
         summary.summary(setting.experiment, metrics),
         boundaries.stability(setting, metrics, searched),
     )
-    return Step(SUMMARY, (setting.experiment.id,), _at(setting, scale), products)
+    return [Step(SUMMARY, (setting.experiment.id,), _at(setting, scale), products)]
 
 
-def _table(setting: Setting, kind: Kind, scale: str) -> Step:
+def _tables(setting: Setting, scale: str) -> list[Step]:
+    return [table_step(setting, kind, scale) for kind in table_kinds(setting.experiment)]
+
+
+def table_step(setting: Setting, kind: Kind, scale: str) -> Step:
+    """The step of one kind of table."""
     folder = _folder(setting, scale)
     inputs = kind.inputs(folder, list(setting.experiment.policies))
     code = imported_modules(kind.code, *getattr(kind.module, "CODE", ()))
@@ -175,10 +187,26 @@ def _everything(setting: Setting, scale: str) -> dict[str, Any]:
     return {"scale": scale} | parameters.settings_identity(setting, scale)
 
 
-def _figures(setting: Setting, scale: str) -> Step:
+def _figures(setting: Setting, scale: str) -> list[Step]:
     """All figures of an experiment, drawn in one process: to start it takes longer than to draw one."""
+    from fluidwait.drawing.products import figure_rule
+    from fluidwait.experiments import drawing
+
     name, kinds = setting.experiment.id, figure_kinds(setting.experiment)
+    if not kinds:
+        return []
     stems = {"figures/{scale}/" + f"{name}_{kind.name}": kind.name for kind in kinds}
     rule = figure_rule(f"figures_{name}", stems, "figure", name, family="figures")
     products = [product for kind in kinds for product in drawing.figure(setting, kind, scale, _folder(setting, scale))]
-    return Step(rule, (name,), _at(setting, scale), tuple(products))
+    return [Step(rule, (name,), _at(setting, scale), tuple(products))]
+
+
+BUILDERS = {
+    "sweep": _sweeps,
+    "audit": _audit,
+    "trace": _trace,
+    "summary": _summary,
+    "table": _tables,
+    "figures": _figures,
+}
+"""Steps of an experiment by the first part of their names."""

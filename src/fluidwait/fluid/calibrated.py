@@ -25,16 +25,7 @@ from numba import njit
 from fluidwait.base.errors import ConfigError
 from fluidwait.device.timing import iteration_time
 from fluidwait.fluid.equilibrium import check_capacity
-from fluidwait.fluid.thresholds import (
-    Infeasible,
-    Thresholds,
-    check_rate,
-    enough,
-    integrality,
-    least_fixed_point,
-    summary,
-    within,
-)
+from fluidwait.fluid.thresholds import check_rate, enough, within
 
 if TYPE_CHECKING:
     from fluidwait.device.timing import TimeModel
@@ -217,51 +208,6 @@ def calibrated_boundary(
     return CalibratedBoundary(
         float(rates[best]), name, float(rates[-1]), float(times[best]), *_batch(mean, float(ends[best]))
     )
-
-
-def calibrated_thresholds(
-    law: LengthLaw,
-    rate: float,
-    model: TimeModel,
-    capacity: float,
-    *,
-    chunk: int | None = None,
-    semantics: Semantics = "serving",
-    slack: float = 0.0,
-) -> Thresholds:
-    """Smallest integer thresholds with (1 + slack) tau(batch with n_j in every stage) <= n_j / lambda_j for all j.
-
-    The fixed point of :mod:`fluidwait.fluid.thresholds` with tau in place of d0 + d1 M; the batch must fit the memory.
-    Smallest if tau is monotone; where a measured staircase steps down the result is feasible, and a smaller one may be.
-    ``equilibrium_memory`` is that of the real-valued calibrated equilibrium.
-
-    Raises:
-        Infeasible: ``time`` or ``memory`` (no equilibrium), ``slack`` (none at rate (1 + slack)), ``integrality``.
-        ConfigError: a number outside its range.
-    """
-    check_rate(rate, slack)
-    options = {"capacity": capacity, "chunk": chunk, "semantics": semantics}
-    base = calibrated_equilibrium(law, rate, model, **options)
-    if not base.feasible:
-        raise Infeasible(base.reason, f"rate {rate:g} requests/s has no calibrated equilibrium within its limits")
-    aimed = calibrated_equilibrium(law, rate * (1.0 + slack), model, **options)
-    if not aimed.feasible:
-        raise Infeasible("slack", f"rate {rate:g} requests/s has no calibrated equilibrium with slack {slack:g}")
-    sums = life_sums(law, chunk, semantics)
-    table = np.array(sums[:8], dtype=np.int64)  # whole numbers: halves cancel in every sum
-    rates = rate * law.share
-
-    def seconds(n: np.ndarray) -> float:
-        return iteration_time(model, *(table @ n))
-
-    n = least_fixed_point(
-        need=lambda n: enough((1.0 + slack) * rates * seconds(n)),
-        start=enough(aimed.requests * law.share),
-        fits=lambda n: within(sums.kv_tokens @ n, capacity),
-    )
-    if n is None:
-        raise integrality(rate, base.memory, capacity)
-    return summary(n, rates, seconds(n), float(sums.kv_tokens @ n), base.memory)
 
 
 def _mean_sums(law: LengthLaw, chunk: int | None, semantics: Semantics) -> LifeSums:

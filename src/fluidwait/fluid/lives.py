@@ -19,7 +19,7 @@ import numpy as np
 
 from fluidwait.device.timing import iteration_time
 from fluidwait.fluid.calibrated import Semantics, life_sums
-from fluidwait.fluid.segments import check_boundaries, check_in_service, check_margin, threshold_ratio
+from fluidwait.fluid.segments import LARGEST_RATIO, check_boundaries, check_in_service, check_margin
 from fluidwait.fluid.thresholds import enough
 
 if TYPE_CHECKING:
@@ -123,3 +123,8 @@ def cheapest_batch(model: TimeModel, decodes: float, least: int, most: int) -> i
     alone = seconds(int(np.ceil(decodes)))
     sizes = range(most, max(least, int(decodes) + 1) - 1, -1)
     return min(sizes, key=lambda tokens: (seconds(tokens) - alone) / (tokens - decodes), default=most)
+
+
+def threshold_ratio(continuation: np.ndarray, margin: float) -> np.ndarray:
+    """Lower bound q_k of n_k / n_{k-1}: p_k plus the margin, but the margin never lifts it past 0.99."""
+    return np.maximum(continuation, np.minimum(continuation + margin, LARGEST_RATIO))

@@ -7,24 +7,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from fluidwait.artifacts.step import Step
 from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.paths import project_root
-from fluidwait.claims.steps import claims_step
-from fluidwait.drawing import style
 from fluidwait.experiments import check as experiments
 from fluidwait.experiments.experiment import load_experiment
 from fluidwait.experiments.setting import Setting, check_requests, resolve
 from fluidwait.experiments.steps import experiment_steps, shared_steps, tuned
 from fluidwait.pipeline.selection import Selection, is_there
-from fluidwait.real import sources as recordings
-from fluidwait.real.steps import machine_steps, record_step
-from fluidwait.report.steps import report_steps
-from fluidwait.studies import e6
-from fluidwait.studies.registry import load_study
-from fluidwait.studies.steps import study_steps
-from fluidwait.studies.study import Study
+
+# Studies, the real engine, claims and the report are imported where they are asked for: most jobs are of an experiment.
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,9 @@ class Plan:
         return {name: read_setting(name) for name in self.selection.made()}
 
     @cached_property
-    def studies(self) -> dict[str, Study]:
+    def studies(self) -> dict[str, Any]:
+        from fluidwait.studies.registry import load_study
+
         return {name: load_study(name) for name in self.selection.studies}
 
     @cached_property
@@ -53,12 +49,16 @@ class Plan:
         Every target has one, whether it is there or not, and all that come with the project. With vLLM here the CPU is
         measured, but for the quick scale: it takes minutes, alone on the machine.
         """
+        from fluidwait.real import sources as recordings
+
         targets = recordings.TARGETS
         expected = {name: f"{recordings.RECORDINGS}/{name}" for name in targets}
         return expected | recordings.sources(targets, not self.selection.is_quick)
 
     @property
     def _drawn_machines(self) -> dict[str, str]:
+        from fluidwait.real import sources as recordings
+
         return recordings.sources(tuple(self.selection.real), not self.selection.is_quick)
 
     # --- steps -------------------------------------------------------------------------------------------------------
@@ -66,6 +66,9 @@ class Plan:
     @cached_property
     def steps(self) -> dict[str, Step]:
         """Every step, by its name."""
+        from fluidwait.claims.steps import claims_step
+        from fluidwait.report.steps import report_steps
+
         results, wanted = self._results, self._files(self._results)
         judged = claims_step([*self.settings, *self.studies], self.scale)
         if judged is not None:
@@ -83,6 +86,8 @@ class Plan:
 
     @cached_property
     def _results(self) -> list[Step]:
+        from fluidwait.studies.steps import study_steps
+
         settings = list(self.settings.values())
         found = [step for setting in settings for step in experiment_steps(setting, self.scale)]
         found += shared_steps(settings, self.scale)
@@ -91,8 +96,11 @@ class Plan:
 
     @property
     def _recorded(self) -> list[Step]:
+        from fluidwait.real.sources import TARGETS
+        from fluidwait.real.steps import machine_steps, record_step
+
         drawn = [step for name, at in self.machines.items() for step in machine_steps(name, at, self.scale)]
-        return [*(record_step(name) for name in recordings.TARGETS), *drawn]
+        return [*(record_step(name) for name in TARGETS), *drawn]
 
     def rules(self) -> dict[str, list[Step]]:
         """The steps of each rule of the workflow, by the rule's name.
@@ -112,7 +120,9 @@ class Plan:
         if "experiment" in step.wildcards or "study" in step.wildcards:
             return f"--scale {self.scale}"
         if "target" in step.wildcards or "machine" in step.wildcards:
-            return f"--scale {self.scale} --only {','.join(recordings.TARGETS)}"
+            from fluidwait.real.sources import TARGETS
+
+            return f"--scale {self.scale} --only {','.join(TARGETS)}"
         everything = [*self.settings, *self.studies, *self.selection.real]
         return f"--scale {self.scale} --only '{','.join(everything)}'"
 
@@ -122,17 +132,21 @@ class Plan:
         Raises:
             ConfigError: there is none.
         """
-        known = self._of_one(name.split("/")[1]) if name.count("/") else None
+        kind, _, rest = name.partition("/")
+        known = self._of_one(kind, rest.split("/")[0])
         known = self.steps if known is None or name not in known else known
         if name not in known:
             raise ConfigError(f"'{name}' is no step of scale '{self.scale}'{nearest(name, list(known))}")
         return known[name]
 
-    def _of_one(self, owner: str) -> dict[str, Step] | None:
-        """The steps of one experiment or study; None when there is no file of that name."""
+    def _of_one(self, kind: str, owner: str) -> dict[str, Step] | None:
+        """The steps of this kind of one experiment, or those of a study; None when there is no file of that name."""
         if is_there("experiments", owner):
-            found = experiment_steps(read_setting(owner), self.scale)
+            found = experiment_steps(read_setting(owner), self.scale, kind)
         elif is_there("studies", owner):
+            from fluidwait.studies.registry import load_study
+            from fluidwait.studies.steps import study_steps
+
             found = study_steps(owner, load_study(owner), self.scale)
         else:
             return None
@@ -146,15 +160,14 @@ class Plan:
         Raises:
             ConfigError: one line: file, key, what is wrong, nearest valid value.
         """
+        from fluidwait.real import sources as recordings
+        from fluidwait.studies.registry import check_study
+
         for setting in self.settings.values():
             check_requests(setting, self.scale)
             experiments.check(setting, self.scale)
         for name, study in self.studies.items():
-            study.scale(self.scale)
-            labels = (case.label for case in getattr(study, "cases", {}).values())
-            style.check_words(labels, f"study {name}: cases")
-            if isinstance(study, e6.E6):
-                e6.resolve(study)
+            check_study(name, study, self.scale)
         recordings.check(self.selection.real)
         for top in ("results", "figures"):
             _check_writable(project_root() / top)

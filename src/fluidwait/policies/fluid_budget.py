@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, PositiveInt
 
-from fluidwait.fluid import calibrated_boundary, calibrated_equilibrium
+from fluidwait.fluid.calibrated import calibrated_boundary, calibrated_equilibrium
 from fluidwait.policies.contract import (
     NO_LIMIT,
     Context,

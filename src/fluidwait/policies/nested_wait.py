@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from fluidwait.base.errors import ConfigError
-from fluidwait.fluid import equal_mass_boundaries, nested_thresholds
+from fluidwait.fluid.segments import equal_mass_boundaries, nested_thresholds
 from fluidwait.policies.contract import (
     NO_LIMIT,
     Context,

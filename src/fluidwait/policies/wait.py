@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from fluidwait.base.errors import ConfigError
-from fluidwait.fluid import wait_thresholds
+from fluidwait.fluid.thresholds import wait_thresholds
 from fluidwait.policies.contract import (
     Context,
     Needs,

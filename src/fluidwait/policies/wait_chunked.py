@@ -24,16 +24,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from fluidwait.fluid import (
-    LifeSums,
-    batch_room,
-    calibrated_boundary,
-    calibrated_equilibrium,
-    cheapest_batch,
-    design,
-    life_design,
-    life_sums,
-)
+from fluidwait.fluid.calibrated import LifeSums, calibrated_boundary, calibrated_equilibrium, life_sums
+from fluidwait.fluid.lives import batch_room, cheapest_batch, life_design
+from fluidwait.fluid.segments import design
 from fluidwait.policies.contract import (
     NO_LIMIT,
     Context,

@@ -39,9 +39,9 @@ from fluidwait.artifacts.step import Artifact, names
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.models import Strict
 from fluidwait.device.hardware import load_hardware
-from fluidwait.fluid import equal_mass_boundaries, equilibrium, even_boundaries
+from fluidwait.fluid.equilibrium import equilibrium
 from fluidwait.fluid.safety import required_memory, stage_work
-from fluidwait.fluid.segments import continuation_probabilities, segment_prompts
+from fluidwait.fluid.segments import continuation_probabilities, equal_mass_boundaries, even_boundaries, segment_prompts
 from fluidwait.studies.study import Study, table_product
 from fluidwait.workload import LengthLaw, check_fits, input_files, length_law, load_workload
 

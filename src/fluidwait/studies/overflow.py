@@ -12,7 +12,7 @@ import polars as pl
 import scipy  # its parts are loaded when first used
 
 from fluidwait.artifacts.step import Artifact
-from fluidwait.fluid import nested_memory
+from fluidwait.fluid.segments import nested_memory
 from fluidwait.stats.exponents import exact_proportion
 from fluidwait.studies.cases import prepared
 from fluidwait.studies.e11 import E11
@@ -79,7 +79,7 @@ def rows_of(study: E11, thresholds: list[int], iterations: float, peak: np.ndarr
     """
     case = study.cases[study.overflow.case]
     offered, ordered = study.offered(case), np.sort(peak)
-    d0, ends, rows = study.instances[case.instance].d0, case.boundaries or [], []
+    d0, ends, rows = study.instances[case.instance].d0, case.boundaries or (), []
     for risk in study.overflow.risks:
         horizon = iterations * offered.iteration_time
         memory = nested_memory(offered.law, np.array(thresholds), ends, horizon=horizon, risk=risk, d0=d0)

@@ -9,7 +9,7 @@ from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.models import parse
 from fluidwait.base.paths import project_root
 from fluidwait.base.yaml_files import load_yaml
-from fluidwait.studies.e6 import E6
+from fluidwait.studies.e6 import E6, resolve
 from fluidwait.studies.e11 import E11
 from fluidwait.studies.study import Study
 
@@ -35,3 +35,17 @@ def load_study(path_or_name: str | Path, wanted: type[Study] | None = None) -> A
         (name,) = (name for name, model in MODELS.items() if model is wanted)
         raise ConfigError(f"{path}: id: the command is for study '{name}', found '{data['id']}'")
     return parse(MODELS[data["id"]], data, path)
+
+
+def check_study(name: str, study: Study, scale: str) -> None:
+    """Find mistakes in a study before any of its steps is made.
+
+    Raises:
+        ConfigError: it has no such scale, a label that cannot be drawn, or names what is missing or wrong.
+    """
+    from fluidwait.drawing import style
+
+    study.scale(scale)
+    style.check_words((case.label for case in getattr(study, "cases", {}).values()), f"study {name}: cases")
+    if isinstance(study, E6):
+        resolve(study)

@@ -19,7 +19,7 @@ from fluidwait.device.timing import iteration_time, linear
 from fluidwait.engines.core import context_of, serving
 from fluidwait.engines.vllm.estimates import Traffic
 from fluidwait.engines.vllm.settings import SOURCE, SchedulerSettings
-from fluidwait.fluid import calibrated_boundary
+from fluidwait.fluid.calibrated import calibrated_boundary
 from fluidwait.fluid.thresholds import Infeasible
 from fluidwait.policies import Policy
 from fluidwait.policies.contract import NO_LIMIT, Context, EngineSize, Limits, Needs

@@ -12,17 +12,18 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
-from fluidwait.real.draw import draw
 
 from fluidwait.artifacts.verify import verify
 from fluidwait.base.errors import ConfigError
+from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.device.iteration_times import SUMS
 from fluidwait.engines.vllm.calibrate import COLUMNS
 from fluidwait.engines.vllm.load import engine as loadgen_engine
 from fluidwait.real import bundle as bundles
 from fluidwait.real.bundle import Points, read_bundle
 from fluidwait.real.record import record
-from fluidwait.real.tables import Simulator, fit, generations, replay, runs, steps, write_tables
+from fluidwait.real.steps import machine_steps
+from fluidwait.real.tables import Simulator, fit, generations, replay, runs, steps
 from fluidwait.real.target import load_target
 from fluidwait.stats.metrics import check_run
 
@@ -219,25 +220,30 @@ def test_the_same_requests_go_to_every_policy(recorded):
         assert others and all(np.array_equal(first, other) for other in others)
 
 
-def test_tables_and_figures_of_a_bundle(recorded, tmp_path):
+def test_tables_and_figures_of_a_bundle(recorded, tmp_path, monkeypatch):
     folder, _ = recorded
-    bundle = read_bundle(folder)
-    e9, e10 = tmp_path / "e9", tmp_path / "e10"
-    tables = write_tables(bundle, e9, e10)
-    before = {path: path.read_bytes() for path in tables}
-    write_tables(bundle, e9, e10)
-    assert before == {path: path.read_bytes() for path in tables}
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    tables, *figures = machine_steps("small", str(folder), "tiny")
+    tables.make()
+    before = {name: (tmp_path / name).read_bytes() for name in tables.outputs}
+    tables.make()
+    assert before == {name: (tmp_path / name).read_bytes() for name in tables.outputs}
+    e9, e10 = (tmp_path / "results" / "tiny" / name / "small" for name in ("e9", "e10"))
     reality = pl.read_csv(e9 / "reality.csv")
     assert reality.height == 4 and reality["requests"].sum() == 72
     assert reality["median_error"].is_between(0, 10).all()
     gain = pl.read_csv(e10 / "gain.csv")
     assert set(gain["policy"]) == {"wait", "auto"} and gain["share"].null_count() == 3
-    outs = [tmp_path / f"figures/{name}" for name in ("e9.png", "e9.txt")]
-    draw("e9", folder, e9, outs, fresh=False)
-    assert "not measured by this run" in outs[1].read_text() and outs[0].stat().st_size > 10_000
-    draw("e10", folder, e10, [tmp_path / "figures/e10.txt"], fresh=True)
-    assert "Measured by this run" in (tmp_path / "figures/e10.txt").read_text()
-    assert verify(tmp_path / "e9") == [] and verify(tmp_path / "figures") == []
+    for figure in figures:
+        figure.make()
+    drawn = tmp_path / "figures" / "tiny"
+    assert "not measured by this run" in (drawn / "e9_small.txt").read_text()
+    assert (drawn / "e9_small.png").stat().st_size > 10_000
+    shutil.copytree(folder, tmp_path / "recordings" / "cpu")
+    for step in machine_steps("cpu", "recordings/cpu", "tiny"):
+        step.make()
+    assert "Measured by this run" in (drawn / "e10_cpu.txt").read_text()
+    assert verify(tmp_path / "results") == verify(tmp_path / "figures") == []
 
 
 def test_a_recording_told_to_end_takes_its_engine_along(target_file, tmp_path):

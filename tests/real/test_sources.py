@@ -8,7 +8,8 @@ import pytest
 
 from fluidwait.base.errors import ConfigError
 from fluidwait.real import bundle as bundles
-from fluidwait.real import jobs
+from fluidwait.real import sources
+from fluidwait.real import steps as real_steps
 from fluidwait.real.bundle import Description
 from fluidwait.real.target import load_target
 
@@ -37,69 +38,67 @@ def put(folder, machine, recorded):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(sources, "project_root", lambda: tmp_path)
     monkeypatch.setattr(bundles, "project_root", lambda: tmp_path)
-    monkeypatch.setattr(jobs, "has_engine", lambda: False)
-    jobs.sources.cache_clear()
+    monkeypatch.setattr(sources, "has_engine", lambda: False)
+    sources.sources.cache_clear()
     yield tmp_path
-    jobs.sources.cache_clear()
+    sources.sources.cache_clear()
 
 
 def test_nothing_recorded_and_no_engine_is_nothing_to_draw(project):
-    assert jobs.sources(("cpu", "gpu")) == {}
+    assert sources.sources(("cpu", "gpu")) == {}
 
 
 def test_with_the_engine_the_cpu_is_measured_here(project, monkeypatch):
     put(project / "data" / "cpu" / "old", "old", "2026-01-01 00:00")
-    monkeypatch.setattr(jobs, "has_engine", lambda: True)
-    assert jobs.sources(("cpu", "gpu")) == {"cpu": "recordings/cpu"}
-    assert jobs.is_fresh("recordings/cpu") and not jobs.is_fresh("data/cpu/old")
+    monkeypatch.setattr(sources, "has_engine", lambda: True)
+    assert sources.sources(("cpu", "gpu")) == {"cpu": "recordings/cpu"}
+    assert sources.is_fresh("recordings/cpu") and not sources.is_fresh("data/cpu/old")
 
 
 def test_at_the_quick_scale_nothing_is_measured_and_nothing_measured_here_is_drawn(project, monkeypatch):
     put(project / "data" / "cpu" / "old", "old", "2026-01-01 00:00")
     put(project / "recordings" / "cpu", "here", "2026-02-01 00:00")
     put(project / "recordings" / "gpu", "here", "2026-02-01 00:00")
-    monkeypatch.setattr(jobs, "has_engine", lambda: True)
-    assert jobs.sources(("cpu", "gpu"), measure=False) == {"cpu": "data/cpu/old", "gpu": "recordings/gpu"}
+    monkeypatch.setattr(sources, "has_engine", lambda: True)
+    assert sources.sources(("cpu", "gpu"), measure=False) == {"cpu": "data/cpu/old", "gpu": "recordings/gpu"}
 
 
 def test_without_the_engine_the_newest_recording_is_drawn(project):
     put(project / "data" / "cpu" / "old", "old", "2026-01-01 00:00")
     put(project / "data" / "cpu" / "new", "new", "2026-02-01 00:00")
-    assert jobs.sources(("cpu",)) == {"cpu": "data/cpu/new"}
+    assert sources.sources(("cpu",)) == {"cpu": "data/cpu/new"}
 
 
 def test_every_gpu_that_was_recorded_is_drawn(project):
     put(project / "data" / "gpu" / "nvidia-h200", "nvidia-h200", "2026-01-01 00:00")
     put(project / "data" / "gpu" / "nvidia-a100", "nvidia-a100", "2026-02-01 00:00")
     expected = {"gpu": "data/gpu/nvidia-a100", "gpu-nvidia-h200": "data/gpu/nvidia-h200"}
-    assert jobs.sources(("gpu",)) == expected
+    assert sources.sources(("gpu",)) == expected
 
 
 def test_a_recording_of_this_checkout_goes_first(project):
     put(project / "recordings" / "gpu", "nvidia-h200", "2026-01-01 00:00")
     put(project / "data" / "gpu" / "nvidia-a100", "nvidia-a100", "2026-02-01 00:00")
-    assert jobs.sources(("gpu",)) == {"gpu": "recordings/gpu", "gpu-nvidia-a100": "data/gpu/nvidia-a100"}
+    assert sources.sources(("gpu",)) == {"gpu": "recordings/gpu", "gpu-nvidia-a100": "data/gpu/nvidia-a100"}
 
 
 def test_an_unknown_target_is_one_line():
     with pytest.raises(ConfigError, match=r"real: 'cpuu' is not a target \(did you mean 'cpu'\?\)"):
-        jobs.check(["cpuu"])
+        sources.check(["cpuu"])
 
 
 def test_a_changed_target_is_recorded_anew_but_not_a_longer_budget(monkeypatch):
-    key = jobs.record_key("cpu")
+    key = real_steps.record_step("cpu").key
     for change, same in (({"budget": 5.0}, True), ({"seed": 7}, False)):
         changed = load_target("cpu").model_copy(update=change)
-        monkeypatch.setattr(jobs, "load_target", lambda name, changed=changed: changed)
-        jobs.record_key.cache_clear()
-        assert (jobs.record_key("cpu") == key) is same
-    jobs.record_key.cache_clear()
+        monkeypatch.setattr(real_steps, "load_target", lambda name, changed=changed: changed)
+        assert (real_steps.record_step("cpu").key == key) is same
 
 
 def test_the_recordings_that_come_with_the_project_are_whole():
-    for device in jobs.TARGETS:
+    for device in sources.TARGETS:
         for folder in bundles.committed(device):
             bundle = bundles.read_bundle(folder)
             assert bundle.about.machine == folder.name and bundle.target.device == device

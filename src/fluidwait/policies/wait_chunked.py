@@ -118,9 +118,9 @@ def fluid_batch(settings: Settings, context: Context) -> tuple[int, int]:
         "semantics": context.semantics,
     }
     tokens, in_service = settings.batch_tokens, settings.in_service
-    if tokens == "fluid" or in_service == "fluid":
+    if tokens == "fluid" or isinstance(in_service, str):
         boundary = calibrated_boundary(context.law, context.time_model, **shape)
-        if in_service == "fluid":
+        if isinstance(in_service, str):
             in_service = max(int(np.ceil(boundary.in_service)), settings.segments or 1)
         if tokens == "fluid":
             rate = boundary.rate * (1 - settings.slack)
@@ -133,10 +133,10 @@ def fluid_batch(settings: Settings, context: Context) -> tuple[int, int]:
     return in_service, tokens or NO_LIMIT
 
 
-def _mean_life(settings: Settings, context: Context) -> LifeSums:
+def _mean_life(settings: Settings, context: Context) -> LifeSums[float]:
     """Sums over the life of a request, on average."""
     sums = life_sums(context.law, settings.chunk, context.semantics)
-    return LifeSums(*(float(context.law.share @ column) for column in sums))
+    return LifeSums._make(float(context.law.share @ column) for column in sums)
 
 
 def needs(settings: Settings) -> Needs:

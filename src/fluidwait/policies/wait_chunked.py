@@ -118,19 +118,19 @@ def fluid_batch(settings: Settings, context: Context) -> tuple[int, int]:
         "semantics": context.semantics,
     }
     tokens, in_service = settings.batch_tokens, settings.in_service
-    if tokens == "fluid" or isinstance(in_service, str):
-        boundary = calibrated_boundary(context.law, context.time_model, **shape)
-        if isinstance(in_service, str):
-            in_service = max(int(np.ceil(boundary.in_service)), settings.segments or 1)
-        if tokens == "fluid":
-            rate = boundary.rate * (1 - settings.slack)
-            batch = calibrated_equilibrium(context.law, rate, context.time_model, **shape)
-            tokens = int(np.ceil(batch.tokens))
-            if settings.quotas == "mean_life":
-                room = batch_room(context.law, batch.requests, settings.chunk, context.semantics)
-                decodes = batch.requests * _mean_life(settings, context).decodes
-                tokens = cheapest_batch(context.time_model, decodes, tokens, int(tokens + room))
-    return in_service, tokens or NO_LIMIT
+    if tokens != "fluid" and in_service != "fluid":
+        return in_service, tokens or NO_LIMIT
+    boundary = calibrated_boundary(context.law, context.time_model, **shape)
+    residents = max(int(np.ceil(boundary.in_service)), settings.segments or 1) if in_service == "fluid" else in_service
+    if tokens == "fluid":
+        rate = boundary.rate * (1 - settings.slack)
+        batch = calibrated_equilibrium(context.law, rate, context.time_model, **shape)
+        tokens = int(np.ceil(batch.tokens))
+        if settings.quotas == "mean_life":
+            room = batch_room(context.law, batch.requests, settings.chunk, context.semantics)
+            decodes = batch.requests * _mean_life(settings, context).decodes
+            tokens = cheapest_batch(context.time_model, decodes, tokens, int(tokens + room))
+    return residents, tokens or NO_LIMIT
 
 
 def _mean_life(settings: Settings, context: Context) -> LifeSums[float]:

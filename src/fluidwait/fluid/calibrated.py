@@ -51,6 +51,20 @@ class LifeSums(NamedTuple):
     stages: np.ndarray
 
 
+class MeanSums(NamedTuple):
+    """:class:`LifeSums` of the mean request."""
+
+    tokens: float
+    kv_tokens: float
+    prefills: float
+    prefill_tokens: float
+    prefill_squares: float
+    prefill_context: float
+    decodes: float
+    decode_context: float
+    stages: float
+
+
 class CalibratedEquilibrium(NamedTuple):
     """The smallest batch in flow balance. ``feasible`` is false when it exceeds a limit, or none exists.
 
@@ -163,7 +177,8 @@ def calibrated_equilibrium(
     mean = _mean_sums(law, chunk, semantics)
     stair = _first_stair(model, mean, rate)
     if stair is None:
-        return CalibratedEquilibrium(*[math.inf] * 5, feasible=False, reason="time")
+        none = math.inf
+        return CalibratedEquilibrium(none, none, none, none, none, feasible=False, reason="time")
     x = _crossing(model, mean, rate, stair)
     limits = _limits(mean, capacity, token_budget, cap)
     reason = next((name for name, most in limits.items() if not within(x, most)), "")
@@ -197,7 +212,7 @@ def calibrated_boundary(
         raise ConfigError(f"capacity: must be finite for a stability boundary (KV tokens), found {capacity}")
     mean = _mean_sums(law, chunk, semantics)
     limits = _limits(mean, capacity, token_budget, cap)
-    binding = min(limits, key=limits.get)
+    binding = min(limits, key=limits.__getitem__)
     largest = limits[binding]
     tokens = np.arange(1, int(enough(largest * mean.tokens)) + 1)
     ends = np.minimum(tokens / mean.tokens, largest)
@@ -210,16 +225,16 @@ def calibrated_boundary(
     )
 
 
-def _mean_sums(law: LengthLaw, chunk: int | None, semantics: Semantics) -> LifeSums:
-    return LifeSums(*(float(law.share @ column) for column in life_sums(law, chunk, semantics)))
+def _mean_sums(law: LengthLaw, chunk: int | None, semantics: Semantics) -> MeanSums:
+    return MeanSums(*(float(law.share @ column) for column in life_sums(law, chunk, semantics)))
 
 
-def _limits(mean: LifeSums, capacity: float, token_budget: float, cap: float) -> dict[str, float]:
+def _limits(mean: MeanSums, capacity: float, token_budget: float, cap: float) -> dict[str, float]:
     """Largest x = requests per iteration that each limit allows."""
     return {"memory": capacity / mean.kv_tokens, "budget": token_budget / mean.tokens, "cap": cap / mean.stages}
 
 
-def _batch(mean: LifeSums, x: float) -> tuple[float, float, float, float]:
+def _batch(mean: MeanSums, x: float) -> tuple[float, float, float, float]:
     """requests, tokens, memory, in service of the batch with x requests per iteration."""
     return x, x * mean.tokens, x * mean.kv_tokens, x * mean.stages
 
@@ -236,13 +251,13 @@ def _times(model, tokens, requests, sums):
     return out
 
 
-def _gap(model: TimeModel, mean: LifeSums, rate: float, tokens: np.ndarray) -> np.ndarray:
+def _gap(model: TimeModel, mean: MeanSums, rate: float, tokens: np.ndarray) -> np.ndarray:
     """x - rate * tau at the right end x of each stair: >= 0 where the stair holds a batch that serves its arrivals."""
     ends = tokens / mean.tokens
     return ends - rate * _times(model, tokens, ends, np.array(mean))
 
 
-def _first_stair(model: TimeModel, mean: LifeSums, rate: float) -> int | None:
+def _first_stair(model: TimeModel, mean: MeanSums, rate: float) -> int | None:
     """Smallest number of computed tokens whose stair holds a solution, None when there is none."""
     known = np.arange(1, len(model.compute) + 1)
     good = np.flatnonzero(_gap(model, mean, rate, known) >= 0.0)
@@ -259,14 +274,14 @@ def _first_stair(model: TimeModel, mean: LifeSums, rate: float) -> int | None:
     return stair
 
 
-def _crossing(model: TimeModel, mean: LifeSums, rate: float, stair: int) -> float:
+def _crossing(model: TimeModel, mean: MeanSums, rate: float, stair: int) -> float:
     """Least x on the stair with rate * tau(x) <= x, from the line through two points of the stair."""
     right = stair / mean.tokens
     left = (stair - 1) / mean.tokens
     points = np.array([(left + right) / 2.0, right])
     near, far = points - rate * _times(model, np.full(2, stair), points, np.array(mean))
     growth = (far - near) / (right - points[0])
-    return float(max(right - far / growth, left)) if growth > 0.0 else right
+    return max(float(right - far / growth), left) if growth > 0.0 else right
 
 
 def _check_limits(capacity: float, token_budget: float, cap: float) -> None:

@@ -6,7 +6,6 @@ figures get by without.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
 from pathlib import Path
@@ -17,16 +16,12 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.models import Changes, Strict, Words, of_one_policy, parse
-from fluidwait.base.paths import is_file, project_root
 from fluidwait.base.scales import SEED_STEP, split_scale
-from fluidwait.base.yaml_files import load_yaml
+from fluidwait.experiments.extension import file_of, read_extended
 from fluidwait.workload import Positive, Workload, load_workload, rows_used
 
 KEY = re.compile(r"[A-Za-z0-9_.+-]+")
 """Of a policy, or of a part of a study: it is part of the names of files."""
-
-MERGED = ("scales", "policies")
-"""Keys under which an experiment that extends another changes single entries."""
 
 MOST_RATES = 10_000
 """Of a range."""
@@ -90,6 +85,12 @@ class Scale(Strict):
     )
     tuning_replications: int = Field(1, ge=1, le=MOST_REPLICATIONS)
     audit_requests: int = Field(ge=0, description="requests of a run that Vidur repeats, at most; 0: no audit")
+
+    @property
+    def tuned_requests(self) -> int:
+        """``tuning_requests`` of an experiment that has a grid."""
+        assert self.tuning_requests is not None, "no grid is searched"
+        return self.tuning_requests
 
 
 class BoundarySearch(Strict):
@@ -335,49 +336,5 @@ def load_experiment(path_or_name: str | Path) -> Experiment:
     """
     path = Path(path_or_name)
     if path.suffix != ".yaml":
-        path = _file_of(path_or_name)
+        path = file_of(path_or_name)
     return parse(Experiment, read_extended(path), path)
-
-
-def read_extended(path: Path) -> dict[str, Any]:
-    """The keys of an experiment's file over those of the experiment that it ``extends``.
-
-    A key replaces that of the base; under ``scales`` and ``policies`` the entries do, and in a scale its keys. ``null``
-    leaves a key of the base out.
-
-    Raises:
-        ConfigError: a file is missing, or the files extend each other in a circle.
-    """
-    seen, layers = [path], [load_yaml(path)]
-    while base := layers[-1].pop("extends", None):
-        if not isinstance(base, str):
-            raise ConfigError(f"{seen[-1]}: extends: must be the name of an experiment, found {base!r}")
-        file = _file_of(base)
-        if not is_file(file):
-            hint = nearest(base, sorted(other.stem for other in file.parent.glob("*.yaml")))
-            raise ConfigError(f"{seen[-1]}: extends: there is no experiment '{base}'{hint}")
-        if file.resolve() in [other.resolve() for other in seen]:
-            raise ConfigError(f"{seen[-1]}: extends: '{base}' extends this experiment in turn")
-        seen.append(file)
-        layers.append(load_yaml(file))
-    return functools.reduce(_over, reversed(layers))
-
-
-def _over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    merged = _merged(base, own)
-    for key in MERGED:
-        if isinstance(base.get(key), dict) and isinstance(own.get(key), dict):
-            merged[key] = _merged(base[key], own[key])
-    for name, scale in (own.get("scales") or {}).items() if isinstance(own.get("scales"), dict) else ():
-        known = (base.get("scales") or {}).get(name)
-        if isinstance(known, dict) and isinstance(scale, dict):
-            merged["scales"][name] = _merged(known, scale)
-    return merged
-
-
-def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in (base | own).items() if key not in own or value is not None}
-
-
-def _file_of(name: str | Path) -> Path:
-    return project_root() / "config" / "experiments" / f"{name}.yaml"

@@ -27,9 +27,11 @@ from fluidwait.fluid.thresholds import (
 if TYPE_CHECKING:
     from fluidwait.workload import LengthLaw
 
-Boundaries = Sequence[int] | np.ndarray
-
 LARGEST_RATIO = 0.99  # q_k stays below 1, so that later segments never get more room than earlier ones
+
+
+Boundaries = Sequence[int] | np.ndarray
+"""The outputs at which segments end, tokens, increasing."""
 
 
 class SegmentDesign(NamedTuple):

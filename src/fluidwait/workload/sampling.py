@@ -10,7 +10,7 @@ import numpy as np
 from fluidwait.base.errors import ConfigError
 from fluidwait.workload.arrivals import TraceArrivals
 from fluidwait.workload.definition import Workload, named
-from fluidwait.workload.lengths import MixtureLengths, TraceLengths
+from fluidwait.workload.lengths import MixtureLengths
 from fluidwait.workload.limits import check_span
 from fluidwait.workload.recording import recorded_rate
 from fluidwait.workload.requests import LengthLaw, Requests
@@ -83,7 +83,7 @@ def mean_rate(workload: Workload, rate: float | None = None, n: int | None = Non
             wanted = workload.arrivals.rate if rate is None else rate
             if wanted is not None:
                 return wanted
-            whole = _recording(workload)[0]
+            whole = workload.replayed.recording(workload.arrivals.unit)[0]
             return recorded_rate(whole[:n] if whole[:n][-1] > whole[0] else whole)
         return workload.arrivals.mean_rate(rate, n)
 
@@ -107,22 +107,16 @@ def rows_used(workload: Workload, n: int, replication: int = 0, stretches: int =
     return rows.start + 1, rows.stop, size
 
 
+def _recording(workload: Workload) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    unit = workload.arrivals.unit if isinstance(workload.arrivals, TraceArrivals) else None
+    return workload.replayed.recording(unit)
+
+
 def _draw(weight: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
     """n independent indices with probabilities proportional to ``weight``, by inversion."""
     edges = np.cumsum(weight)
     index = np.searchsorted(edges, random.random(n) * edges[-1], side="right")
     return np.minimum(index, weight.size - 1)  # a product that rounds up to the last edge
-
-
-def _trace(workload: Workload) -> TraceLengths:
-    """The trace that a workload replays; a replay of anything else is no valid workload."""
-    assert isinstance(workload.lengths, TraceLengths)
-    return workload.lengths
-
-
-def _recording(workload: Workload) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    assert isinstance(workload.arrivals, TraceArrivals)
-    return _trace(workload).recording(workload.arrivals.unit)
 
 
 def _replay(workload: Workload, n: int, rate: float | None, replication: int, stretches: int) -> Requests:
@@ -139,7 +133,7 @@ def _replay(workload: Workload, n: int, rate: float | None, replication: int, st
 
 def _rows(workload: Workload, size: int, n: int, replication: int, stretches: int) -> slice:
     """The n rows of a trace at the beginning of one of its stretches, which are equally long and do not overlap."""
-    file = _trace(workload).file
+    file = workload.replayed.file
     if not replication < stretches:
         raise ConfigError(f"{file}: replication {replication}, but the trace is cut into {stretches} stretch(es) only")
     part = size // stretches

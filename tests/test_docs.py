@@ -18,9 +18,9 @@ import pytest
 from fluidwait import cli
 from fluidwait.artifacts.verify import verify
 from fluidwait.base.paths import ROOT_VARIABLE
-from fluidwait.cli.thresholds import ThresholdsFile
 from fluidwait.device.timing import linear
 from fluidwait.engines import core, simulator
+from fluidwait.fluid.question import ThresholdsFile
 from fluidwait.pipeline import schemas
 from fluidwait.policies import load_policy
 from fluidwait.policies.contract import Defaults

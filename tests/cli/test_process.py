@@ -32,7 +32,7 @@ def test_the_installed_command_is_this_one():
 
 
 def test_starting_up_imports_nothing_heavy():
-    heavy = {"numpy", "numba", "scipy", "polars", "pyarrow", "matplotlib", "vidur"}
+    heavy = {"pydantic", "yaml", "numpy", "numba", "scipy", "polars", "pyarrow", "matplotlib", "vidur"}
     code = f"import sys, fluidwait.cli; fluidwait.cli.main([]); print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0

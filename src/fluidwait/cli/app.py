@@ -6,17 +6,16 @@ from collections.abc import Callable
 
 import typer
 
-from fluidwait.claims.cli import claims
 from fluidwait.cli.calibrate import app as calibrate
 from fluidwait.cli.check import schemas, verify
+from fluidwait.cli.claims import claims
+from fluidwait.cli.exits import PROGRAM
 from fluidwait.cli.policies import policies
+from fluidwait.cli.real import app as real
 from fluidwait.cli.simulate import compile_policies, simulate
 from fluidwait.cli.steps import make, steps
 from fluidwait.cli.table import table
 from fluidwait.cli.thresholds import thresholds
-from fluidwait.real.cli import app as real
-
-PROGRAM = "fluidwait"
 
 app = typer.Typer(
     name=PROGRAM,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-FAILED = 1  # exit code
+from fluidwait.cli.exits import FAILED
 
 
 def verify(

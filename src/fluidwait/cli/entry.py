@@ -12,9 +12,8 @@ import typer
 
 from fluidwait.base.errors import FluidwaitError
 from fluidwait.base.files import all_or_nothing
-from fluidwait.cli.app import PROGRAM, app
-
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+from fluidwait.cli.app import app
+from fluidwait.cli.exits import FAILED, INTERRUPTED, MISUSED, PROGRAM, tell
 
 UsageError: Any = typer.BadParameter.__base__  # Typer's own copy of Click, or Click itself in older versions
 
@@ -73,7 +72,7 @@ def _drop_output() -> None:
 
 
 def _told(message: str) -> int:
-    print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
+    tell(message)
     return MISUSED
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,8 @@ from typing import Any
 import typer
 
 from fluidwait.base.errors import FluidwaitError
-from fluidwait.base.yaml_files import load_yaml
+from fluidwait.cli.exits import MISUSED, tell
 from fluidwait.cli.printing import print_table
-
-MISUSED = 2  # exit code
 
 
 def policies() -> None:
@@ -29,7 +26,7 @@ def policies() -> None:
     for path, module in _own_policies(mistakes):
         _print_policy(f"{Path(path).stem} ({path})", module)
     for mistake in mistakes:
-        print(f"fluidwait: error: {' '.join(mistake.split())}", file=sys.stderr)
+        tell(mistake)
     if mistakes:
         raise typer.Exit(MISUSED)
 
@@ -58,6 +55,8 @@ def _own_policies(mistakes: list[str]) -> Iterator[tuple[str, Any]]:
 
 def _policy_of(path: Path, mistakes: list[str]) -> str:
     """What stands after ``policy:`` in a file of settings; empty where nothing that can be looked at does."""
+    from fluidwait.base.yaml_files import load_yaml
+
     data = _note(mistakes, load_yaml, path)
     return str(data.get("policy") or "") if data else ""
 

@@ -3,34 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
-from pydantic import Field, model_validator
 
-from fluidwait.base.models import Strict, parse
-from fluidwait.base.yaml_files import load_yaml
-from fluidwait.cli.printing import json_text, number, print_table
-
-
-class ThresholdsFile(Strict):
-    """What ``fluidwait thresholds`` reads when it is not given an experiment."""
-
-    hardware: str
-    workload: str
-    rates: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(min_length=1, description="requests/s")
-    segments: int | None = Field(None, ge=1, description="segments of Nested WAIT, equally likely")
-    boundaries: list[int] | None = Field(None, description="or their ends, output tokens")
-    chunk: int | None = Field(None, ge=1, description="prefill tokens per request and batch; whole prompts without")
-    semantics: Literal["serving", "paper"] = "serving"
-    token_budget: float = Field(float("inf"), gt=0, description="tokens of a batch at most")
-    cap: float = Field(float("inf"), gt=0, description="requests in service at most")
-
-    @model_validator(mode="after")
-    def _one_division(self) -> ThresholdsFile:
-        if self.segments is not None and self.boundaries is not None:
-            raise ValueError("segments and boundaries both say how Nested WAIT is divided; give one of them")
-        return self
+from fluidwait.base.numbers import number
+from fluidwait.cli.printing import json_text, print_table
 
 
 def thresholds(
@@ -54,7 +32,10 @@ def thresholds(
 
 def _threshold_question(path: Path) -> tuple[Any, list[float], Any, dict[str, Any]]:
     """(length law, rates, hardware, options of ``threshold_table``) of either kind of file."""
+    from fluidwait.base.models import parse
+    from fluidwait.base.yaml_files import load_yaml
     from fluidwait.device.hardware import load_hardware
+    from fluidwait.fluid.question import ThresholdsFile
     from fluidwait.workload import check_fits, length_law, load_workload
 
     data = load_yaml(path)

@@ -201,8 +201,8 @@ def _profile_of(knots: np.ndarray, coefficients: np.ndarray) -> dict[str, Any]:
     """The fitted coefficients as the fields of ProfileTiming."""
     pieces = max(1, knots.size)
     compute, rest = coefficients[1 : 1 + pieces], coefficients[1 + pieces :]
-    names = ("prefill_launch", "prefill_request", "prefill_square", "prefill_context")
-    names += ("decode_request", "decode_context")
+    prefill = ("prefill_launch", "prefill_request", "prefill_square", "prefill_context")
+    names = (*prefill, "decode_request", "decode_context")
     profile = {"between": "linear", "base": float(coefficients[0]), **dict(zip(names, rest, strict=True))}
     if not knots.size:
         return profile | {"compute_slope": float(compute[0])}

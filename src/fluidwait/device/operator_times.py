@@ -86,7 +86,7 @@ def _compute_table(path: Path, shape: ModelShape) -> tuple[np.ndarray, np.ndarra
     tokens = np.unique(columns["num_tokens"][used])
     if len(tokens) < 2:
         raise ConfigError(f"{path}: column '{workers}': fewer than two token counts with the value 1")
-    times = sum(columns[operator] for operator in operators)
+    times = sum((columns[operator] for operator in operators), np.zeros(len(used)))
     medians = [np.median(times[used & (columns["num_tokens"] == count)]) for count in tokens]
     return tokens, six_digits(np.array(medians) * MS * shape.layers)
 

@@ -114,13 +114,16 @@ class JournalFigure(Figure):
 # --- policies ------------------------------------------------------------------------------------------------------
 
 
+Line = str | tuple[int, tuple[float, ...]]
+
+
 class Style(NamedTuple):
     """How one policy looks."""
 
     color: str
     marker: str
     filled: bool
-    line: str | tuple[int, tuple[float, ...]]
+    line: Line
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments of ``Axes.plot``."""
@@ -172,7 +175,7 @@ def family(key: str) -> str:
 
 
 MARKERS = ("o", "s", "D", "^", "v", "<", ">", "p", "h", "X", "P", "*", "d", "8")
-LINES = (SOLID, DASHED, DOTTED, DASH_DOT)
+LINES: tuple[Line, ...] = (SOLID, DASHED, DOTTED, DASH_DOT)
 
 
 def styles(keys: Iterable[str]) -> dict[str, Style]:

@@ -198,7 +198,9 @@ def _ending(path: Path, function: FunctionType, *arguments: Any) -> Any:
 
 def _locked(view: View) -> View:
     """The view with arrays that cannot be written: they are the engine's."""
-    arrays = {name: value.view() for name, value in view._asdict().items() if isinstance(value, np.ndarray)}
+    arrays: dict[str, Any] = {
+        name: value.view() for name, value in view._asdict().items() if isinstance(value, np.ndarray)
+    }
     for array in arrays.values():
         array.flags.writeable = False
     return view._replace(**arrays)

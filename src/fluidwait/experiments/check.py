@@ -80,7 +80,7 @@ def _most_requests(setting: Setting, scale: str) -> Requests:
     sizes = experiment.scale(scale)
     asked = {"requests": max(experiment.horizons_at(scale))}
     if any(entry.grid for entry in experiment.policies.values()):
-        asked["tuning_requests"] = sizes.tuning_requests
+        asked["tuning_requests"] = sizes.tuned_requests
     if bisection.is_searched(experiment, scale):
         asked["boundary.requests"] = experiment.boundary_requests_at(scale)
     name = max(asked, key=asked.__getitem__)

@@ -86,6 +86,12 @@ class Scale(Strict):
     tuning_replications: int = Field(1, ge=1, le=MOST_REPLICATIONS)
     audit_requests: int = Field(ge=0, description="requests of a run that Vidur repeats, at most; 0: no audit")
 
+    @property
+    def tuned_requests(self) -> int:
+        """``tuning_requests`` of an experiment that has a grid."""
+        assert self.tuning_requests is not None, "no grid is searched"
+        return self.tuning_requests
+
 
 class BoundarySearch(Strict):
     """How the stability boundary λ* of every policy is searched; see docs/stability.md."""

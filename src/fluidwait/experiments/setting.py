@@ -64,7 +64,7 @@ class Setting:
         """The requests of a replication of the grid search: of other seeds, or other rows of a replayed trace."""
         sizes, stretches = self.experiment.scale(scale), self.experiment.stretches_at(scale)
         place = sizes.replications + replication if self.workload.arrivals.process == "trace" else replication
-        return self.requests(sizes.tuning_requests, rate, self.experiment.tuning_seed_at(scale), place, stretches)
+        return self.requests(sizes.tuned_requests, rate, self.experiment.tuning_seed_at(scale), place, stretches)
 
     def context(self, rate: float) -> Context:
         """What policies derive their knobs from."""
@@ -131,7 +131,7 @@ def check_requests(setting: Setting, scale: str) -> None:
         )
     if arrivals.process == "trace":
         _check_stretches(setting, scale)
-    for n in {*experiment.horizons_at(scale), *([sizes.tuning_requests] if experiment.is_tuned() else [])}:
+    for n in {*experiment.horizons_at(scale), *([sizes.tuned_requests] if experiment.is_tuned() else [])}:
         for rate in [*experiment.rates_at(scale), *(experiment.traces.rates if experiment.traces else [])]:
             check_span(n / rate, n, rate, f"{where}: scales.{base}: rate {rate:g}")
             check_offered(setting.workload, n, rate, f"{where}: scales.{base}: rate {rate:g}")
@@ -142,19 +142,19 @@ def _check_stretches(setting: Setting, scale: str) -> None:
     experiment, workload = setting.experiment, setting.workload
     sizes, (base, _) = experiment.scale(scale), split_scale(scale)
     tuned = sizes.tuning_replications if experiment.is_tuned() else 0
-    n = max(experiment.horizons_at(scale)[-1], sizes.tuning_requests if tuned else 0)
+    n = max(experiment.horizons_at(scale)[-1], sizes.tuned_requests if tuned else 0)
     where = f"experiment {experiment.id}: scales.{base}"
     size = rows_used(workload, 1)[2]
     room = size // n - tuned
     if room < 1:
         raise ConfigError(
-            f"{where}: {n} requests in {1 + tuned} stretch(es), one for each replication, but {workload.lengths.file} "
+            f"{where}: {n} requests in {1 + tuned} stretch(es), one for each replication, but {workload.replayed.file} "
             f"has {size} rows (nearest valid number of requests: {size // (1 + tuned)})"
         )
     if sizes.replications > room:
         raise ConfigError(
             f"{where}.replications: {sizes.replications} stretches of {n} requests"
-            f"{f' and {tuned} for tuning' if tuned else ''}, but {workload.lengths.file} has {size} rows "
+            f"{f' and {tuned} for tuning' if tuned else ''}, but {workload.replayed.file} has {size} rows "
             f"(nearest valid value: {room})"
         )
     if experiment.traces and experiment.traces.replication >= sizes.replications:

@@ -17,7 +17,7 @@ counted in tokens; an engine that rounds each request up to blocks holds about h
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numba import njit
@@ -34,21 +34,25 @@ if TYPE_CHECKING:
 Semantics = Literal["serving", "decode", "paper"]
 
 
-class LifeSums(NamedTuple):
-    """Sums over the iterations of one request, f8[m] each; the first eight are the arguments of ``iteration_time``.
+Value = TypeVar("Value", float, np.ndarray)
 
-    ``stages`` is the number of iterations, prefill chunks and decodes.
+
+class LifeSums(NamedTuple, Generic[Value]):
+    """Sums over the iterations of one request, f8[m] each, or their means over the types.
+
+    The first eight are the arguments of ``iteration_time``. ``stages`` is the number of iterations: prefill chunks and
+    decodes.
     """
 
-    tokens: np.ndarray
-    kv_tokens: np.ndarray
-    prefills: np.ndarray
-    prefill_tokens: np.ndarray
-    prefill_squares: np.ndarray
-    prefill_context: np.ndarray
-    decodes: np.ndarray
-    decode_context: np.ndarray
-    stages: np.ndarray
+    tokens: Value
+    kv_tokens: Value
+    prefills: Value
+    prefill_tokens: Value
+    prefill_squares: Value
+    prefill_context: Value
+    decodes: Value
+    decode_context: Value
+    stages: Value
 
 
 class CalibratedEquilibrium(NamedTuple):
@@ -93,7 +97,7 @@ class CalibratedBoundary(NamedTuple):
     in_service: float
 
 
-def life_sums(law: LengthLaw, chunk: int | None = None, semantics: Semantics = "serving") -> LifeSums:
+def life_sums(law: LengthLaw, chunk: int | None = None, semantics: Semantics = "serving") -> LifeSums[np.ndarray]:
     """Sums over one request's life, per type. ``chunk`` in tokens, None for whole prompts.
 
     With K chunks of c tokens, the last of e = l - (K-1) c, and D decodes::
@@ -163,7 +167,7 @@ def calibrated_equilibrium(
     mean = _mean_sums(law, chunk, semantics)
     stair = _first_stair(model, mean, rate)
     if stair is None:
-        return CalibratedEquilibrium(*[math.inf] * 5, feasible=False, reason="time")
+        return CalibratedEquilibrium(math.inf, math.inf, math.inf, math.inf, math.inf, feasible=False, reason="time")
     x = _crossing(model, mean, rate, stair)
     limits = _limits(mean, capacity, token_budget, cap)
     reason = next((name for name, most in limits.items() if not within(x, most)), "")
@@ -197,7 +201,7 @@ def calibrated_boundary(
         raise ConfigError(f"capacity: must be finite for a stability boundary (KV tokens), found {capacity}")
     mean = _mean_sums(law, chunk, semantics)
     limits = _limits(mean, capacity, token_budget, cap)
-    binding = min(limits, key=limits.get)
+    binding = min(limits, key=limits.__getitem__)
     largest = limits[binding]
     tokens = np.arange(1, int(enough(largest * mean.tokens)) + 1)
     ends = np.minimum(tokens / mean.tokens, largest)
@@ -210,16 +214,16 @@ def calibrated_boundary(
     )
 
 
-def _mean_sums(law: LengthLaw, chunk: int | None, semantics: Semantics) -> LifeSums:
-    return LifeSums(*(float(law.share @ column) for column in life_sums(law, chunk, semantics)))
+def _mean_sums(law: LengthLaw, chunk: int | None, semantics: Semantics) -> LifeSums[float]:
+    return LifeSums._make(float(law.share @ column) for column in life_sums(law, chunk, semantics))
 
 
-def _limits(mean: LifeSums, capacity: float, token_budget: float, cap: float) -> dict[str, float]:
+def _limits(mean: LifeSums[float], capacity: float, token_budget: float, cap: float) -> dict[str, float]:
     """Largest x = requests per iteration that each limit allows."""
     return {"memory": capacity / mean.kv_tokens, "budget": token_budget / mean.tokens, "cap": cap / mean.stages}
 
 
-def _batch(mean: LifeSums, x: float) -> tuple[float, float, float, float]:
+def _batch(mean: LifeSums[float], x: float) -> tuple[float, float, float, float]:
     """requests, tokens, memory, in service of the batch with x requests per iteration."""
     return x, x * mean.tokens, x * mean.kv_tokens, x * mean.stages
 
@@ -236,13 +240,13 @@ def _times(model, tokens, requests, sums):
     return out
 
 
-def _gap(model: TimeModel, mean: LifeSums, rate: float, tokens: np.ndarray) -> np.ndarray:
+def _gap(model: TimeModel, mean: LifeSums[float], rate: float, tokens: np.ndarray) -> np.ndarray:
     """x - rate * tau at the right end x of each stair: >= 0 where the stair holds a batch that serves its arrivals."""
     ends = tokens / mean.tokens
     return ends - rate * _times(model, tokens, ends, np.array(mean))
 
 
-def _first_stair(model: TimeModel, mean: LifeSums, rate: float) -> int | None:
+def _first_stair(model: TimeModel, mean: LifeSums[float], rate: float) -> int | None:
     """Smallest number of computed tokens whose stair holds a solution, None when there is none."""
     known = np.arange(1, len(model.compute) + 1)
     good = np.flatnonzero(_gap(model, mean, rate, known) >= 0.0)
@@ -259,7 +263,7 @@ def _first_stair(model: TimeModel, mean: LifeSums, rate: float) -> int | None:
     return stair
 
 
-def _crossing(model: TimeModel, mean: LifeSums, rate: float, stair: int) -> float:
+def _crossing(model: TimeModel, mean: LifeSums[float], rate: float, stair: int) -> float:
     """Least x on the stair with rate * tau(x) <= x, from the line through two points of the stair."""
     right = stair / mean.tokens
     left = (stair - 1) / mean.tokens

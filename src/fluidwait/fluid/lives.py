@@ -12,14 +12,13 @@ room for ``ROOM`` standard deviations. With equal lengths all p_t are 0 or 1: th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fluidwait.device.timing import iteration_time
 from fluidwait.fluid.calibrated import Semantics, life_sums
-from fluidwait.fluid.segments import LARGEST_RATIO, check_boundaries, check_in_service, check_margin
+from fluidwait.fluid.segments import LARGEST_RATIO, Boundaries, check_boundaries, check_in_service, check_margin
 from fluidwait.fluid.thresholds import enough
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def survival(lengths: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def life_design(
-    law: LengthLaw, boundaries: Sequence[int], in_service: int, margin: float = 0.05, prefills: float = 0.0
+    law: LengthLaw, boundaries: Boundaries, in_service: int, margin: float = 0.05, prefills: float = 0.0
 ) -> LifeDesign:
     """Quotas and caps for ``in_service`` requests in service on average.
 

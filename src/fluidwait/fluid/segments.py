@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 LARGEST_RATIO = 0.99  # q_k stays below 1, so that later segments never get more room than earlier ones
 
 
+Boundaries = Sequence[int] | np.ndarray
+"""The outputs at which segments end, tokens, increasing."""
+
+
 class SegmentDesign(NamedTuple):
     """Caps of "WAIT with chunked prefill" for L segments.
 
@@ -64,7 +68,7 @@ class NestedThresholds(NamedTuple):
     memory: float
 
 
-def check_boundaries(law: LengthLaw, boundaries: Sequence[int]) -> np.ndarray:
+def check_boundaries(law: LengthLaw, boundaries: Boundaries) -> np.ndarray:
     """Boundaries as i8[L].
 
     Raises:
@@ -83,19 +87,19 @@ def check_boundaries(law: LengthLaw, boundaries: Sequence[int]) -> np.ndarray:
     return given.astype(np.int64)
 
 
-def reach_probabilities(law: LengthLaw, boundaries: Sequence[int]) -> np.ndarray:
+def reach_probabilities(law: LengthLaw, boundaries: Boundaries) -> np.ndarray:
     """P(reach segment k) = P(output > r_{k-1}), f8[L]; the first is 1."""
     start = np.concatenate([[0], np.asarray(boundaries)[:-1]])
     return (law.output[None, :] > start[:, None]) @ law.share
 
 
-def continuation_probabilities(law: LengthLaw, boundaries: Sequence[int]) -> np.ndarray:
+def continuation_probabilities(law: LengthLaw, boundaries: Boundaries) -> np.ndarray:
     """p_k = P(reach segment k | reached segment k-1), f8[L-1], k = 2..L."""
     reach = reach_probabilities(law, check_boundaries(law, boundaries))
     return reach[1:] / reach[:-1]
 
 
-def segment_prompts(law: LengthLaw, boundaries: Sequence[int]) -> np.ndarray:
+def segment_prompts(law: LengthLaw, boundaries: Boundaries) -> np.ndarray:
     """Mean prompt length of the requests that reach each segment, f8[L] tokens."""
     start = np.concatenate([[0], np.asarray(boundaries)[:-1]])
     weight = (law.output[None, :] > start[:, None]) * law.share
@@ -132,7 +136,7 @@ def even_boundaries(law: LengthLaw, segments: int) -> np.ndarray:
     return np.rint(np.arange(1, segments + 1) * longest / segments).astype(np.int64)
 
 
-def design(law: LengthLaw, boundaries: Sequence[int], in_service: int, margin: float = 0.05) -> SegmentDesign:
+def design(law: LengthLaw, boundaries: Boundaries, in_service: int, margin: float = 0.05) -> SegmentDesign:
     """Segment caps for a system-wide cap ``in_service`` on requests in service.
 
     With Delta_k = r_k - r_{k-1} and q_k = min(p_k + margin, 0.99)::
@@ -171,7 +175,7 @@ def largest_remainder(amounts: np.ndarray, total: int) -> np.ndarray:
 def nested_thresholds(
     law: LengthLaw,
     rate: float,
-    boundaries: Sequence[int],
+    boundaries: Boundaries,
     d0: float,
     d1: float,
     capacity: float,
@@ -214,7 +218,7 @@ def nested_thresholds(
 
 
 def real_nested_thresholds(
-    law: LengthLaw, rate: float, boundaries: Sequence[int], d0: float, d1: float, capacity: float
+    law: LengthLaw, rate: float, boundaries: Boundaries, d0: float, d1: float, capacity: float
 ) -> np.ndarray:
     """Real-valued thresholds of Nested WAIT, f8[L]: n_1 = rate Delta T(n) and n_k = p_k n_{k-1}.
 
@@ -246,7 +250,7 @@ def real_nested_thresholds(
 
 
 def nested_memory(
-    law: LengthLaw, n: np.ndarray, boundaries: Sequence[int], *, horizon: float, risk: float, d0: float
+    law: LengthLaw, n: np.ndarray, boundaries: Boundaries, *, horizon: float, risk: float, d0: float
 ) -> RequiredMemory:
     """Memory terms of Nested WAIT with thresholds ``n`` (real or whole): :func:`required_memory` for a length law.
 

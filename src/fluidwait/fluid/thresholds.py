@@ -107,7 +107,7 @@ def least_fixed_point(
     return None
 
 
-def enough(amount: np.ndarray, strict: bool = False) -> np.ndarray:
+def enough(amount: np.ndarray | float, strict: bool = False) -> np.ndarray:
     """Smallest integers >= amount (> amount when strict), i8; amounts within rounding of an integer count as it."""
     amount = np.asarray(amount, dtype=np.float64)
     count = np.floor(amount * (1.0 + ROUNDING)) + 1.0 if strict else np.ceil(amount * (1.0 - ROUNDING))

@@ -62,7 +62,7 @@ def _settings(module: ModuleType, settings: dict[str, Any], source: str) -> Poli
     except Exception as error:
         if module.__name__.startswith(f"{__name__}."):
             raise
-        raise ConfigError(f"{source}: {policy_file.raised(Path(module.__file__), error)}") from error
+        raise ConfigError(f"{source}: {policy_file.raised(Path(str(module.__file__)), error)}") from error
 
 
 def find_module(name: str, source: str) -> ModuleType:

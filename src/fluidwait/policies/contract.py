@@ -31,7 +31,7 @@ setting is that setting, resolved.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numba import njit
@@ -206,7 +206,10 @@ class Defaults:
         raise NotImplementedError
 
 
-def lowered(settings: PolicySettings, **most: int) -> PolicySettings:
+Own = TypeVar("Own", bound=PolicySettings)
+
+
+def lowered(settings: Own, **most: int) -> Own:
     """The settings with these of them replaced, but for those that are ``NO_LIMIT``: for ``at_most``."""
     return settings.model_copy(update={name: limit for name, limit in most.items() if limit < NO_LIMIT})
 
@@ -228,7 +231,7 @@ class Context(NamedTuple):
     remote_prefill: bool = False  # True when the prompt's KV cache comes with the request
 
     @property
-    def semantics(self) -> str:
+    def semantics(self) -> Literal["serving", "decode", "paper"]:
         """The name by which the calibrated fluid model knows these rules."""
         if self.remote_prefill:
             return "decode"

@@ -15,7 +15,7 @@ from fluidwait.base.models import Strict, Words, parse
 from fluidwait.base.paths import is_file, project_root, resolved
 from fluidwait.base.yaml_files import load_yaml
 from fluidwait.workload.arrivals import Arrivals
-from fluidwait.workload.lengths import Lengths
+from fluidwait.workload.lengths import Lengths, TraceLengths
 
 
 class Workload(Strict):
@@ -32,6 +32,12 @@ class Workload(Strict):
                 f"arrivals 'trace' replays the file of lengths 'trace', but lengths are '{self.lengths.kind}'"
             )
         return self
+
+    @property
+    def replayed(self) -> TraceLengths:
+        """The list of requests of a workload that replays one, in order."""
+        assert isinstance(self.lengths, TraceLengths), "nothing is replayed"
+        return self.lengths
 
 
 def load_workload(path_or_name: str | Path) -> Workload:

@@ -30,8 +30,7 @@ def check_offered(workload: Workload, n: int, rate: float | None, where: str) ->
             that is not true.
     """
     arrivals = workload.arrivals
-    asked = arrivals.asked(rate) if isinstance(arrivals, PiecewiseArrivals) else None
-    if asked is None:
+    if not isinstance(arrivals, PiecewiseArrivals) or (asked := arrivals.asked(rate)) is None:
         return
     offered, (knots, count, _) = arrivals.mean_rate(rate, n), arrivals.profile(rate)
     if abs(offered / asked - 1) <= OFF:

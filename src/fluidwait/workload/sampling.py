@@ -83,7 +83,7 @@ def mean_rate(workload: Workload, rate: float | None = None, n: int | None = Non
             wanted = workload.arrivals.rate if rate is None else rate
             if wanted is not None:
                 return wanted
-            whole = workload.lengths.recording(workload.arrivals.unit)[0]
+            whole = workload.replayed.recording(workload.arrivals.unit)[0]
             return recorded_rate(whole[:n] if whole[:n][-1] > whole[0] else whole)
         return workload.arrivals.mean_rate(rate, n)
 
@@ -102,9 +102,14 @@ def rows_used(workload: Workload, n: int, replication: int = 0, stretches: int =
         ConfigError: the trace is unusable or has too few rows.
     """
     with named(workload):
-        size = len(workload.lengths.recording(workload.arrivals.unit)[0])
+        size = len(_recording(workload)[0])
         rows = _rows(workload, size, n, replication, stretches)
     return rows.start + 1, rows.stop, size
+
+
+def _recording(workload: Workload) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    unit = workload.arrivals.unit if isinstance(workload.arrivals, TraceArrivals) else None
+    return workload.replayed.recording(unit)
 
 
 def _draw(weight: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
@@ -116,7 +121,7 @@ def _draw(weight: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray
 
 def _replay(workload: Workload, n: int, rate: float | None, replication: int, stretches: int) -> Requests:
     with named(workload):
-        arrival, prompt, output = workload.lengths.recording(workload.arrivals.unit)
+        arrival, prompt, output = _recording(workload)
         rows = _rows(workload, arrival.size, n, replication, stretches)
         arrival = arrival[rows] - arrival[rows.start]
         wanted = workload.arrivals.rate if rate is None else rate
@@ -128,7 +133,7 @@ def _replay(workload: Workload, n: int, rate: float | None, replication: int, st
 
 def _rows(workload: Workload, size: int, n: int, replication: int, stretches: int) -> slice:
     """The n rows of a trace at the beginning of one of its stretches, which are equally long and do not overlap."""
-    file = workload.lengths.file
+    file = workload.replayed.file
     if not replication < stretches:
         raise ConfigError(f"{file}: replication {replication}, but the trace is cut into {stretches} stretch(es) only")
     part = size // stretches

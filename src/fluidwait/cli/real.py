@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="vLLM itself: record a machine, tables and figures of E9 and E10, load a server.")
+app = typer.Typer(help="vLLM itself: record a machine, keep and draw a recording, load a server.")
 
 Out = Annotated[Path, typer.Option("--out", help="file to write")]
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder with a bundle.json")]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-DIFFERENT = 1  # exit code
+from fluidwait.cli.exits import FAILED
 
 
 def claims(
@@ -45,4 +45,4 @@ def claims(
             print(line)
         print(f"{len(different)} verdicts differ from {compare}")
         if different:
-            raise typer.Exit(DIFFERENT)
+            raise typer.Exit(FAILED)

@@ -62,6 +62,11 @@ def test_every_name_is_there_and_told():
         fw.simulat  # noqa: B018
 
 
+def test_the_readme_shows_these_lines():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert f"```python\n{LINES.strip()}\n```" in readme
+
+
 def test_no_result_depends_on_the_notebook():
     for module in ("fluidwait.experiments.sweep", "fluidwait.engines.simulator", "fluidwait.report.document"):
         assert not [name for name in imported_modules(module) if name.startswith("fluidwait.api")]

@@ -14,6 +14,9 @@ from fluidwait.pipeline.selection import Selection
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
+# the profile's long timespan is for many jobs, and would let each of these small runs end seconds later
+SNAKEMAKE = [sys.executable, "-m", "snakemake", "--cores", "2", "--max-jobs-per-timespan", "100/1s"]
+
 
 def make_project(folder: Path) -> Path:
     """Everything of the project but its code and results, below ``folder``."""
@@ -45,10 +48,8 @@ def environment(project: Path) -> dict[str, str]:
 
 def snakemake(project: Path, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """Snakemake as a user starts it; ``stdout`` has everything that it says."""
-    # the profile's long timespan is for many jobs, and would let each of these small runs end seconds later
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--max-jobs-per-timespan", "100/1s", *arguments]
     return subprocess.run(
-        command,
+        [*SNAKEMAKE, *arguments],
         cwd=project,
         env=environment(project),
         stdout=subprocess.PIPE,

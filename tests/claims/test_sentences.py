@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fluidwait.base.numbers import plain_number
 from fluidwait.claims import sentences
 from fluidwait.claims.claim import Check, Claim, Expect
 from fluidwait.claims.judge import Judgement, Outcome, Point, Trial, holds, verdict
@@ -103,4 +104,4 @@ def test_a_remedy_counts_only_when_it_covers_the_whole_claim():
     [(0.0, "0"), (-0.0, "0"), (34387.49, "34387"), (0.00001, "0.00001"), (-1.23456, "-1.235"), (9999.96, "9999.96")],
 )
 def test_numbers_are_short_and_without_exponents(value, shown):
-    assert sentences.number(value) == shown
+    assert plain_number(value) == shown

@@ -17,7 +17,6 @@ from command_cases import (
     RUN,
     SIMULATE,
     cells,
-    everything,
     fixed,
     hardware,
     measurements,
@@ -33,6 +32,7 @@ from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.cli.simulate import Engine
 from fluidwait.device.hardware import load_hardware
 from fluidwait.stats.metrics import run_metrics
+from projects import make_project
 
 
 def test_thresholds_of_a_small_file(capsys):
@@ -129,7 +129,8 @@ def test_simulate_prints_and_records_the_same_run(capsys):
 
 def test_what_is_compiled_once_is_not_compiled_again(tmp_path):
     """Neither for another engine setting, rate or workload, nor for requests read back from a file."""
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    project = make_project(tmp_path / "project")
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), ROOT_VARIABLE: str(project)}
 
     def compiled(*arguments):
         done = subprocess.run([sys.executable, "-m", "fluidwait", *arguments], env=environment, text=True)
@@ -139,8 +140,7 @@ def test_what_is_compiled_once_is_not_compiled_again(tmp_path):
     first = compiled("compile", "sarathi")
     assert len([name for name in first if "._run_sarathi_" in name]) == 1
     assert compiled(*SIMULATE, "--workload", "lmsys-short", "--rate", "3", "--semantics", "paper") == first
-    tables = ("--metrics", "m.csv", "--boundary", "b.csv")
-    swept = ("experiment", "sweep", "e3_tight", "sarathi", "--scale", "quick", "--out", "r.parquet", *tables)
+    swept = ("make", "sweep/e3_tight/sarathi", "--scale", "quick")
     assert {name for name in compiled(*swept) if "_run_" in name} == {name for name in first if "_run_" in name}
 
 
@@ -219,14 +219,18 @@ def test_schemas_are_written_and_compared(capsys, tmp_path, monkeypatch):
     assert "match" in succeeds(capsys, "schemas", "--check")
 
 
-def test_a_command_that_fails_in_its_last_step_leaves_none_of_its_tables(capsys, monkeypatch):
+def test_a_step_whose_last_file_fails_leaves_none_of_its_tables(tmp_path, capsys, monkeypatch):
     from fluidwait.experiments import bisection
 
+    project = make_project(tmp_path / "project")
+    monkeypatch.setenv(ROOT_VARIABLE, str(project))
+    results = project / "results" / "tiny" / "small"
+
     def refuses(*_):
-        assert Path("runs.parquet").exists() and Path("metrics.csv").exists()
+        assert (results / "records/sarathi.parquet").exists() and (results / "metrics/sarathi.csv").exists()
         raise ConfigError("request 3 does not fit")
 
-    monkeypatch.setattr(bisection, "boundary", refuses)
+    monkeypatch.setattr(bisection, "_table", refuses)
     small = {
         "id": "small",
         "title": "t",
@@ -236,50 +240,21 @@ def test_a_command_that_fails_in_its_last_step_leaves_none_of_its_tables(capsys,
         "scales": {"tiny": {"requests": 40, "replications": 1, "tuning_requests": 40, "audit_requests": 0}},
         "policies": {"sarathi": {"use": "sarathi", "label": "Sarathi"}},
     }
-    name = write("small.yaml", small)
-    outs = ("--out", "runs.parquet", "--metrics", "metrics.csv", "--boundary", "boundary.csv")
-    assert cli.main(["experiment", "sweep", name, "sarathi", "--scale", "tiny", *outs]) == 2
+    write(str(project / "config" / "experiments" / "small.yaml"), small)
+    assert cli.main(["make", "sweep/small/sarathi", "--scale", "tiny"]) == 2
     assert "does not fit" in capsys.readouterr().err
-    assert list(everything()) == ["small.yaml"]
+    assert [path for path in (project / "results").rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("out", ["/dev/null", ".", "/proc/report.pdf"])
-def test_a_report_that_cannot_be_written_leaves_no_data(out, capsys):
-    arguments = [
-        "report",
-        "document",
-        "paper/report.typ",
-        "x.csv",
-        "--scale",
-        "quick",
-        "--data",
-        "d.json",
-        "--out",
-        out,
-    ]
-    assert cli.main(arguments) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-    assert everything() == {}
-
-
-def test_data_of_a_report_outside_the_project():
-    from fluidwait.report.document import write_pdf
-
-    data = Path("numbers.json")
-    data.write_text("{}")
-    with pytest.raises(ConfigError, match="numbers.json: must lie in the project folder"):
-        write_pdf("paper/report.typ", data.absolute(), "report.pdf")
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"id": [1.5]}, "id: '[1.5]' is not a study"),
-        ({"id": {"a": 1}}, "is not a study"),
-    ],
-)
-def test_a_study_of_no_kind(change, says, capsys):
-    name = write("s.yaml", {"title": "t", **change})
-    assert cli.main(["study", "toy", name, "--scale", "quick", "--out", "t.csv"]) == 2
-    assert says in capsys.readouterr().err
-    assert not Path("t.csv").exists()
+@pytest.mark.parametrize("there", ["a folder", "a device", "a circle"])
+def test_a_report_that_cannot_be_written_leaves_no_data(there, tmp_path, monkeypatch, capsys):
+    project = make_project(tmp_path / "project")
+    monkeypatch.setenv(ROOT_VARIABLE, str(project))
+    folder = project / "results" / "quick"
+    folder.mkdir(parents=True)
+    pdf = folder / "report.pdf"
+    {"a folder": pdf.mkdir, "a device": lambda: os.mkfifo(pdf), "a circle": lambda: pdf.symlink_to(pdf)}[there]()
+    assert cli.main(["make", "report", "--scale", "quick", "--only", ""]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "report.pdf: cannot be written" in told
+    assert list(folder.iterdir()) == [pdf]

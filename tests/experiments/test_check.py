@@ -82,7 +82,12 @@ MISTAKES = {  # file, old text, new text, what is told
     "the workload": (FILE, "workload: p512d20", "workload: p512d2", "(did you mean 'p512d20'?)"),
     "a policy": (FILE, "use: sarathi", "use: sarati", "no such file (did you mean 'sarathi.yaml'?)"),
     "a scale": (FILE, "tiny:", "tinny:", "experiment small: scale 'tiny' is not defined (did you mean 'tinny'?)"),
-    "a figure": (FILE, "latency, gap", "latency, gaps", "'gaps' is not a valid value (did you mean 'gap'?)"),
+    "a figure": (
+        FILE,
+        "latency, gap",
+        "latency, gaps",
+        "figures: 'gaps' is not a kind of figure (did you mean 'gap'?)",
+    ),
     "a figure twice": (FILE, "latency, gap", "latency, latency", "figures: 'latency' is there twice"),
     "audit without runs": (FILE, AUDITED, NO_AUDIT, "needs audit_requests of the scale and audit_share"),
     "the id": (

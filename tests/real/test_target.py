@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from fluidwait.base.errors import ConfigError
-from fluidwait.base.paths import project_root
+from fluidwait.base.paths import ROOT_VARIABLE, project_root
 from fluidwait.cli import main
 from fluidwait.device.hardware import Hardware
 from fluidwait.real.target import STOCK, load_target, rehearsal
@@ -126,6 +126,9 @@ def test_a_rehearsal_needs_a_place(capsys):
     assert "a rehearsal is no measurement" in capsys.readouterr().err
 
 
-def test_no_such_bundle_is_one_line(tmp_path, capsys):
-    assert main(["real", "tables", str(tmp_path), "--e9", str(tmp_path), "--e10", str(tmp_path)]) == 2
-    assert "bundle.json: no bundle here" in capsys.readouterr().err
+def test_no_such_bundle_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    assert main(["real", "draw", "nothing", "--as", "mine"]) == 2
+    told = capsys.readouterr().err
+    assert "nothing/bundle.json: no bundle here" in told and told.count("\n") == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

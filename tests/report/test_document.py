@@ -20,9 +20,10 @@ from fluidwait.artifacts.verify import verify_artifact
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.claims.claim import load_claims
-from fluidwait.report import document, printed, rule_times
+from fluidwait.report import printed, rule_times
 from fluidwait.report.captions import HOISTED, hoist
 from fluidwait.report.gather import gather
+from fluidwait.report.steps import report_steps
 from fluidwait.report.typesetting import typeset
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -99,10 +100,10 @@ def files(project: Path) -> list[Path]:
 
 def make(project: Path, given: list[Path] | None = None) -> bytes:
     """The PDF, from these files only."""
-    data, out = project / "results" / "tiny" / "report.json", project / "results" / "tiny" / "report.pdf"
-    document.write_data("tiny", files(project) if given is None else given, data)
-    document.write_pdf("paper/report.typ", data, out)
-    return out.read_bytes()
+    used = [path.relative_to(project).as_posix() for path in (files(project) if given is None else given)]
+    report, _ = report_steps("tiny", used)
+    report.make()
+    return (project / "results" / "tiny" / "report.pdf").read_bytes()
 
 
 # --- gathering -----------------------------------------------------------------------------------------------------
@@ -329,9 +330,9 @@ def test_times_add_up_by_rule(project):
     assert times["jobs"].to_list() == [1, 2]
     assert times["processor"].to_list() == [0.0, 3.25]
     assert times["memory"].to_list() == [None, 300.5]
-    out = project / "results" / "tiny" / "rule_times.csv"
-    rule_times.write("tiny", out)
-    document.write_pdf("paper/appendix.typ", out, project / "results" / "tiny" / "appendix.pdf")
+    _, appendix = report_steps("tiny", [])
+    appendix.make()
+    assert pl.read_csv(project / "results" / "tiny" / "rule_times.csv")["rule"].to_list() == ["tune", "sweep"]
     assert verify_artifact(project / "results" / "tiny" / "appendix.pdf") == []
 
 

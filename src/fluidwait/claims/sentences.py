@@ -6,9 +6,9 @@ A word that compares ("above", "below", "within") is a function of the two numbe
 
 from __future__ import annotations
 
-import math
 import re
 
+from fluidwait.base.numbers import plain_number
 from fluidwait.claims.claim import Check, Claim, Expect
 from fluidwait.claims.judge import Judgement, Outcome, Point, Trial
 
@@ -18,24 +18,15 @@ COMPARED = re.compile(
 )
 
 
-def number(value: float | None) -> str:
-    """Four significant digits without an exponent, and no minus sign on a zero."""
-    if value is None or math.isnan(value):
-        return "-"
-    shown = f"{value:.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
-    shown = f"{value:.5f}".rstrip("0").rstrip(".") if "e" in shown else shown
-    return "0" if shown in ("-0", "") else shown
-
-
 def expected(expect: Expect) -> str:
     """What the paper leads one to expect, in symbols."""
     kind = expect.kind
     if kind == "near":
-        return f"{number(expect.near)} ± {number(expect.within)}"
+        return f"{plain_number(expect.near)} ± {plain_number(expect.within)}"
     if expect.between is not None:
-        return f"{number(expect.between[0])} to {number(expect.between[1])}"
+        return f"{plain_number(expect.between[0])} to {plain_number(expect.between[1])}"
     symbol = {"at_least": "≥ ", "at_most": "≤ ", "below": "< ", "above": "> ", "exactly": "= "}[kind]
-    return symbol + number(getattr(expect, kind))
+    return symbol + plain_number(getattr(expect, kind))
 
 
 def reference(expect: Expect, measured: float) -> float:
@@ -64,11 +55,11 @@ def measurement(outcome: Outcome) -> str:
     check, point = outcome.check, outcome.point
     if point is None:
         return f"{check.quantity}: no evidence"
-    where = f" at {check.each} {number(point.at)}" if check.each else ""
-    interval = f" [{number(point.low)}, {number(point.high)}]" if point.low < point.high else ""
-    value = f"{number(point.measured)}{interval}{' ' if check.unit else ''}{check.unit}"
+    where = f" at {check.each} {plain_number(point.at)}" if check.each else ""
+    interval = f" [{plain_number(point.low)}, {plain_number(point.high)}]" if point.low < point.high else ""
+    value = f"{plain_number(point.measured)}{interval}{' ' if check.unit else ''}{check.unit}"
     at = f" ({outcome.points_holding} of {outcome.points} points hold)" if check.each else ""
-    shown = position(check.expect, float(number(point.measured)))  # the word fits the digits that are shown
+    shown = position(check.expect, float(plain_number(point.measured)))  # the word fits the digits that are shown
     says = f"{shown} what the paper says, {expected(check.expect)}"
     return f"{check.quantity}{where} is {value}, {says}{at}{_doubt(outcome, point)}"
 
@@ -111,7 +102,7 @@ def _beside(judgement: Judgement) -> list[str]:
 
 def _value(check: Check, point: Point) -> str:
     """Quantity and value, without a judgement."""
-    return f"{check.quantity} {number(point.measured)}{' ' if check.unit else ''}{check.unit}"
+    return f"{check.quantity} {plain_number(point.measured)}{' ' if check.unit else ''}{check.unit}"
 
 
 def _count(outcomes: list[Outcome]) -> str:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fluidwait.cli.printing import number, print_table, writing
+from fluidwait.base.numbers import number
+from fluidwait.cli.printing import print_table, writing
 
 app = typer.Typer(help="Fit a hardware file from measured times.", rich_markup_mode=None)
 

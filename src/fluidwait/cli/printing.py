@@ -1,4 +1,4 @@
-"""How numbers, tables and JSON appear on the screen, and what is said when a file cannot be written."""
+"""How tables and JSON appear on the screen, and what is said when a file cannot be written."""
 
 from __future__ import annotations
 
@@ -10,14 +10,6 @@ from typing import Any
 
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.files import check_output
-
-
-def number(value: float | None, unit: float = 1.0) -> str:
-    """Four digits, without an exponent for what is counted in thousands; a dash for nothing."""
-    if value is None or value != value:
-        return "-"
-    value = value * unit
-    return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def print_table(header: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fluidwait.base.files import check_output
-from fluidwait.cli.printing import number, print_table
+from fluidwait.base.numbers import number
+from fluidwait.cli.printing import print_table
 
 if TYPE_CHECKING:
     from fluidwait.api.simulation import Job, Simulation

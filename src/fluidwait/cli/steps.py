@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ def make(
     only: Only = None,
 ) -> None:
     """Make the files of one step of the workflow from those of the steps before it, which must be there."""
+    _with_one_thread()
     found = _plan(scale, only).step(step)
     found.make()
     for file in found.outputs:
@@ -28,6 +30,12 @@ def steps(scale: Scale = None, only: Only = None) -> None:
 
     rows = [(step.name, _files(step.outputs)) for step in _plan(scale, only).steps.values()]
     print_table(("step", "files"), rows)
+
+
+def _with_one_thread() -> None:
+    """As Snakemake has its jobs: a sum's last digit depends on how many threads share it. NumPy asks when imported."""
+    for library in ("OPENBLAS", "OMP", "MKL"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 
 def _files(outputs: tuple[str, ...]) -> str:

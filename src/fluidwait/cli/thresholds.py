@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fluidwait.cli.printing import json_text, number, print_table
+from fluidwait.base.numbers import number
+from fluidwait.cli.printing import json_text, print_table
 
 
 def thresholds(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import pkgutil
 import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.errors import ConfigError, FluidwaitError, nearest
 from fluidwait.base.paths import project_root
 from fluidwait.experiments.experiment import Experiment
+
+CALLED = ("make", "caption", "policies", "table", "identity", "check")
+"""Functions that a kind has or may have."""
 
 EVERY_EXPERIMENT = ("thresholds", "summary", "stability", "audit")
 """Tables that are no kind."""
@@ -55,15 +61,24 @@ def table_kind(name: str) -> Kind:
 
 def figure_kinds(experiment: Experiment) -> list[Kind]:
     """The figures of an experiment, in its order."""
-    return [figure_kind(name) for name in experiment.figures]
+    return _distinct("figures", [figure_kind(name) for name in experiment.figures])
 
 
 def table_kinds(experiment: Experiment) -> list[Kind]:
     """The tables of an experiment: those that it lists, and those that its figures read."""
     read = {Path(name).stem for kind in figure_kinds(experiment) for name in kind.module.INPUTS}
-    own = [table_kind(name) for name in experiment.tables]
+    own = _distinct("tables", [table_kind(name) for name in experiment.tables])
     known = {kind.name for kind in own}
     return own + [table_kind(name) for name in _shipped("tables") if name in read - known]
+
+
+def _distinct(key: str, kinds: list[Kind]) -> list[Kind]:
+    """These kinds; refuses two files of one name, whose outputs would be one."""
+    files: dict[str, str] = {}
+    for kind in kinds:
+        if (other := files.setdefault(kind.name, kind.code)) != kind.code:
+            raise ConfigError(f"{key}: {other} and {kind.code}: two files of one name; give one another name")
+    return kinds
 
 
 def _kind(folder: str, name: str, needed: tuple[str, ...]) -> Kind:
@@ -100,17 +115,25 @@ def _own(folder: str, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"fluidwait_{folder}_{path.stem}", path)
     assert spec is not None and spec.loader is not None  # as of every file with this suffix
     module = importlib.util.module_from_spec(spec)
-    try:
+    with _mistakes_of(path, f"{folder}: {name}"):
         spec.loader.exec_module(module)
-    except Exception as error:
-        frames = [frame.lineno for frame in _traceback(error) if frame.filename == str(path)]
-        line = getattr(error, "lineno", None) or (frames[-1] if frames else 0)
-        raise ConfigError(f"{folder}: {name}:{line}: {type(error).__name__}: {error}") from error
+    for called in CALLED:  # later, when a step is made
+        if callable(function := getattr(module, called, None)):
+            setattr(module, called, _mistakes_of(path, f"{folder}: {name}")(function))
     sys.modules[spec.name] = module
     return module
 
 
-def _traceback(error: BaseException):
-    import traceback
-
-    return traceback.extract_tb(error.__traceback__)
+@contextlib.contextmanager
+def _mistakes_of(path: Path, where: str) -> Iterator[None]:
+    """Tell an error that Python finds in a file of the user's in one line: file, line, what."""
+    try:
+        yield
+    except FluidwaitError:
+        raise
+    except Exception as error:
+        frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        own = isinstance(error, SyntaxError) and error.filename == str(path)
+        line = error.lineno if own else frames[-1] if frames else None
+        at = f"{where}:{line}" if line else where
+        raise ConfigError(f"{at}: {type(error).__name__}: {error}") from error

@@ -133,14 +133,17 @@ class Plan:
             ConfigError: there is none.
         """
         kind, _, rest = name.partition("/")
-        known = self._of_one(kind, rest.split("/")[0])
-        known = self.steps if known is None or name not in known else known
+        owner = rest.split("/")[0]
+        known = self._of_one(kind, owner)
+        if known is not None and name not in known:  # mistaken: the nearest may be of another kind
+            known = None if owner in self.machines else self._of_one(None, owner)
+        known = self.steps if known is None else known
         if name not in known:
             raise ConfigError(f"'{name}' is no step of scale '{self.scale}'{nearest(name, list(known))}")
         return known[name]
 
-    def _of_one(self, kind: str, owner: str) -> dict[str, Step] | None:
-        """The steps of this kind of one experiment, or those of a study; None when there is no file of that name."""
+    def _of_one(self, kind: str | None, owner: str) -> dict[str, Step] | None:
+        """The steps of an experiment, all or of this kind, or those of a study; None when there is no such file."""
         if is_there("experiments", owner):
             found = experiment_steps(read_setting(owner), self.scale, kind)
         elif is_there("studies", owner):

@@ -189,7 +189,7 @@ def mean_interval(values: Iterable[float], level: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, deviation, len(data))
 
 
-def summarise(table: pl.DataFrame, by: list[str], level: float = 0.95) -> pl.DataFrame:
+def summarise(table: pl.DataFrame, by: list[str]) -> pl.DataFrame:
     """Intervals of every metric over replications: one row per value of ``by``, sorted by it.
 
     For each metric m the columns m (mean), m_low, m_high and m_sd; and ``replications``.
@@ -199,7 +199,7 @@ def summarise(table: pl.DataFrame, by: list[str], level: float = 0.95) -> pl.Dat
     for group, part in table.group_by(by, maintain_order=True):
         row = dict(zip(by, group, strict=True)) | {"replications": part.height}
         for name in metrics:
-            interval = mean_interval(part[name], level)
+            interval = mean_interval(part[name])
             row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
             row[f"{name}_sd"] = interval.deviation
         rows.append(row)

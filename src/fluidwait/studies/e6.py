@@ -125,6 +125,11 @@ def resolve(study: E6) -> Setting:
     return Setting(law, linear.d0, linear.d1, capacity, reference.iteration_time, {})
 
 
+def check(study: E6) -> None:
+    """Find what :func:`resolve` finds, before anything is written."""
+    resolve(study)
+
+
 def memory(study: E6, scale: str) -> Artifact:
     """The memory terms of the main choice: rate, horizon, delta, segments, base, boundary, buffer, total (tokens)."""
     return _product(lambda: terms(study, resolve(study), study.main, study.scale(scale).segments), study, scale)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import polars as pl
 
 from fluidwait.artifacts.step import Artifact
-from fluidwait.stats.exponents import mean_interval
+from fluidwait.stats.metrics import mean_interval
 from fluidwait.studies.cases import run_cases
 from fluidwait.studies.e11 import E11
 from fluidwait.studies.scaling import recorded
@@ -37,7 +37,7 @@ def summarised(study: E11, runs: pl.DataFrame) -> pl.DataFrame:
     """
     rows = []
     for (key, thresholds, horizon), group in runs.group_by(["case", "thresholds", "zeta_t"], maintain_order=True):
-        gap = mean_interval(group["gap"].to_numpy())
+        gap = mean_interval(group["gap"].to_numpy())[:3]
         relative = [value / group["offered"][0] for value in gap]
         rows.append(
             {

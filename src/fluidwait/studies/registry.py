@@ -9,7 +9,7 @@ from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.models import parse
 from fluidwait.base.paths import project_root
 from fluidwait.base.yaml_files import load_yaml
-from fluidwait.studies.e6 import E6, resolve
+from fluidwait.studies.e6 import E6, check
 from fluidwait.studies.e11 import E11
 from fluidwait.studies.study import Study
 
@@ -17,11 +17,11 @@ MODELS: dict[str, type[Study]] = {"e6": E6, "e11": E11}
 """The model of each study, by its id."""
 
 
-def load_study(path_or_name: str | Path, wanted: type[Study] | None = None) -> Any:
+def load_study(path_or_name: str | Path) -> Any:
     """Read a study; a name without a suffix means ``config/studies/<name>.yaml``. Its ``id`` tells its kind.
 
     Raises:
-        ConfigError: the file is missing or wrong, or of another kind than ``wanted``.
+        ConfigError: the file is missing or wrong.
     """
     path = Path(path_or_name)
     if path.suffix != ".yaml":
@@ -31,9 +31,6 @@ def load_study(path_or_name: str | Path, wanted: type[Study] | None = None) -> A
         raise ConfigError(f"{path}: id: required key is missing (valid: {', '.join(MODELS)})")
     if not isinstance(data["id"], str) or data["id"] not in MODELS:
         raise ConfigError(f"{path}: id: '{data['id']}' is not a study{nearest(str(data['id']), list(MODELS))}")
-    if wanted is not None and MODELS[data["id"]] is not wanted:
-        (name,) = (name for name, model in MODELS.items() if model is wanted)
-        raise ConfigError(f"{path}: id: the command is for study '{name}', found '{data['id']}'")
     return parse(MODELS[data["id"]], data, path)
 
 
@@ -48,4 +45,4 @@ def check_study(name: str, study: Study, scale: str) -> None:
     study.scale(scale)
     style.check_words((case.label for case in getattr(study, "cases", {}).values()), f"study {name}: cases")
     if isinstance(study, E6):
-        resolve(study)
+        check(study)

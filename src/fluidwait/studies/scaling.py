@@ -19,7 +19,8 @@ import polars as pl
 from fluidwait.artifacts.step import Artifact
 from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.tables import column_names, load_table
-from fluidwait.stats.exponents import fit_exponent, mean_interval
+from fluidwait.stats.exponents import fit_exponent
+from fluidwait.stats.metrics import mean_interval
 from fluidwait.studies.cases import run_cases
 from fluidwait.studies.e11 import E11
 from fluidwait.studies.measure import QUANTITIES
@@ -70,7 +71,7 @@ def curves(study: E11, runs: pl.DataFrame) -> pl.DataFrame:
         case = study.cases[key]
         about = {"case": key, "label": case.label, "policy": case.policy, "slack": case.slack}
         for quantity in QUANTITIES:
-            mean, low, high = mean_interval(group[quantity].to_numpy())
+            mean, low, high = mean_interval(group[quantity].to_numpy())[:3]
             at = {"zeta_t": horizon, "iterations": group["iterations"][0]}
             rows.append(
                 about

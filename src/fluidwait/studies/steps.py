@@ -39,7 +39,8 @@ def study_steps(name: str, study: Study, scale: str) -> list[Step]:
 
 
 def _e6(name: str, study: E6, scale: str) -> list[Step]:
-    return [Step(MEMORY, (name,), {"scale": scale, "study": name}, (e6.memory(study, scale), e6.answers(study, scale)))]
+    products = (e6.memory(study, scale), e6.answers(study, scale))
+    return [Step(MEMORY, (name,), {"scale": scale, "study": name}, products, check=lambda: e6.check(study))]
 
 
 def _e11(name: str, study: E11, scale: str) -> list[Step]:

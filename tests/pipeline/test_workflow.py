@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+import projects
 from fluidwait.artifacts.verify import verify
-from fluidwait.base.paths import project_root
+from projects import environment
 
 pytest.importorskip("snakemake", reason="Snakemake is not installed (pip install 'fluidwait[workflow]')")
 
@@ -36,25 +37,14 @@ policies:
 
 
 def make_project(folder: Path) -> Path:
-    root = project_root()
-    for name in ("config", "data", "paper", "workflow"):
-        shutil.copytree(root / name, folder / name)
-    (folder / "profiles").symlink_to("workflow/profiles")
-    for name in ("Snakefile", "environment.yml"):
-        shutil.copy(root / name, folder / name)
+    projects.make_project(folder)
     (folder / "config" / "experiments" / "small.yaml").write_text(EXPERIMENT)
     return folder
 
 
 def command() -> list[str]:
     chosen = ["scale=tiny", "experiments=small", "studies=[]", "real=[]"]
-    # the profile's long timespan is for many jobs, and would let each of these small runs end seconds later
-    return [sys.executable, "-m", "snakemake", "--cores", "2", "--max-jobs-per-timespan", "100/1s", "--config", *chosen]
-
-
-def environment(project: Path) -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {"FLUIDWAIT_ROOT": str(project), "PATH": path}
+    return [*projects.SNAKEMAKE, "--config", *chosen]
 
 
 def snakemake(project: Path, *more: str) -> str:
@@ -164,6 +154,155 @@ def test_one_changed_setting_reruns_only_what_depends_on_it(project, tmp_path):
     assert "results/tiny/small/records/wait.parquet" in changed
     assert not {name for name in changed if "small_memory" in name}  # drawn with the others, but of Sarathi
     assert verify(copy / "results", copy) == []
+
+
+def planned(project: Path, source: Path | None = None) -> set[str]:
+    """The rules of the jobs that a dry run names, with the code in ``source`` instead of that tested here."""
+    done = subprocess.run(
+        [*command(), "--dry-run"],
+        cwd=project,
+        env=environment(project) | ({} if source is None else {"PYTHONPATH": str(source)}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return set(re.findall(r"^(?:local)?rule (\w+):$", done.stdout, re.MULTILINE))
+
+
+REPORTED = {"report", "appendix", "all"}  # they are of every result
+
+
+def test_a_changed_figure_runs_figures_only(project, tmp_path):
+    source = tmp_path / "src"
+    shutil.copytree(projects.CHECKOUT / "src", source)
+    assert planned(project, source) == set()
+    module = source / "fluidwait" / "experiments" / "figures" / "latency.py"
+    before = module.read_text()
+    module.write_text(before + "# changed\n")
+    assert planned(project, source) == {"figures_small"} | REPORTED
+    module.write_text(before)
+    shutil.copy(module, module.with_name("another.py"))  # a new kind, which no experiment names
+    assert planned(project, source) == set()
+
+
+def test_a_changed_label_simulates_nothing_again(project, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(project, copy, symlinks=True)
+    experiment = copy / "config" / "experiments" / "small.yaml"
+    experiment.write_text(experiment.read_text().replace("label: Sarathi}", "label: Another}"))
+    tables = {"summary", "parameters", "boundaries", "boundaries_figure"}
+    assert planned(copy) == {"figures_small"} | tables | REPORTED
+
+
+OWN_FIGURE = """from pathlib import Path
+
+import polars as pl
+from fluidwait.drawing import style
+from fluidwait.drawing.reading import shown
+
+INPUTS = ("peaks.csv",)
+
+
+def make(results, experiment):
+    table = pl.read_csv(Path(results) / "peaks.csv")
+    figure = style.new_figure(3.4, 2.0, [])
+    axes = style.add_axes(figure, 0.6, 0.4, 2.7, 1.5)
+    axes.bar(table["policy"], table["peak"])
+    return figure
+
+
+def caption(results, experiment):
+    return f"{shown(experiment, results).title}: largest latencies."
+"""
+OWN_TABLE = """import polars as pl
+
+INPUTS = ("metrics/{policy}.csv",)
+
+
+def table(setting, scale, results):
+    keys = list(setting.experiment.policies)
+    peaks = [pl.read_csv(results / "metrics" / f"{key}.csv")["p99_latency"].max() for key in keys]
+    return pl.DataFrame({"policy": keys, "peak": peaks})
+"""
+OWN = {"figures/mine.py": OWN_FIGURE, "tables/peaks.py": OWN_TABLE}
+
+
+def with_own_kinds(project: Path, folder: Path, **changed: str) -> Path:
+    """A copy of the project, whose experiment has a figure and a table of its own."""
+    shutil.copytree(project, folder, symlinks=True)
+    for name, text in (OWN | changed).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    experiment = folder / "config" / "experiments" / "small.yaml"
+    kinds = "figures: [latency, gap, memory, figures/mine.py]\ntables: [tables/peaks.py]"
+    experiment.write_text(experiment.read_text().replace("figures: [latency, gap, memory]", kinds))
+    return folder
+
+
+def test_a_users_own_figure_and_table_are_drawn(project, tmp_path):
+    copy = with_own_kinds(project, tmp_path / "copy")
+    assert planned(copy) == {"table_peaks", "figures_small"} | REPORTED
+    snakemake(copy)
+    assert (copy / "results/tiny/small/peaks.csv").read_text().startswith("policy,peak\nsarathi,")
+    for suffix in ("png", "pdf", "svg"):
+        assert (copy / f"figures/tiny/small_mine.{suffix}").stat().st_size > 1000
+    assert (copy / "figures/tiny/small_mine.txt").read_text() == "Small: largest latencies.\n"
+    assert planned(copy) == set()
+    for folder in ("results/tiny", "figures/tiny"):
+        assert verify(copy / folder, copy) == []
+    (copy / "tables/peaks.py").write_text(OWN_TABLE + "# changed\n")
+    assert planned(copy) == {"table_peaks", "figures_small"} | REPORTED
+    (copy / "tables/peaks.py").write_text(OWN_TABLE)
+    (copy / "figures/mine.py").write_text(OWN_FIGURE + "# changed\n")
+    assert planned(copy) == {"figures_small"} | REPORTED
+
+
+DRAWN = "a name that is not defined, when it is drawn"
+OWN_MISTAKES = {
+    "a name that is not defined, at once": (
+        "figures/mine.py",
+        ('("peaks.csv",)', "(PEAKS,)"),
+        "figures: figures/mine.py:7: NameError: name 'PEAKS' is not defined",
+    ),
+    "no Python": (
+        "tables/peaks.py",
+        ("    keys =", "    keys +"),
+        "tables: tables/peaks.py:7: SyntaxError: invalid syntax",
+    ),
+    DRAWN: (
+        "figures/mine.py",
+        ('axes.bar(table["policy"]', 'axes.bar(tabel["policy"]'),
+        "figures: figures/mine.py:14: NameError: name 'tabel' is not defined",
+    ),
+    "a column that is not there": (
+        "tables/peaks.py",
+        ("p99_latency", "p99"),
+        'tables: tables/peaks.py:8: ColumnNotFoundError: "p99" not found',
+    ),
+    "nothing that draws": (
+        "figures/mine.py",
+        ("def make(", "def draw("),
+        "figures: figures/mine.py: defines no 'make'",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", OWN_MISTAKES)
+def test_a_mistake_in_a_users_own_kind_is_one_line(mistake, project, tmp_path):
+    name, (old, new), told = OWN_MISTAKES[mistake]
+    assert old in OWN[name]
+    copy = with_own_kinds(project, tmp_path / "copy", **{name: OWN[name].replace(old, new)})
+    done = subprocess.run(
+        command(), cwd=copy, env=environment(copy), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode != 0
+    last = (done.stdout + done.stderr).rstrip().splitlines()[-1]
+    assert last.startswith("fluidwait: error: ") and told in last, done.stdout[-2000:] + done.stderr[-2000:]
+    assert not (copy / "figures/tiny/small_mine.png").exists()
+    assert (copy / "results/tiny/small/peaks.csv").exists() == (mistake == DRAWN)
 
 
 def test_killed_and_started_again_gives_the_same_bytes(project, tmp_path):
@@ -293,7 +432,7 @@ def test_the_reason_of_a_failed_job_is_the_last_that_is_said(tmp_path):
     )
     assert done.returncode != 0
     *_, rule, reason = done.stdout.rstrip().splitlines()
-    assert rule == "rule sweep failed (log: results/tiny/small/logs/sweep_sarathi.log)", done.stdout
+    assert rule == "rule sweep failed (log: results/tiny/logs/sweep/small.sarathi.log)", done.stdout
     assert reason.startswith("fluidwait: error: policies/late.py: requests stranded at t = ")
     assert not (project / "results" / "tiny" / "small" / "records" / "sarathi.parquet").exists()
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from fluidwait.base.errors import FluidwaitError
-from fluidwait.stats.exponents import exact_proportion, fit_exponent, log_slope, mean_interval
+from fluidwait.stats.exponents import exact_proportion, fit_exponent, log_slope
+from fluidwait.stats.metrics import mean_interval
 from fluidwait.studies.measure import horizons
 from fluidwait.studies.overflow import quantile_interval
 
@@ -82,7 +83,7 @@ def test_a_quantile_interval_covers_the_quantile():
 
 
 def test_a_mean_interval_is_the_t_interval():
-    mean, low, high = mean_interval(np.array([1.0, 2.0, 3.0]))
+    mean, low, high = mean_interval(np.array([1.0, 2.0, 3.0]))[:3]
     assert (mean, high - mean) == pytest.approx((2.0, 4.302652729911275 / np.sqrt(3)))
     assert mean - low == pytest.approx(high - mean)
     assert np.isnan(mean_interval(np.array([1.0]))[1])

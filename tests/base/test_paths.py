@@ -14,7 +14,7 @@ def test_root_is_the_variable_then_the_checkout_around_us_then_the_package(tmp_p
         folder.mkdir(parents=True)
     monkeypatch.delenv(ROOT_VARIABLE, raising=False)
     monkeypatch.chdir(inner)
-    assert project_root() == Path(__file__).resolve().parents[1]  # no Snakefile yet: not a checkout
+    assert project_root() == Path(__file__).resolve().parents[2]  # no Snakefile yet: not a checkout
     (checkout / "Snakefile").touch()
     assert project_root() == checkout
     monkeypatch.setenv(ROOT_VARIABLE, str(chosen))

@@ -16,7 +16,7 @@ jsonschema = pytest.importorskip(
     "jsonschema", reason="jsonschema is not installed; it comes with Snakemake (pip install 'fluidwait[workflow]')"
 )
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 KINDS = {"workloads": "workload", "experiments": "experiment", "real": "real", "paper": "claims"}
 FILES = [
     *sorted((CHECKOUT / "config").glob("*/*.yaml")),

@@ -106,6 +106,8 @@ set_up() {
     package_key=$(sha256sum <pyproject.toml)
     if ! is_current package-stamp "$package_key"; then
         pip_install --no-build-isolation --editable .
+        # Numba stumbles over machine code whose modules have been renamed since.
+        find src -name '*.nb[ic]' -delete
         echo "run.sh: compiling the simulator for every policy (half a minute, only this once)" >&2
         .venv/bin/fluidwait compile >/dev/null || echo "run.sh: not compiled now; the first runs will do it" >&2
         echo "$package_key" >.venv/package-stamp

@@ -42,7 +42,7 @@ sys.path.insert(0, str(ROOT / "tests" / "engines"))
 
 from engine_cases import A100, corner_case, in_vidur, prepared  # noqa: E402
 
-from fluidwait.base.config import FluidwaitError  # noqa: E402
+from fluidwait.base.errors import FluidwaitError  # noqa: E402
 from fluidwait.device.timing import TimeModel, linear  # noqa: E402
 from fluidwait.engines.simulator import LOG_COLUMNS, simulate  # noqa: E402
 from fluidwait.workload import Requests  # noqa: E402
@@ -216,7 +216,7 @@ def read_histogram(path: Path) -> None:
 
 
 def read_iterations(path: Path) -> None:
-    from fluidwait.device.calibration import calibrate_iterations
+    from fluidwait.device.iteration_times import calibrate_iterations
 
     out = path.parent / "made.yaml"
     calibrate_iterations(path, ROOT / "data" / "hardware" / "a100-80g_llama-2-7b.yaml", out)
@@ -230,7 +230,7 @@ def read_bundle(path: Path) -> None:
 
 
 def read_sidecar(path: Path) -> None:
-    from fluidwait.artifacts.provenance import verify
+    from fluidwait.artifacts.verify import verify
 
     path.rename(path.with_name("table.csv.json"))
     (path.parent / "table.csv").write_text("a\n1\n")
@@ -252,7 +252,8 @@ def _iterations() -> bytes:
 
 def _sidecar() -> bytes:
     """That of an artifact which was made just now."""
-    from fluidwait.artifacts.provenance import sidecar_path, write_artifact
+    from fluidwait.artifacts.sidecar import write_artifact
+    from fluidwait.base.files import sidecar_path
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "table.csv"
@@ -261,7 +262,7 @@ def _sidecar() -> bytes:
             lambda path, _: path.write_text("a\n1\n"),
             config={"rates": [1.0, float("inf")], "policy": {"name": "x"}},
             inputs=[ROOT / "config" / "workloads" / "p512d20.yaml"],
-            code=["fluidwait.base.config"],
+            code=["fluidwait.base.errors"],
             rule="fuzz",
         )
         return sidecar_path(out).read_bytes()
@@ -350,7 +351,7 @@ def one_command(seed: int, folder: Path) -> str:
     out = ODD_OUTPUTS[int(out)]
     arguments, writes = _arguments(g, work, out)
     environment, stdout = _environment(g)
-    command = [sys.executable, "-m", "fluidwait.cli", *arguments]
+    command = [sys.executable, "-m", "fluidwait", *arguments]
     done = subprocess.run(
         [b if isinstance(b, bytes) else os.fsencode(b) for b in command],
         cwd=work,

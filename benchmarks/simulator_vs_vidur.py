@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fluidwait.artifacts.provenance import write_text
+from fluidwait.base.files import write_text
 from fluidwait.device.hardware import load_hardware
 from fluidwait.engines import core
 from fluidwait.engines.simulator import simulate

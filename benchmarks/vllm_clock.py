@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT / "tests" / "engines" / "vllm_plugin"))
 import numpy as np  # noqa: E402
 
 from fluidwait.device.hardware import load_hardware  # noqa: E402
-from fluidwait.fluid import calibrated_boundary  # noqa: E402
+from fluidwait.fluid.calibrated import calibrated_boundary  # noqa: E402
 from fluidwait.workload import Workload, generate, length_law, load_workload  # noqa: E402
 
 A100 = load_hardware("a100-80g_llama-2-7b").time_model("profile")

@@ -16,19 +16,30 @@ import numpy as np
 import pytest
 
 from fluidwait import cli
-from fluidwait.artifacts.provenance import verify
+from fluidwait.artifacts.verify import verify
 from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.device.timing import linear
 from fluidwait.engines import core, simulator
+from fluidwait.fluid.question import ThresholdsFile
 from fluidwait.pipeline import schemas
 from fluidwait.policies import load_policy
+from fluidwait.policies.contract import Defaults
 from fluidwait.workload import Requests
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-PAGES = ("adding-a-policy.md", "adding-a-workload.md", "adding-hardware.md", "claims.md")
+PAGES = (
+    "adding-a-claim.md",
+    "adding-a-figure.md",
+    "adding-a-policy.md",
+    "adding-a-table.md",
+    "adding-a-workload.md",
+    "adding-an-experiment.md",
+    "adding-hardware.md",
+    "claims.md",
+)
 
 FENCE = re.compile(r"^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE_NAME = re.compile(r"`(?P<path>[^`\n]+)`:\n\n\Z")  # the line above a block that is a file
+FILE_NAME = re.compile(r"(?P<more>At the end of )?`(?P<path>[^`\n]+)`:\n\n\Z")  # above a block that is a file
 COMMAND = re.compile(r"^\$ (?P<line>.*)\n(?P<output>(?:(?!\$ ).*\n?)*)", re.MULTILINE)
 
 
@@ -53,7 +64,8 @@ def follow(text: str, project: Path, run) -> int:
         if name:
             path = project / name["path"]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block["body"])
+            before = path.read_text() if name["more"] else ""
+            path.write_text(before + block["body"])
         elif block["language"] == "console":
             for command in COMMAND.finditer(block["body"]):
                 run(command["line"], command["output"])
@@ -85,6 +97,12 @@ def test_a_page_does_what_it_says(page, project, capsys):
     assert follow(text, project, run) >= 3
     if page == "adding-a-policy.md":
         check_the_policy_of_the_page(project)
+    if page == "adding-a-figure.md":
+        check_the_figure_of_the_page(project)
+    if page == "adding-a-table.md":
+        table = (project / "results" / "quick" / "long_prompts" / "tail.csv").read_text().splitlines()
+        assert table[0] == "policy,rate,p99_over_mean" and len(table) == 1 + 2 * 2
+        assert all(float(line.split(",")[2]) > 1 for line in table[1:])
 
 
 def snakemake(arguments: list[str], project: Path) -> subprocess.CompletedProcess:
@@ -137,11 +155,29 @@ def check_the_policy_of_the_page(project: Path) -> None:
     assert last == f"fluidwait: error: experiment batching: policies.batch_of_16: {expected}"
 
 
+def check_the_figure_of_the_page(project: Path) -> None:
+    """It is drawn with its caption, and another caption draws it again and nothing else."""
+    caption = (project / "figures" / "quick" / "long_prompts_first_token.txt").read_text()
+    assert caption.startswith("Token budgets of Sarathi with long prompts. Mean time to first token")
+    kind = project / "plots" / "first_token.py"
+    kind.write_text(kind.read_text().replace("Mean time to first token against", "Time to first token against"))
+    target = "figures/quick/long_prompts_first_token.png"
+    arguments = ["--config", "scale=quick", "experiments=long_prompts", "studies=", "real="]
+    planned = snakemake(["-n", "--quiet", "progress", "--cores", "1", target, *arguments], project).stdout
+    assert set(re.findall(r"^rule (\w+):", planned, re.MULTILINE)) == {"figures_long_prompts"}, planned[-3000:]
+
+
 def test_every_command_of_the_pages_is_in_a_block_that_runs():
     """A command in running text would go untested."""
     for page in (CHECKOUT / "docs").glob("*.md"):
         outside = FENCE.sub("", page.read_text())
         assert not re.search(r"^\s*\$? ?fluidwait \w+ -", outside, re.MULTILINE), page.name
+
+
+def test_the_page_on_policies_names_every_function_of_the_contract():
+    text = (CHECKOUT / "docs" / "adding-a-policy.md").read_text()
+    known = {name for name in vars(Defaults) if not name.startswith("_")} | {"prepare"}
+    assert set(re.findall(r"^\| `(\w+)\(", text, re.MULTILINE)) == known
 
 
 def links(page: Path) -> list[str]:
@@ -171,7 +207,7 @@ def test_the_configuration_readme_explains_every_key():
     text = (CHECKOUT / "config" / "README.md").read_text()
     explained = set(re.findall(r"`(?:timing\.)?(\w+)`", text)) | {"timing"}
     known = {key for schema in schemas.schemas().values() for key in keys_of(schema)}
-    known |= set(cli.ThresholdsFile.model_fields)
+    known |= set(ThresholdsFile.model_fields)
     assert known - explained == set()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import write_artifact
+from fluidwait.artifacts.sidecar import write_artifact
 from fluidwait.claims.claim import load_claims
 from fluidwait.claims.select import files
 from fluidwait.experiments.experiment import Experiment, load_experiment

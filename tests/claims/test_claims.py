@@ -12,9 +12,10 @@ import pytest
 from evidence_files import make_project
 
 from fluidwait import cli
-from fluidwait.artifacts.provenance import ALTERED, sidecar_path, verify
+from fluidwait.artifacts.verify import ALTERED, verify
+from fluidwait.base.files import sidecar_path
 from fluidwait.base.paths import ROOT_VARIABLE
-from fluidwait.claims import scorecard, words
+from fluidwait.claims import scorecard, sentences
 from fluidwait.claims.claim import load_claims
 from fluidwait.claims.evidence import Evidence
 from fluidwait.claims.judge import VERDICTS, judge
@@ -81,7 +82,7 @@ def test_the_command_writes_what_it_shows_and_nothing_contradicts_itself(project
         for check, row in zip(claim.checks, told["checks"], strict=True):
             if row["holds"] is not None:
                 assert row["artifact"] and all(len(digest) == 64 for digest in row["sha256"])
-                assert words.contradictions(row["sentence"], check) == []
+                assert sentences.contradictions(row["sentence"], check) == []
     table = pl.read_csv(project / "results/paper/scorecard.csv")
     assert table["verdict"].to_list() == [claim["verdict"] for claim in data]
     page = (project / "results/paper/scorecard.md").read_text()
@@ -118,12 +119,12 @@ def test_another_devices_numbers_stand_beside_a_claim_that_they_do_not_decide(pr
     table = project / "data" / "gpu" / "h200" / "time_model.csv"
     table.write_text("mape,r_squared,error_256\n2.5,0.98,5.0\n")
     judged = judge(claim, Evidence("paper"))
-    said = words.explanation(judged)
+    said = sentences.explanation(judged)
     assert judged.verdict == "not testable here" and "No recording a100*" in said
     assert "another device, h200: mean absolute error of the linear model 2.5 %" in said and "0.98" in said
     assert "data/gpu/h200/time_model.csv" in files([claim], "paper")
     table.unlink()
-    assert "h200" not in words.explanation(judge(claim, Evidence("paper")))
+    assert "h200" not in sentences.explanation(judge(claim, Evidence("paper")))
 
 
 # --- evidence that is not what it says -----------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fluidwait.base.config import ConfigError, parse
-from fluidwait.claims import words
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import parse
+from fluidwait.claims import sentences
 from fluidwait.claims.claim import Check, Claim, Expect, Remedy
 from fluidwait.claims.judge import Outcome, Point, _points, holds, judge, measure, query, verdict
 
@@ -158,7 +159,7 @@ def test_a_claim_is_not_reproduced_by_the_one_check_of_two_that_has_evidence():
     both = claim({"where": "rate = 1"}, {"where": "rate = 9"}, remedies=[{"setting": "s", "experiments": {"e1": "no"}}])
     found = judge(both, Files(**{"metrics/wait.csv": runs({1.0: [1.0, 1.0]})}))
     assert (found.verdict, found.trials) == ("partly", [])  # and no remedy is tried for want of evidence
-    assert words.explanation(found).startswith("1 of 2 checks hold, 1 without evidence at this scale; ")
+    assert sentences.explanation(found).startswith("1 of 2 checks hold, 1 without evidence at this scale; ")
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), float("inf"), float("-inf")])

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.device.timing import TimeModel, linear
 from fluidwait.engines import core
 from fluidwait.engines.core import EngineError
 from fluidwait.engines.simulator import simulate
-from fluidwait.fluid import wait_thresholds
+from fluidwait.fluid.thresholds import wait_thresholds
 from fluidwait.policies import load_policy
 from fluidwait.stats.metrics import check_littles_law
 from fluidwait.workload import LengthLaw

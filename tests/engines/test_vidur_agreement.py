@@ -23,7 +23,7 @@ from engine_cases import (
     simulated,
 )
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.device.timing import TimeModel, linear
 from fluidwait.engines import core, simulator, vidur
 from fluidwait.engines.core import EngineError

@@ -5,23 +5,26 @@ from __future__ import annotations
 import re
 from functools import cache
 
+import making
 import numba
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_stability import batch_server, single_server
 
-from fluidwait.artifacts.provenance import read_sidecar, verify
-from fluidwait.base.config import ConfigError, parse
+from fluidwait.artifacts.sidecar import read_sidecar
+from fluidwait.artifacts.verify import verify
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import parse
 from fluidwait.base.paths import project_root
-from fluidwait.experiments import bisection, boundaries, summary, sweep
+from fluidwait.experiments import bisection, boundaries
 from fluidwait.experiments.bisection import CRITICAL, crossing, lambda_star, nearest_winner
 from fluidwait.experiments.experiment import Experiment, load_experiment
 from fluidwait.experiments.setting import resolve
 from fluidwait.stats.metrics import mean_interval
 from fluidwait.stats.stability import MARGIN, drift, fitted_rate
+from queue_laws import batch_server, single_server
 
 N = 4000
 SETS, REPLICATIONS = 30, 10
@@ -182,17 +185,17 @@ def small():
 def made(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "tiny" / "small"
     tuning = folder / "tuning" / "tuned.csv"
-    sweep.tune(small, "tuned", "tiny", tuning)
+    making.tune(small, "tuned", "tiny", tuning)
     metrics, searched = {}, {}
     for key in small.policies:
         chosen = tuning if key == "tuned" else None
         records = folder / "records" / f"{key}.parquet"
-        sweep.sweep(small, key, "tiny", records, chosen)
+        making.sweep(small, key, "tiny", records, chosen)
         metrics[key], searched[key] = folder / "metrics" / f"{key}.csv", folder / "boundary" / f"{key}.csv"
-        summary.metrics(small, records, metrics[key])
-        bisection.boundary(small, key, "tiny", searched[key], chosen)
-    boundaries.stability(small, metrics, folder / "stability.csv", searched)
-    boundaries.boundaries([(small, folder / "stability.csv")], folder.parent / "boundaries.csv")
+        making.metrics(small, records, metrics[key])
+        making.boundary(small, key, "tiny", searched[key], chosen)
+    making.stability(small, metrics, folder / "stability.csv", searched)
+    making.boundaries([(small, folder / "stability.csv")], folder.parent / "boundaries.csv")
     return folder
 
 
@@ -229,7 +232,7 @@ def test_shares_are_of_one_fluid_bound_per_experiment(made, small):
 def test_artifacts_verify_and_come_out_the_same_again(made, small, tmp_path):
     assert verify(made.parent) == []
     again = tmp_path / "again.csv"
-    bisection.boundary(small, "wait", "tiny", again)
+    making.boundary(small, "wait", "tiny", again)
     assert again.read_bytes() == (made / "boundary" / "wait.csv").read_bytes()
     sidecar = read_sidecar(again)
     assert (sidecar.config["requests"], sidecar.config["seed"], sidecar.config["low"]) == (1000, 2001, 16.0)
@@ -246,7 +249,7 @@ def test_a_replication_without_a_boundary_leaves_it_empty(made, small, tmp_path)
     searched = tmp_path / "sarathi.csv"
     searched.write_text("replication,lambda_star\n0,24.0\n1,\n2,24.1\n")
     out = tmp_path / "stability.csv"
-    boundaries.stability(small, {"sarathi": made / "metrics" / "sarathi.csv"}, out, {"sarathi": searched})
+    making.stability(small, {"sarathi": made / "metrics" / "sarathi.csv"}, out, {"sarathi": searched})
     row = pl.read_csv(out).row(0, named=True)
     assert (row["lambda_star"], row["lambda_star_low"], row["replications"]) == (None, None, 3)
 
@@ -254,9 +257,9 @@ def test_a_replication_without_a_boundary_leaves_it_empty(made, small, tmp_path)
 def test_without_a_search_only_the_grid_is_known(made, small, tmp_path):
     plain = small.model_copy(update={"boundary": None})
     searched, out = tmp_path / "sarathi.csv", tmp_path / "stability.csv"
-    bisection.boundary(plain, "sarathi", "tiny", searched)
+    making.boundary(plain, "sarathi", "tiny", searched)
     assert searched.read_text() == "replication,lambda_star\n"
-    boundaries.stability(plain, {"sarathi": made / "metrics" / "sarathi.csv"}, out, {"sarathi": searched})
+    making.stability(plain, {"sarathi": made / "metrics" / "sarathi.csv"}, out, {"sarathi": searched})
     row = pl.read_csv(out).row(0, named=True)
     assert row["lambda_star"] is None
     assert row["grid_lambda_star"] is not None
@@ -287,7 +290,7 @@ def test_without_a_constant_rate_a_search_is_refused(small, tmp_path):
     )
     wave = small.model_copy(update={"workload": str(workload)})
     with pytest.raises(ConfigError, match=r"^experiment small: boundary: arrivals 'piecewise' have no constant rate"):
-        bisection.boundary(wave, "wait", "tiny", tmp_path / "x.csv")
+        making.boundary(wave, "wait", "tiny", tmp_path / "x.csv")
     assert list(tmp_path.iterdir()) == [workload]
 
 

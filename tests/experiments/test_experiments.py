@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from fluidwait.base.config import ConfigError, load_yaml, parse
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import parse
 from fluidwait.base.paths import project_root
-from fluidwait.experiments import jobs
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.experiments.experiment import RateRange, load_experiment
-from fluidwait.experiments.figures import KINDS
+from fluidwait.experiments.kinds import figure_kinds
 from fluidwait.experiments.setting import resolve
+from fluidwait.experiments.steps import tuned
+from fluidwait.pipeline import plan as plans
+from projects import plan_of
 
 NAMES = sorted(path.stem for path in (project_root() / "config" / "experiments").glob("*.yaml"))
 
@@ -18,7 +22,7 @@ NAMES = sorted(path.stem for path in (project_root() / "config" / "experiments")
 def test_every_policy_of_every_experiment_can_be_prepared(name):
     experiment = load_experiment(name)
     assert experiment.id == name
-    assert set(experiment.figures) <= set(KINDS)
+    assert [kind.name for kind in figure_kinds(experiment)] == experiment.figures
     setting = resolve(experiment)
     for scale in ("quick", "paper"):
         first, *_, last = experiment.rates_at(scale)
@@ -43,18 +47,20 @@ def test_the_workflow_makes_every_experiment_that_ships():
 
 def test_a_key_is_tuned_in_every_experiment_or_in_none(monkeypatch):
     """The workflow chooses the rule that makes a policy's results by its key."""
-    assert jobs.tuned_keys(NAMES) and all(key.endswith("tuned") for key in jobs.tuned_keys(NAMES))
+    keys = {key for name in NAMES for key in tuned(load_experiment(name))}
+    assert keys and all(key.endswith("tuned") for key in keys)
+    assert {"sweep", "tuned_sweep"} <= set(plan_of("quick", NAMES).rules())
     other = load_experiment("e2")
     plain = {key: entry.model_copy(update={"grid": None}) for key, entry in other.policies.items()}
     monkeypatch.setattr(
-        jobs,
-        "experiment",
+        plans,
+        "load_experiment",
         lambda name: other.model_copy(update={"policies": plain}) if name == "e2" else load_experiment(name),
     )
     with pytest.raises(
         ConfigError, match=r"^experiment e2: policies.sarathi_tuned: no grid here, but one in experiment e1"
     ):
-        jobs.tuned_keys(["e1", "e2"])
+        plan_of("quick", ["e1", "e2"]).rules()
 
 
 def test_a_range_without_end_is_refused():

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import making
 import numpy as np
 import polars as pl
 import pytest
 
-from fluidwait.artifacts.provenance import verify
 from fluidwait.artifacts.records import iter_runs
-from fluidwait.base.config import ConfigError, parse
+from fluidwait.artifacts.verify import verify
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import parse
 from fluidwait.base.paths import project_root
-from fluidwait.experiments import audit, boundaries, summary, sweep
+from fluidwait.experiments import audit
 from fluidwait.experiments.experiment import Experiment, load_experiment
 from fluidwait.experiments.setting import resolve
 from fluidwait.stats.metrics import run_metrics
@@ -40,10 +42,10 @@ def long() -> Experiment:
 def made(long, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     records, metrics = folder / "records" / "sarathi.parquet", {"sarathi": folder / "metrics" / "sarathi.csv"}
-    sweep.sweep(long, "sarathi", "tiny", records)
-    summary.metrics(long, records, metrics["sarathi"])
-    summary.summary(long, metrics, folder / "summary.csv")
-    boundaries.stability(long, metrics, folder / "stability.csv")
+    making.sweep(long, "sarathi", "tiny", records)
+    making.metrics(long, records, metrics["sarathi"])
+    making.summary(long, metrics, folder / "summary.csv")
+    making.stability(long, metrics, folder / "stability.csv")
     return folder
 
 
@@ -82,7 +84,7 @@ def test_stability_is_judged_by_the_longest_runs(made, long, tmp_path):
     runs = pl.read_csv(made / "metrics" / "sarathi.csv")
     path = tmp_path / "sarathi.csv"
     runs.with_columns(stable=(pl.col("requests") == 120) & (pl.col("rate") == 12)).write_csv(path)
-    boundaries.stability(long, {"sarathi": path}, tmp_path / "stability.csv")
+    making.stability(long, {"sarathi": path}, tmp_path / "stability.csv")
     assert pl.read_csv(tmp_path / "stability.csv")["grid_lambda_star"].to_list() == [12.0]
 
 
@@ -133,7 +135,7 @@ def test_decode_only_serving_computes_no_prompt(tmp_path):
     for name, experiment in (("decode", decode), ("serving", serving)):
         for key in ("sarathi", "wait"):
             records = tmp_path / name / f"{key}.parquet"
-            sweep.sweep(experiment, key, "tiny", records)
+            making.sweep(experiment, key, "tiny", records)
             (run,) = iter_runs(records)
             latency[name, key] = run_metrics(run.columns).mean_latency
     setting = resolve(decode)

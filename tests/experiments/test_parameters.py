@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import making
 import polars as pl
 import pytest
 
-from fluidwait.artifacts.provenance import verify
+from fluidwait.artifacts.verify import verify
 from fluidwait.base.paths import project_root
 from fluidwait.experiments import parameters
 from fluidwait.experiments.experiment import load_experiment
@@ -15,7 +16,7 @@ NAMES = ("e2", "e3_tight", "e3_tight_recompute", "e8")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     out = tmp_path_factory.mktemp("results") / "parameters.csv"
-    parameters.parameters([load_experiment(name) for name in NAMES], "paper", out)
+    making.parameters([load_experiment(name) for name in NAMES], "paper", out)
     return out
 
 
@@ -61,7 +62,7 @@ def test_values(table):
 
 def test_the_same_bytes_again_and_nothing_to_complain_of(made, tmp_path):
     again = tmp_path / "parameters.csv"
-    parameters.parameters([load_experiment(name) for name in NAMES], "paper", again)
+    making.parameters([load_experiment(name) for name in NAMES], "paper", again)
     assert again.read_bytes() == made.read_bytes()
     assert verify(made.parent, project_root()) == []
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import re
 
+import making
 import numpy as np
 import polars as pl
 import pytest
 
 from fluidwait.base.paths import project_root
 from fluidwait.engines.simulator import simulate
-from fluidwait.experiments import reference, replay
+from fluidwait.experiments import replay
 from fluidwait.experiments.experiment import load_experiment
 from fluidwait.experiments.setting import resolve
+from fluidwait.experiments.tables import reference
 from fluidwait.policies import load_policy
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> pl.DataFrame:
     out = tmp_path_factory.mktemp("reference") / "reference.csv"
-    reference.reference(load_experiment("e1"), "paper", out)
+    making.table(load_experiment("e1"), "reference", "paper", out)
     return pl.read_csv(out)
 
 

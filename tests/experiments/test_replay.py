@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
 from fluidwait.device.timing import BatchSums, iteration_time
 from fluidwait.engines.simulator import simulate
-from fluidwait.experiments import reference, replay
+from fluidwait.experiments import replay
 from fluidwait.experiments.experiment import load_experiment
 from fluidwait.experiments.setting import resolve
+from fluidwait.experiments.tables import reference
 from fluidwait.policies import load_policy
 from fluidwait.workload import Requests
 

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
+import making
 import numpy as np
 import polars as pl
 import pytest
 import yaml
 
-from fluidwait.artifacts.provenance import read_sidecar
 from fluidwait.artifacts.records import iter_runs
-from fluidwait.base.config import ConfigError, parse
+from fluidwait.artifacts.sidecar import read_sidecar
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import parse
+from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.cli import main
-from fluidwait.experiments import audit, boundaries, draw, fluid_tables, summary, sweep
+from fluidwait.experiments import audit, drawing
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.figures import latency
+from fluidwait.experiments.kinds import figure_kind
 from fluidwait.experiments.setting import check_requests, resolve
+from projects import CHECKOUT
 
 FIXED = {"kind": "fixed", "prompt": 512, "output": 20}
 SEGMENTS = [{"until": 6, "rate": 5}, {"until": 12, "rate": 15}]
@@ -64,12 +70,12 @@ def made(own: Experiment, folder):
     """Everything that the latency figure reads, made as the workflow makes it."""
     tables = {}
     for key in own.policies:
-        sweep.sweep(own, key, "tiny", folder / "records" / f"{key}.parquet")
+        making.sweep(own, key, "tiny", folder / "records" / f"{key}.parquet")
         tables[key] = folder / "metrics" / f"{key}.csv"
-        summary.metrics(own, folder / "records" / f"{key}.parquet", tables[key])
-    summary.summary(own, tables, folder / "summary.csv")
-    boundaries.stability(own, tables, folder / "stability.csv")
-    fluid_tables.thresholds(own, "tiny", folder / "thresholds.csv")
+        making.metrics(own, folder / "records" / f"{key}.parquet", tables[key])
+    making.summary(own, tables, folder / "summary.csv")
+    making.stability(own, tables, folder / "stability.csv")
+    making.thresholds(own, "tiny", folder / "thresholds.csv")
     return list(iter_runs(folder / "records" / "sarathi.parquet"))
 
 
@@ -80,12 +86,12 @@ def assert_no_boundary(own: Experiment, folder) -> str:
         assert table["stable"].null_count() == table["drift"].null_count() == table.height
     table = pl.read_csv(folder / "stability.csv")
     assert table["grid_lambda_star"].null_count() == table["lambda_star"].null_count() == table.height
-    about = draw.described(own, "tiny", "latency")
-    (figure,) = latency.make(folder, about).values()
+    about = drawing.described(resolve(own), "tiny", figure_kind("latency"))
+    figure = latency.make(folder, about)
     panel = figure.axes[2]
     assert [text.get_text() for text in panel.texts if "none" in text.get_text()] == ["none: the rate changes"] * 2
     assert not {line.get_label() for line in panel.lines} & set(own.policies)  # no marker of λ*
-    caption = latency.caption(folder, about)["own_latency"]
+    caption = latency.caption(folder, about)
     assert "The rate of the arrivals changes, so there is no λ*" in caption
     return caption
 
@@ -113,7 +119,7 @@ def test_thresholds_and_fluid_bound_of_a_profile_are_those_of_its_mean_rate(work
         setting = resolve(own)
         assert setting.context(8.0).rate == 8.0
         out = tmp_path / f"{arrivals['process']}.csv"
-        fluid_tables.thresholds(own, "tiny", out)
+        making.thresholds(own, "tiny", out)
         tables.append(out.read_bytes())
     assert tables[0] == tables[1]
 
@@ -271,7 +277,7 @@ def assert_refused(own: Experiment, folder, message: str) -> None:
     assert "\n" not in str(error.value)
     key = next(iter(own.policies))
     with pytest.raises(ConfigError):
-        sweep.sweep(own, key, "tiny", folder / "out.parquet")
+        making.sweep(own, key, "tiny", folder / "out.parquet")
     assert not list(folder.glob("out*"))
 
 
@@ -297,35 +303,34 @@ COMMANDS = {
     "simulate": ONE_RUN,
     "vidur": [*ONE_RUN, "--engine", "vidur"],
     "paper": [*ONE_RUN, "--semantics", "paper"],
-    "sweep": [
-        "experiment", "sweep", "{e}", "sarathi", "--scale", "tiny", "--out", "{out}", "--metrics", "{out}.m",
-        "--boundary", "{out}.b",
-    ],
-    "audit": ["experiment", "audit", "{e}", "--scale", "tiny", "--out", "{out}"],
+    "sweep": ["make", "sweep/own/sarathi", "--scale", "tiny"],
+    "audit": ["make", "audit/own", "--scale", "tiny"],
+    "all thresholds": ["make", "thresholds", "--scale", "tiny", "--only", "own"],
     "thresholds of an experiment": ["thresholds", "{e}", "--json", "{out}"],
     "thresholds": ["thresholds", "{q}", "--json", "{out}"],
-    "study": ["study", "memory", "{s}", "--scale", "quick", "--out", "{out}", "--answers", "{out}.a"],
-}  # fmt: skip
+    "study": ["make", "study_memory/long", "--scale", "quick"],
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_requests_longer_than_the_model_takes_are_refused_by_every_command(workload, tmp_path, capsys, command):
+def test_requests_longer_than_the_model_takes_are_refused_by_every_command(
+    workload, tmp_path, monkeypatch, capsys, command
+):
     """A model of 4,096 tokens served requests of 14,050."""
     w = workload({"kind": "fixed", "prompt": 14_000, "output": 50}, process="poisson")
-    files = {"e": tmp_path / "e.yaml", "q": tmp_path / "q.yaml", "s": tmp_path / "s.yaml", "out": tmp_path / "out"}
+    project = tmp_path / "project"
+    shutil.copytree(CHECKOUT / "config", project / "config")
+    shutil.copytree(CHECKOUT / "data" / "hardware", project / "data" / "hardware")
+    monkeypatch.setenv(ROOT_VARIABLE, str(project))
+    e, s = project / "config/experiments/own.yaml", project / "config/studies/long.yaml"
+    files = {"e": e, "q": tmp_path / "q.yaml", "out": tmp_path / "out"}
     own = experiment(w)
     files["e"].write_text(yaml.safe_dump(json.loads(own.model_dump_json(exclude_none=True))))
     files["q"].write_text(yaml.safe_dump({"hardware": own.hardware, "workload": str(w), "rates": [1.0]}))
-    study = yaml.safe_load((project_file("config/studies/e6.yaml")).read_text())
-    files["s"].write_text(yaml.safe_dump(study | {"workload": str(w)}))
-    before = set(tmp_path.iterdir())
+    study = yaml.safe_load(s.with_name("e6.yaml").read_text())
+    s.write_text(yaml.safe_dump(study | {"workload": str(w)}))
+    before = set(tmp_path.rglob("*"))
     assert main([part.format(w=w, **files) for part in COMMANDS[command]]) == 2
     said = capsys.readouterr().err
     assert LONG in said.replace("\n", " ") and said.count("\n") == 1
-    assert set(tmp_path.iterdir()) == before
-
-
-def project_file(name: str):
-    from fluidwait.base.paths import project_root
-
-    return project_root() / name
+    assert set(tmp_path.rglob("*")) == before

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 
+import making
 import numpy as np
 import polars as pl
 import pytest
 
-from fluidwait.artifacts.provenance import read_sidecar, verify
 from fluidwait.artifacts.records import iter_runs
-from fluidwait.base.config import ConfigError, parse
+from fluidwait.artifacts.sidecar import read_sidecar
+from fluidwait.artifacts.verify import verify
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import parse
 from fluidwait.base.paths import project_root
 from fluidwait.device.timing import TimeModel
-from fluidwait.experiments import audit, boundaries, fluid_tables, reference, summary, sweep
+from fluidwait.experiments import audit, boundaries, sweep
 from fluidwait.experiments.experiment import Experiment, load_experiment
 from fluidwait.experiments.setting import resolve
 from fluidwait.stats.metrics import run_metrics
@@ -47,15 +50,15 @@ def small() -> Experiment:
 def made(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     tuning = folder / "tuning" / "tuned.csv"
-    sweep.tune(small, "tuned", "tiny", tuning)
+    making.tune(small, "tuned", "tiny", tuning)
     tables = {}
     for key in small.policies:
         records = folder / "records" / f"{key}.parquet"
-        sweep.sweep(small, key, "tiny", records, tuning if key == "tuned" else None)
+        making.sweep(small, key, "tiny", records, tuning if key == "tuned" else None)
         tables[key] = folder / "metrics" / f"{key}.csv"
-        summary.metrics(small, records, tables[key])
-    summary.summary(small, tables, folder / "summary.csv")
-    boundaries.stability(small, tables, folder / "stability.csv")
+        making.metrics(small, records, tables[key])
+    making.summary(small, tables, folder / "summary.csv")
+    making.stability(small, tables, folder / "stability.csv")
     return folder
 
 
@@ -121,14 +124,14 @@ def test_artifacts_verify_and_name_their_configuration(made):
 
 def test_the_same_bytes_again(made, small, tmp_path):
     again = tmp_path / "again.parquet"
-    sweep.sweep(small, "wait", "tiny", again)
+    making.sweep(small, "wait", "tiny", again)
     assert again.read_bytes() == (made / "records" / "wait.parquet").read_bytes()
 
 
 def test_audit_repeats_at_least_its_share_of_every_policy_and_agrees(made, small, tmp_path):
     pytest.importorskip("vidur", reason="Vidur is not installed (pip install 'fluidwait[vidur]')")
     out = tmp_path / "audit.csv"
-    audit.audit(small, "tiny", out, {"tuned": made / "tuning" / "tuned.csv"})
+    making.audit(small, "tiny", out, {"tuned": made / "tuning" / "tuned.csv"})
     table = pl.read_csv(out)
     assert table["policy"].unique(maintain_order=True).to_list() == list(small.policies)
     assert table.group_by("policy").len()["len"].min() >= small.audit_share * 4
@@ -147,7 +150,7 @@ def test_audit_fails_when_the_engines_differ(made, small, tmp_path, monkeypatch)
     )
     out = tmp_path / "audit.csv"
     with pytest.raises(audit.AuditError, match=r"small, sarathi, rate .*: simulator and Vidur differ by 2e-09 s"):
-        audit.audit(small, "tiny", out, {"tuned": made / "tuning" / "tuned.csv"})
+        making.audit(small, "tiny", out, {"tuned": made / "tuning" / "tuned.csv"})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -156,7 +159,7 @@ def test_reference_columns_and_distances(small, tmp_path):
         update={"scales": {"tiny": parse(Experiment, SMALL, "x").scales["tiny"]}}
     )
     out = tmp_path / "reference.csv"
-    reference.reference(experiment, "tiny", out)
+    making.table(experiment, "reference", "tiny", out)
     table = pl.read_csv(out)
     assert table.height == 26
     assert np.allclose(table["exact_distance"], table["exact"] / table["published"] - 1)
@@ -224,7 +227,7 @@ def test_a_wrong_setting_names_experiment_policy_and_key(small):
 
 def test_thresholds_table_curve_and_boundary_agree(small, tmp_path):
     out = tmp_path / "thresholds.csv"
-    fluid_tables.thresholds(small, "tiny", out)
+    making.thresholds(small, "tiny", out)
     whole = json.loads(out.with_suffix(".json").read_text())
     table = pl.read_csv(out)
     assert table["rate"].to_list() == [12.0, 24.0]
@@ -252,5 +255,5 @@ def test_a_seed_set_is_the_same_scale_on_other_requests(small):
 def test_a_scale_without_an_audit_leaves_an_empty_table(small, tmp_path):
     scales = {"tiny": small.scale("tiny").model_copy(update={"audit_requests": 0})}
     out = tmp_path / "audit.csv"
-    audit.audit(small.model_copy(update={"scales": scales}), "tiny", out)
+    making.audit(small.model_copy(update={"scales": scales}), "tiny", out)
     assert pl.read_csv(out).columns == list(audit.SCHEMA) and pl.read_csv(out).is_empty()

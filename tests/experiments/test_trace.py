@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import making
 import numpy as np
 import polars as pl
 import pytest
@@ -7,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fluidwait.artifacts.provenance import verify
 from fluidwait.artifacts.records import iter_runs
-from fluidwait.base.config import ConfigError, parse
+from fluidwait.artifacts.verify import verify
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import parse
 from fluidwait.base.paths import project_root
-from fluidwait.experiments import sweep, trace
+from fluidwait.experiments import trace
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import resolve
 
@@ -40,8 +42,8 @@ def tight() -> Experiment:
 @pytest.fixture(scope="module")
 def made(tight, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
-    trace.trace(tight, "sarathi", "tiny", folder / "trace.csv")
-    sweep.sweep(tight, "sarathi", "tiny", folder / "records.parquet")
+    making.trace(tight, "sarathi", "tiny", folder / "trace.csv")
+    making.sweep(tight, "sarathi", "tiny", folder / "records.parquet")
     return folder
 
 
@@ -66,7 +68,7 @@ def test_the_trace_is_of_the_run_in_the_records(made, tight):
 
 
 def test_the_same_bytes_again_and_nothing_to_complain_of(made, tight, tmp_path):
-    trace.trace(tight, "sarathi", "tiny", tmp_path / "again.csv")
+    making.trace(tight, "sarathi", "tiny", tmp_path / "again.csv")
     assert (tmp_path / "again.csv").read_bytes() == (made / "trace.csv").read_bytes()
     assert verify(made, project_root()) == []
 
@@ -87,7 +89,7 @@ def test_thinning_loses_no_extreme(values, buckets):
 
 def test_mistakes_are_one_line(tight, tmp_path):
     with pytest.raises(ConfigError, match=r"^experiment tight: traces: none of policy 'vllm_v1'$"):
-        trace.trace(tight, "vllm_v1", "tiny", tmp_path / "trace.csv")
+        making.trace(tight, "vllm_v1", "tiny", tmp_path / "trace.csv")
     wrong = TIGHT | {"traces": {"rates": [1], "policies": ["sarati"]}}
     with pytest.raises(ConfigError, match=r"traces.policies: no policy 'sarati' \(did you mean 'sarathi'\?\)$"):
         parse(Experiment, wrong, "x.yaml")
@@ -107,7 +109,7 @@ def test_a_tuned_policy_is_not_traced_untuned(tmp_path):
     )
     message = r"^experiment tight: traces.rates: s is not tuned at 2.5 requests/s \(nearest valid value: 3\)$"
     with pytest.raises(ConfigError, match=message):
-        trace.trace(own, "s", "tiny", tmp_path / "trace.csv", tuning)
+        making.trace(own, "s", "tiny", tmp_path / "trace.csv", tuning)
     assert list(tmp_path.iterdir()) == [tuning]
 
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import polars as pl
 import pytest
 from figure_tables import (
@@ -27,7 +25,7 @@ def experiment():
 def results(tmp_path):
     """results/quick/e1 with every table; latencies of a replication are the mean times a factor common to policies."""
     folder = tmp_path / "results" / "quick" / "e1"
-    for name in ("metrics", "tuning", "trace"):
+    for name in ("metrics", "trace"):
         (folder / name).mkdir(parents=True)
     write_summary(folder, replications=REPLICATIONS)
     write_metrics(folder, replications=REPLICATIONS)
@@ -45,10 +43,4 @@ def results(tmp_path):
         times = {"max_abs_first_token": [0.0, difference, 0.0], "max_abs_completion": [0.0, 0.0, difference / 2]}
         audits.append(pl.DataFrame({"policy": [key] * 3, "rate": [12.0, 12.0, 14.0], "replication": [0, 1, 0]} | times))
     pl.concat(audits).write_csv(folder / "audit.csv")
-    grid = [
-        {"rate": rate, "settings": json.dumps({"token_budget": budget, "cap": 256}), "mean_latency": latency}
-        for rate, latencies in ((12.0, (0.5, 0.4, 0.6)), (14.0, (0.8, 1.6, 0.8)))
-        for budget, latency in zip((256, 384, 512), latencies, strict=True)
-    ]
-    pl.DataFrame(grid).write_csv(folder / "tuning" / "sarathi.csv")
     return folder

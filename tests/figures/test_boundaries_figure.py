@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 from figure_reading import change, line, vertical_lines
 
-from fluidwait.base.config import ConfigError
-from fluidwait.experiments.draw import draw_boundaries
-from fluidwait.experiments.figures import boundaries
+from fluidwait.base.errors import ConfigError
+from fluidwait.drawing.products import SUFFIXES, figure_products
+from fluidwait.experiments import boundaries_figure as boundaries
 
 SIZES = {"e1": {"requests": 20_000, "replications": 10}, "e5": {"requests": 8000, "replications": 3}}
 ROWS = [
@@ -66,11 +66,22 @@ def test_caption_says_how_much_was_run(table):
 
 
 def test_every_format_and_the_same_bytes_twice(table, tmp_path):
-    outs = [tmp_path / f"one.{suffix}" for suffix in ("png", "svg", "pdf", "txt")]
-    draw_boundaries(table, "quick", outs)
-    first = [out.read_bytes() for out in outs]
-    draw_boundaries(table, "quick", outs)
-    assert [out.read_bytes() for out in outs] == first
+    outs = [tmp_path / f"one.{suffix}" for suffix in SUFFIXES]
+
+    def drawn() -> list[bytes]:
+        products = figure_products(
+            lambda: boundaries.make(table),
+            lambda: boundaries.caption(table, "quick", SIZES),
+            identity={"sizes": SIZES},
+            inputs=(str(table),),
+            code=boundaries.__name__,
+            rule="boundaries_figure",
+        )
+        for product, out in zip(products, outs, strict=True):
+            product.make(out)
+        return [out.read_bytes() for out in outs]
+
+    assert drawn() == drawn()
 
 
 @pytest.mark.parametrize("column", ["fluid_bound", "lambda_star", "label"])

@@ -3,36 +3,47 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import pkgutil
 import shutil
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from figure_reading import bands, change, edges, labels, line, vertical_lines
 from figure_tables import LABELS, LATENCY, RATES, STABLE, STAR_COLUMNS, STARS, write_metrics, write_summary
+from matplotlib.figure import Figure
 
-from fluidwait.artifacts.provenance import embedded_hash, save_figure
-from fluidwait.base.config import ConfigError
+from fluidwait.artifacts.embedded import embedded_hash
+from fluidwait.base.errors import ConfigError
 from fluidwait.drawing import reading as tables
+from fluidwait.drawing.saving import save_figure
 from fluidwait.experiments import figures
 from fluidwait.experiments.experiment import load_experiment
-from fluidwait.experiments.figures import audit, gap, latency, mstar, reference, tuning
+from fluidwait.experiments.figures import audit, gap, latency, mstar, reference
+from fluidwait.experiments.kinds import figure_kind
 
 KEY = "ab" * 32
-KINDS = figures.KINDS
+KINDS = sorted(module.name for module in pkgutil.iter_modules(figures.__path__))
+
+
+def make(kind, results, experiment):
+    return figure_kind(kind).module.make(results, experiment)
+
+
+def caption(kind, results, experiment):
+    return figure_kind(kind).module.caption(results, experiment)
 
 
 # --- the registry --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_makes_named_figures_with_captions(kind, results, experiment):
-    made = figures.make(kind, results, experiment)
-    captions = figures.captions(kind, results, experiment)
-    assert made
-    assert list(made) == list(captions)
-    assert all(name.startswith(f"e1_{kind}") for name in made)
-    assert all(text.startswith("Single type. ") and "quick" in text for text in captions.values())
+def test_every_kind_makes_a_figure_with_a_caption(kind, results, experiment):
+    assert figure_kind(kind).name == kind
+    assert isinstance(make(kind, results, experiment), Figure)
+    text = caption(kind, results, experiment)
+    assert text.startswith("Single type. ") and "quick" in text
 
 
 def test_every_figure_of_an_experiment_is_of_a_known_kind():
@@ -42,23 +53,23 @@ def test_every_figure_of_an_experiment_is_of_a_known_kind():
         assert set(wanted) <= set(KINDS)
 
 
-def test_unknown_kind(results, experiment):
+def test_unknown_kind():
     with pytest.raises(
         ConfigError, match=r"^figures: 'latencies' is not a kind of figure \(did you mean 'latency'\?\)$"
     ):
-        figures.make("latencies", results, experiment)
+        figure_kind("latencies")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_declared_inputs_are_all_that_is_read(kind, results, experiment, tmp_path):
     alone = tmp_path / "copy" / "quick" / "e1"
-    for path in figures.inputs(kind, results, experiment):
+    for path in map(Path, figure_kind(kind).inputs(str(results), list(experiment["labels"]))):
         if path.is_file():
             target = alone / path.relative_to(results)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
-    figures.make(kind, alone, experiment)
-    assert figures.captions(kind, alone, experiment) == figures.captions(kind, results, experiment)
+    make(kind, alone, experiment)
+    assert caption(kind, alone, experiment) == caption(kind, results, experiment)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
@@ -66,24 +77,23 @@ def test_declared_inputs_are_all_that_is_read(kind, results, experiment, tmp_pat
 def test_same_bytes_twice(kind, suffix, results, experiment, tmp_path):
     digests = []
     for turn in range(2):
-        for name, figure in figures.make(kind, results, experiment).items():
-            path = tmp_path / f"{name}_{turn}{suffix}"
-            save_figure(figure, path, KEY)
-            digests.append((turn, name, hashlib.sha256(path.read_bytes()).hexdigest()))
-            assert embedded_hash(path) == KEY
-    assert [d[1:] for d in digests if d[0] == 0] == [d[1:] for d in digests if d[0] == 1]
+        path = tmp_path / f"{kind}_{turn}{suffix}"
+        save_figure(make(kind, results, experiment), path, KEY)
+        digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
+        assert embedded_hash(path) == KEY
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_leaves_the_page(kind, results, experiment):
     """Every text, tick label and legend lies inside the figure."""
-    for figure in figures.make(kind, results, experiment).values():
-        figure.draw_without_rendering()
-        box = figure.get_tightbbox()
-        assert box.x0 >= -0.01
-        assert box.y0 >= -0.01
-        assert box.x1 <= figure.get_figwidth() + 0.01
-        assert box.y1 <= figure.get_figheight() + 0.01
+    figure = make(kind, results, experiment)
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()
+    assert box.x0 >= -0.01
+    assert box.y0 >= -0.01
+    assert box.x1 <= figure.get_figwidth() + 0.01
+    assert box.y1 <= figure.get_figheight() + 0.01
 
 
 ACROSS = {"horizon": "number of requests N", "memory": "time (s)"}
@@ -92,18 +102,18 @@ ACROSS = {"horizon": "number of requests N", "memory": "time (s)"}
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_axes_name_their_units(kind, results, experiment):
-    for figure in figures.make(kind, results, experiment).values():
-        named = [axes for axes in figure.axes if axes.get_xlabel()]
-        assert named
-        assert all(axes.get_xlabel() == ACROSS.get(kind, "arrival rate λ (requests/s)") for axes in named)
-        assert all("(" in axes.get_ylabel() for axes in figure.axes if axes.get_ylabel() and kind != "tuning")
+    figure = make(kind, results, experiment)
+    named = [axes for axes in figure.axes if axes.get_xlabel()]
+    assert named
+    assert all(axes.get_xlabel() == ACROSS.get(kind, "arrival rate λ (requests/s)") for axes in named)
+    assert all("(" in axes.get_ylabel() for axes in figure.axes if axes.get_ylabel())
 
 
 # --- latency -------------------------------------------------------------------------------------------------------
 
 
 def latency_axes(results, experiment):
-    return latency.make(results, experiment)["e1_latency"].axes
+    return latency.make(results, experiment).axes
 
 
 def test_latency_lines_are_the_table(results, experiment):
@@ -153,7 +163,7 @@ def test_stability_markers_and_intervals_are_where_the_table_says(results, exper
     assert thin_lines(stable) == [list(STARS[key][1:]) for key in LABELS]
     predicted = [(a.get_xdata()[0], a.get_ydata()[0]) for a in stable.lines if a.get_marker() == "|"]
     assert predicted == [(14.6, 0), (14.1, 1)]
-    assert "found by bisection, with its 95 %" in latency.caption(results, experiment)["e1_latency"]
+    assert "found by bisection, with its 95 %" in latency.caption(results, experiment)
 
 
 def without_search(results):
@@ -169,7 +179,7 @@ def test_without_a_search_the_first_unstable_rate_ends_the_thin_line(results, ex
     _, _, stable = latency_axes(results, experiment)
     assert [line(stable, key)[0] for key in LABELS] == [[STABLE[key]] for key in LABELS]
     assert thin_lines(stable) == [[14.0, 15.0], [14.0, 15.0], [13.0, 14.0]]
-    assert "the largest stable rate of the grid" in latency.caption(results, experiment)["e1_latency"]
+    assert "the largest stable rate of the grid" in latency.caption(results, experiment)
 
 
 def test_a_policy_that_is_never_stable_has_no_marker_and_says_so(results, experiment):
@@ -190,12 +200,12 @@ def test_a_policy_stable_at_every_rate(results, experiment):
 
 def test_gap_marks_the_boundaries_that_were_found(results, experiment):
     change(results / "stability.csv", lambda_star=[14.5, None, 13.4])
-    (axes,) = gap.make(results, experiment)["e1_gap"].axes
+    (axes,) = gap.make(results, experiment).axes
     assert [line(axes, f"_λ* {key}")[0] for key in ("wait_fluid", "vllm_v0")] == [[14.5], [13.4]]
     assert "_λ* sarathi" not in [artist.get_label() for artist in axes.lines]
-    assert "λ*" in gap.caption(results, experiment)["e1_gap"]
+    assert "λ*" in gap.caption(results, experiment)
     without_search(results)
-    assert "λ*" not in gap.caption(results, experiment)["e1_gap"]
+    assert "λ*" not in gap.caption(results, experiment)
 
 
 def test_the_calibrated_boundary_is_marked_in_every_panel(results, experiment):
@@ -208,14 +218,14 @@ def test_one_replication_has_no_bands(results, experiment):
     axes = latency_axes(results, experiment)
     assert line(axes[0], "sarathi") == (list(RATES), list(LATENCY["sarathi"]))
     assert [len(bands(panel)) for panel in axes] == [0, 0, 0]
-    assert "1 replication(s)" in latency.caption(results, experiment)["e1_latency"]
+    assert "1 replication(s)" in latency.caption(results, experiment)
 
 
 def test_caption_says_how_much_was_run(results, experiment):
-    text = latency.caption(results, experiment)["e1_latency"]
+    text = latency.caption(results, experiment)
     assert "N = 2,000 requests per run, 4 replication(s)" in text
     assert "central 50 % of requests" in text
-    assert "central 40 % of" in latency.caption(results, experiment | {"window": 0.4})["e1_latency"]
+    assert "central 40 % of" in latency.caption(results, experiment | {"window": 0.4})
     assert "scale 'quick'" in text
 
 
@@ -228,7 +238,7 @@ def test_only_policies_with_a_label_are_drawn(results, experiment):
 
 
 def test_gap_lines_are_ratios_of_means(results, experiment):
-    (axes,) = gap.make(results, experiment)["e1_gap"].axes
+    (axes,) = gap.make(results, experiment).axes
     assert labels(axes) == ["wait_fluid", "vllm_v0"]
     for key in ("wait_fluid", "vllm_v0"):
         expected = [100.0 * (x / y - 1.0) for x, y in zip(LATENCY[key], LATENCY["sarathi"], strict=True)]
@@ -279,21 +289,21 @@ def test_gap_pairs_what_both_have():
 
 def test_gap_with_one_replication_has_no_band(results, experiment):
     write_metrics(results, replications=1)
-    (axes,) = gap.make(results, experiment)["e1_gap"].axes
+    (axes,) = gap.make(results, experiment).axes
     assert len(bands(axes)) == 0
     assert line(axes, "wait_fluid")[1][0] == pytest.approx(100.0 * (0.39 / 0.41 - 1.0))
 
 
 def test_the_replication_column_may_be_named_rep(results, experiment):
-    expected = line(gap.make(results, experiment)["e1_gap"].axes[0], "vllm_v0")
+    expected = line(gap.make(results, experiment).axes[0], "vllm_v0")
     write_metrics(results, replications=4, name="rep")
-    assert line(gap.make(results, experiment)["e1_gap"].axes[0], "vllm_v0") == expected
+    assert line(gap.make(results, experiment).axes[0], "vllm_v0") == expected
 
 
 def test_another_baseline(results, experiment):
-    (axes,) = gap.make(results, experiment | {"baseline": "vllm_v0"})["e1_gap"].axes
+    (axes,) = gap.make(results, experiment | {"baseline": "vllm_v0"}).axes
     assert labels(axes) == ["wait_fluid", "sarathi"]
-    assert "relative to vLLM (2023)" in gap.caption(results, experiment | {"baseline": "vllm_v0"})["e1_gap"]
+    assert "relative to vLLM (2023)" in gap.caption(results, experiment | {"baseline": "vllm_v0"})
 
 
 # --- M* ------------------------------------------------------------------------------------------------------------
@@ -311,7 +321,7 @@ def test_linear_curve_is_the_papers_formula(results):
 
 
 def mstar_axes(results, experiment):
-    return mstar.make(results, experiment)["e1_mstar"].axes[0]
+    return mstar.make(results, experiment).axes[0]
 
 
 def test_mstar_shows_table_curve_and_published_points(results, experiment):
@@ -351,7 +361,7 @@ def test_mstar_draws_the_fine_curve_where_there_is_one(results, experiment):
 
 
 def test_mstar_caption_reports_the_distance_to_the_paper(results, experiment):
-    text = mstar.caption(results, experiment)["e1_mstar"]
+    text = mstar.caption(results, experiment)
     largest = max(
         abs(0.0106 * w / (1 - 4e-7 * w) / memory - 1.0)
         for w, memory in ((28_000.0 * rate, memory) for rate, memory in mstar.PUBLISHED.items())
@@ -387,7 +397,7 @@ def test_missing_key_of_the_fluid_model(key, results, experiment):
 
 
 def reference_axes(results, experiment):
-    return reference.make(results, experiment)["e1_reference"].axes
+    return reference.make(results, experiment).axes
 
 
 def test_reference_shows_published_and_ours(results, experiment):
@@ -412,7 +422,7 @@ def test_reference_shows_every_distance(results, experiment):
 
 
 def test_reference_caption_tells_the_distance(results, experiment):
-    text = reference.caption(results, experiment)["e1_reference"]
+    text = reference.caption(results, experiment)
     assert "Sarathi on the published arrivals: at most 4.0 % with our iteration times and scheduler" in text
     assert "at most 1.0 % with those of the earlier code" in text
 
@@ -431,47 +441,21 @@ def test_reference_of_other_policies(results, experiment):
         reference.make(results, experiment)
 
 
-# --- audit and tuning ----------------------------------------------------------------------------------------------
+# --- audit ---------------------------------------------------------------------------------------------------------
 
 
 def test_audit_shows_the_larger_difference_and_zeros(results, experiment):
-    (axes,) = audit.make(results, experiment)["e1_audit"].axes
+    (axes,) = audit.make(results, experiment).axes
     assert line(axes, "wait_fluid") == ([12.0, 14.0], [3e-13, 1.5e-13])
     assert line(axes, "sarathi") == ([12.0, 14.0], [audit.ZERO, audit.ZERO])
     axes.figure.draw_without_rendering()
     assert axes.get_yticklabels()[0].get_text() == "0"
-    assert "6 runs: at most 3.0e-13 s" in audit.caption(results, experiment)["e1_audit"]
+    assert "6 runs: at most 3.0e-13 s" in audit.caption(results, experiment)
 
 
 def test_no_audit(results, experiment):
     with pytest.raises(ConfigError, match=r"audit.csv: no audit of any policy shown \(orca\)$"):
         audit.make(results, experiment | {"labels": {"orca": "Orca"}})
-
-
-def test_tuning_shows_the_grid_and_every_best(results, experiment):
-    made = tuning.make(results, experiment)
-    assert list(made) == ["e1_tuning_sarathi"]
-    axes = made["e1_tuning_sarathi"].axes[0]
-    assert axes.images[0].get_array().tolist() == [
-        [pytest.approx(1.25), pytest.approx(1.0)],
-        [pytest.approx(1.0), pytest.approx(2.0)],
-        [pytest.approx(1.5), pytest.approx(1.0)],
-    ]
-    assert [text.get_text() for text in axes.get_yticklabels()] == [f"token_budget {b}" for b in (256, 384, 512)]
-    assert sorted(zip(*line(axes, "best"), strict=True)) == [(0.0, 1.0), (1.0, 0.0), (1.0, 2.0)]
-
-
-def test_tuning_setting_that_the_policy_refused(results, experiment):
-    change(results / "tuning" / "sarathi.csv", mean_latency=[0.5, None, 0.6, 0.8, 1.6, 0.8])
-    shown = tuning.make(results, experiment)["e1_tuning_sarathi"].axes[0].images[0].get_array()
-    assert shown.mask.tolist() == [[False, False], [True, False], [False, False]]
-    assert shown[2, 0] == pytest.approx(1.2)
-
-
-def test_tuning_settings_that_are_not_json(results, experiment):
-    change(results / "tuning" / "sarathi.csv", settings="budget=3")
-    with pytest.raises(ConfigError, match=r"sarathi.csv: column 'settings': not a JSON object$"):
-        tuning.make(results, experiment)
 
 
 # --- mistakes ------------------------------------------------------------------------------------------------------
@@ -489,7 +473,6 @@ COLUMNS = [
     ("reference", "reference.csv", "published"),
     ("reference", "reference.csv", "truncated_low"),
     ("audit", "audit.csv", "max_abs_completion"),
-    ("tuning", "tuning/sarathi.csv", "settings"),
 ]
 
 
@@ -497,29 +480,29 @@ COLUMNS = [
 def test_missing_column(kind, file, column, results, experiment):
     change(results / file, **{column: None})
     with pytest.raises(ConfigError, match=rf"{file}: no column '{column}'") as error:
-        figures.make(kind, results, experiment)
+        make(kind, results, experiment)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("kind", "file"), sorted({(k, f) for k, f, _ in COLUMNS if k != "tuning"}))
+@pytest.mark.parametrize(("kind", "file"), sorted({(k, f) for k, f, _ in COLUMNS}))
 def test_missing_file(kind, file, results, experiment):
     (results / file).unlink()
     with pytest.raises(ConfigError, match=rf"{file}: no such file") as error:
-        figures.make(kind, results, experiment)
+        make(kind, results, experiment)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("kind", "file", "column"), [c for c in COLUMNS if c[2] not in ("policy", "settings")])
+@pytest.mark.parametrize(("kind", "file", "column"), [c for c in COLUMNS if c[2] != "policy"])
 def test_value_that_is_not_a_number(kind, file, column, results, experiment):
     table = pl.read_csv(results / file, infer_schema=False)
     table.with_columns(pl.Series(column, [*table[column][:-1], "fast"])).write_csv(results / file)
-    with pytest.raises(ConfigError, match=rf"row {table.height}, column '{column}': 'fast' is not a number$"):
-        figures.make(kind, results, experiment)
+    with pytest.raises(ConfigError, match=rf"line {table.height + 1}, column '{column}': 'fast' is not a number$"):
+        make(kind, results, experiment)
 
 
 def test_latency_that_is_missing(results, experiment):
     change(results / "summary.csv", mean_latency=[None] + [1.0] * 11)
-    with pytest.raises(ConfigError, match=r"summary.csv: row 1, column 'mean_latency': the value is missing$"):
+    with pytest.raises(ConfigError, match=r"summary.csv: line 2, column 'mean_latency': the value is missing$"):
         latency.make(results, experiment)
 
 

@@ -5,7 +5,7 @@ import pytest
 from figure_reading import bands, change, edges, labels, line
 from figure_tables import LABELS
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.experiments.figures import horizon
 
 LENGTHS = (1000, 2000, 4000)
@@ -33,7 +33,7 @@ def about():
 
 
 def test_a_panel_per_rate_shows_the_table(folder, about):
-    low, high = horizon.make(folder, about)["e4_horizon"].axes
+    low, high = horizon.make(folder, about).axes
     assert ["22" in low.get_title(loc="left"), "23" in high.get_title(loc="left")] == [True, True]
     for axes, factor in ((low, 1.0), (high, 10.0)):
         assert labels(axes) == list(LABELS)
@@ -44,7 +44,7 @@ def test_a_panel_per_rate_shows_the_table(folder, about):
 
 
 def test_panels_share_one_logarithmic_axis_that_holds_every_mean(folder, about):
-    low, high = horizon.make(folder, about)["e4_horizon"].axes
+    low, high = horizon.make(folder, about).axes
     assert low.get_yscale() == high.get_yscale() == "log"
     assert low.get_ylim() == high.get_ylim()
     assert low.get_ylim()[0] < 1.0
@@ -58,9 +58,9 @@ def test_without_intervals_there_are_no_bands(folder, about):
     table = pl.read_csv(folder / "summary.csv")
     empty = pl.lit(None, dtype=pl.Float64)
     table.with_columns(mean_latency_low=empty, mean_latency_high=empty).write_csv(folder / "summary.csv")
-    assert all(not bands(axes) for axes in horizon.make(folder, about)["e4_horizon"].axes)
+    assert all(not bands(axes) for axes in horizon.make(folder, about).axes)
 
 
 def test_caption_says_how_long_the_runs_are(folder, about):
-    text = horizon.caption(folder, about)["e4_horizon"]
+    text = horizon.caption(folder, about)
     assert "N = 1,000 to 4,000 requests per run, 3 replication(s)" in text

@@ -4,13 +4,13 @@ import pytest
 from figure_reading import change, line
 from figure_tables import LABELS
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.experiments.figures import memory
 
 
 def panels(results, experiment):
     """Axes by (policy, rate), in the order of drawing."""
-    axes = memory.make(results, experiment)["e1_memory"].axes
+    axes = memory.make(results, experiment).axes
     return dict(zip([(key, rate) for key in LABELS for rate in (12.0, 14.0)], axes, strict=True))
 
 
@@ -41,7 +41,7 @@ def test_panels_of_a_rate_share_their_time_axis(results, experiment):
 
 
 def test_caption_counts_the_evictions(results, experiment):
-    text = memory.caption(results, experiment)["e1_memory"]
+    text = memory.caption(results, experiment)
     assert "WAIT, fluid rule 0 at 12/s, 0 at 14/s; Sarathi 0 at 12/s, 2 at 14/s" in text
 
 

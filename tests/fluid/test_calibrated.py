@@ -1,27 +1,18 @@
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
 import pytest
-from fluid_laws import CAPACITY, D0, D1, SINGLE, TOY, TWO, law, laws
+from fluid_laws import CAPACITY, D0, D1, SINGLE, TOY, law, laws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.device.hardware import load_hardware
 from fluidwait.device.timing import BatchSums, TimeModel, iteration_time, linear
-from fluidwait.fluid import (
-    Infeasible,
-    boundary,
-    calibrated_boundary,
-    calibrated_equilibrium,
-    calibrated_thresholds,
-    equilibrium,
-    wait_thresholds,
-)
-from fluidwait.fluid.calibrated import life_sums
+from fluidwait.fluid.calibrated import calibrated_boundary, calibrated_equilibrium, life_sums
+from fluidwait.fluid.equilibrium import boundary, equilibrium
 
 # 1 s for up to 4 tokens, 3 s for up to 8, then 0.1 s per token; one token per request of TOY in serving semantics
 STAIRS = linear(0.0, 0.0)._replace(compute=np.array([0.0, 1, 1, 1, 1, 3, 3, 3, 3]), compute_slope=0.1)
@@ -167,49 +158,6 @@ def test_full_budget_formula():
     found = calibrated_boundary(SINGLE, model, CAPACITY, token_budget=512)
     assert found.binding == "budget"
     assert found.rate == found.saturated_rate == pytest.approx(512 / ((0.02 + 512e-5) * 531))
-
-
-@settings(max_examples=40, deadline=None)
-@given(laws(most_types=2, longest=4), staircases(), st.floats(0.1, 1.0), st.sampled_from([0.0, 0.1]))
-def test_calibrated_thresholds_are_the_least(law, model, share, slack):
-    capacity = 150.0
-    rate = share * calibrated_boundary(law, model, capacity).rate
-    sums = life_sums(law)
-    table = np.array(sums[:8], dtype=np.int64)
-    box = [range(1, int(capacity // kv) + 1) for kv in sums.kv_tokens]
-
-    def spare(n):
-        return n - (1 + slack) * rate * law.share * iteration_time(model, BatchSums(*(table @ n)))
-
-    batches = [np.array(n) for n in itertools.product(*box)]
-    feasible = [n for n in batches if sums.kv_tokens @ n <= capacity and np.all(spare(n) > 1e-9)]
-    try:
-        found = calibrated_thresholds(law, rate, model, capacity, slack=slack)
-    except Infeasible:
-        assert feasible == []
-        return
-    assert np.all(spare(found.n) >= -1e-9)
-    assert found.memory == sums.kv_tokens @ found.n <= capacity
-    for n in feasible:
-        assert np.all(n >= found.n)
-
-
-def test_calibrated_thresholds_of_a_linear_model_are_those_of_the_paper():
-    found = calibrated_thresholds(TWO, 120.0, linear(D0, D1), CAPACITY, semantics="paper")
-    expected = wait_thresholds(TWO, 120.0, D0, D1, CAPACITY)
-    assert found.n.tolist() == expected.n.tolist()
-    assert found.iteration_time == pytest.approx(expected.iteration_time)
-    assert found.equilibrium_memory == pytest.approx(expected.equilibrium_memory)
-
-
-@pytest.mark.parametrize(
-    ("rate", "capacity", "slack", "reason"),
-    [(4.5, 8.0, 0.0, "memory"), (4.0, 8.0, 0.2, "slack"), (12.0, 8.0, 0.0, "time"), (0.5, 0.9, 0.0, "integrality")],
-)
-def test_reason_why_there_are_no_calibrated_thresholds(rate, capacity, slack, reason):
-    with pytest.raises(Infeasible) as caught:
-        calibrated_thresholds(TOY, rate, STAIRS, capacity, slack=slack)
-    assert caught.value.reason == reason
 
 
 def test_profile_of_the_a100_predicts_the_boundary_of_p512d20():

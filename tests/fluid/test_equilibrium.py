@@ -8,8 +8,8 @@ from fluid_laws import CAPACITY, D0, D1, LMSYS_WORK, SINGLE, TOY, TWO, laws
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluidwait.base.config import ConfigError
-from fluidwait.fluid import boundary, equilibrium, kv_work
+from fluidwait.base.errors import ConfigError
+from fluidwait.fluid.equilibrium import boundary, equilibrium, kv_work
 
 
 def test_work_of_one_request_is_the_sum_of_its_tokens_over_its_iterations():

@@ -8,10 +8,10 @@ from fluid_laws import SINGLE, TWO, law, laws
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.device.timing import linear
-from fluidwait.fluid import batch_room, cheapest_batch, design, equal_mass_boundaries, life_design
-from fluidwait.fluid.lives import survival
+from fluidwait.fluid.lives import batch_room, cheapest_batch, life_design, survival
+from fluidwait.fluid.segments import design, equal_mass_boundaries
 
 # One unit of compute time per started 64 tokens.
 STAIRS = linear(1.0, 0.0)._replace(compute=np.ceil(np.arange(513) / 64), compute_slope=1 / 64)

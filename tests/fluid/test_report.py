@@ -8,7 +8,10 @@ import pytest
 from fluid_laws import TWO, law
 
 from fluidwait.device.hardware import load_hardware
-from fluidwait.fluid import boundary, calibrated_boundary, equilibrium, threshold_table, wait_thresholds
+from fluidwait.fluid.calibrated import calibrated_boundary
+from fluidwait.fluid.equilibrium import boundary, equilibrium
+from fluidwait.fluid.report import threshold_table
+from fluidwait.fluid.thresholds import wait_thresholds
 from fluidwait.workload import length_law, load_workload
 
 HARDWARE = load_hardware("a100-80g_llama-2-7b")

@@ -9,7 +9,7 @@ import pytest
 from fluidwait.device.hardware import load_hardware
 from fluidwait.engines import core
 from fluidwait.engines.simulator import simulate
-from fluidwait.fluid import calibrated_boundary
+from fluidwait.fluid.calibrated import calibrated_boundary
 from fluidwait.policies import load_policy
 from fluidwait.policies.contract import Context
 from fluidwait.workload import Workload, generate, length_law, load_workload

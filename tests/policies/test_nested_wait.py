@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from policy_cases import INF, Asked, Request, decoding, law
 
-from fluidwait.base.config import ConfigError
-from fluidwait.fluid import equal_mass_boundaries, nested_thresholds
+from fluidwait.base.errors import ConfigError
+from fluidwait.fluid.segments import equal_mass_boundaries, nested_thresholds
 
 LAW = law([4, 10, 30], [0.5, 0.3, 0.2])
 NEW = Request(8)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fluidwait.artifacts.provenance import code_fingerprint, imported_modules
-from fluidwait.base.config import FluidwaitError
+from fluidwait.artifacts.code import code_fingerprint, imported_modules
+from fluidwait.base.errors import FluidwaitError
 from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.device.timing import linear
 from fluidwait.engines import core, simulator

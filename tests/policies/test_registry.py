@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import fluidwait.policies
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
 from fluidwait.policies import load_policy, names
 

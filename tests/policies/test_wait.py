@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from policy_cases import INF, Asked, Request, decoding, law
 
-from fluidwait.base.config import ConfigError
-from fluidwait.fluid import wait_thresholds
+from fluidwait.base.errors import ConfigError
+from fluidwait.fluid.thresholds import wait_thresholds
 
 ONE = Request(8)
 TWO = Request(12, kind=1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from policy_cases import INF, Asked, Request, decoding, law
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 
 NEW = Request(40)
 TWO_SEGMENTS = law([20, 50], [0.7, 0.3])

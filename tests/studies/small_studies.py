@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fluidwait.base.config import parse
+from fluidwait.base.models import parse
 from fluidwait.studies.e6 import E6
 from fluidwait.studies.e11 import E11
 

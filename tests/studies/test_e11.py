@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 from small_studies import NESTED, SINGLE, e11, e11_data
 
-from fluidwait.base.config import ConfigError, parse
-from fluidwait.fluid import equilibrium
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import parse
+from fluidwait.fluid.equilibrium import equilibrium
 from fluidwait.studies import gaps, overflow, scaling, toy
 from fluidwait.studies.cases import prepared, run_cases
 from fluidwait.studies.e11 import E11

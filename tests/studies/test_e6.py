@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_studies import e6, e6_data
 
-from fluidwait.base.config import ConfigError, parse
-from fluidwait.fluid import equilibrium, kv_work, nested_memory
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import parse
+from fluidwait.fluid.equilibrium import equilibrium, kv_work
+from fluidwait.fluid.segments import nested_memory
 from fluidwait.studies import e6 as module
 from fluidwait.studies.e6 import E6, Choice
 

@@ -1,11 +1,8 @@
-"""The commands of the studies: every table and figure, the same bytes again, and mistakes in one line."""
+"""The steps of the studies: every table and figure, the same bytes again, and mistakes in one line."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,49 +10,41 @@ import yaml
 from small_studies import e6_data, e11_data
 
 from fluidwait import cli
-from fluidwait.artifacts.provenance import verify
-from fluidwait.base.config import ConfigError
-from fluidwait.base.paths import project_root
-from fluidwait.studies import jobs
+from fluidwait.artifacts.verify import verify
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.studies.registry import MODELS, load_study
+from fluidwait.studies.steps import study_steps
+from projects import CHECKOUT, make_project, plan_of, snakemake
 
-FORMATS = ("png", "pdf", "svg", "txt")
+TABLES = {"e6": ("memory", "answers"), "e11": ("scaling", "exponents", "fcfs_gap", "unknown_gap", "toy", "overflow")}
+FIGURES = ("e6", "e11_scaling", "e11_gap", "e11_overflow")
 
 
-def make_tables(folder: Path) -> None:
-    """Every table of both studies below ``folder``."""
+def small_project(folder: Path) -> Path:
+    """A project with the small studies and nothing else to make."""
+    for name in ("config", "data", "paper"):
+        shutil.copytree(CHECKOUT / name, folder / name)
     for data in (e6_data(), e11_data()):
-        (folder / f"{data['id']}.yaml").write_text(yaml.safe_dump(data))
-    e6, e11, results = str(folder / "e6.yaml"), str(folder / "e11.yaml"), folder / "results"
-    run("memory", e6, "--out", results / "e6/memory.csv", "--answers", results / "e6/answers.csv")
-    parts = [results / f"e11/runs/{part}.csv" for part in e11_data()["scaling"]]
-    for part in parts:
-        run("runs", e11, part.stem, "--out", part)
-    for table in ("fcfs_gap", "unknown_gap"):
-        run("gaps", e11, table, "--out", results / f"e11/{table}.csv")
-    for table in ("toy", "overflow"):
-        run(table, e11, "--out", results / f"e11/{table}.csv")
-    exponents = results / "e11/exponents.csv"
-    run("scaling", e11, *parts, "--out", results / "e11/scaling.csv", "--exponents", exponents)
+        (folder / "config" / "studies" / f"{data['id']}.yaml").write_text(yaml.safe_dump(data))
+    chosen = {"scale": "tiny", "experiments": [], "studies": ["e6", "e11"], "real": []}
+    (folder / "config" / "config.yaml").write_text(yaml.safe_dump(chosen))
+    return folder
 
 
-def make_figures(folder: Path) -> None:
-    for study, names in (("e6", ["e6"]), ("e11", ["e11_scaling", "e11_gap", "e11_overflow"])):
-        for name in names:
-            outs = [part for ending in FORMATS for part in ("--out", folder / f"figures/{name}.{ending}")]
-            run("figure", str(folder / f"{study}.yaml"), name, "--results", folder / "results" / study, *outs)
-
-
-def run(command: str, *arguments) -> None:
-    assert cli.main(["study", command, *map(str, arguments), "--scale", "tiny"]) == 0
+def make_all(project: Path) -> Path:
+    """Every table and figure of both studies, each by the command that the workflow runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ROOT_VARIABLE, str(project))
+        for name in MODELS:
+            for step in study_steps(name, load_study(name), "tiny"):
+                assert cli.main(["make", step.name, "--scale", "tiny"]) == 0
+    return project
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("made")
-    make_tables(folder)
-    make_figures(folder)
-    return folder
+    return make_all(small_project(tmp_path_factory.mktemp("made")))
 
 
 def artifacts(folder: Path) -> dict[str, bytes]:
@@ -65,20 +54,20 @@ def artifacts(folder: Path) -> dict[str, bytes]:
 
 
 def test_everything_is_made_and_verifies(made):
-    names = {name for study in MODELS for name in jobs.TABLES[study]}
+    names = {name for study in MODELS for name in TABLES[study]}
     assert {Path(name).stem for name in artifacts(made) if name.endswith(".csv")} == names | {"one", "nested"}
-    assert verify(made / "results") == verify(made / "figures") == []
+    assert {Path(name).stem for name in artifacts(made) if name.startswith("figures/")} == set(FIGURES)
+    assert verify(made / "results", made) == verify(made / "figures", made) == []
 
 
-def test_made_again_the_tables_have_the_same_bytes(made, tmp_path):
-    make_tables(tmp_path)
-    first, again = artifacts(made), artifacts(tmp_path)
-    assert len(again) == 8 + 2 and set(again) < set(first)
+def test_made_again_everything_has_the_same_bytes(made, tmp_path):
+    first, again = artifacts(made), artifacts(make_all(small_project(tmp_path)))
+    assert len([name for name in again if name.endswith(".csv")]) == 8 + 2 and set(again) == set(first)
     assert [name for name in again if first[name] != again[name]] == []
 
 
 def test_captions_say_how_much_was_run(made):
-    captions = {path.stem: path.read_text() for path in (made / "figures").glob("*.txt")}
+    captions = {path.stem: path.read_text() for path in (made / "figures").rglob("*.txt")}
     assert "4 to 4 replications" in captions["e11_scaling"] and "300 iterations" in captions["e11_scaling"]
     assert "4 replications" in captions["e11_gap"] and "2 settings of Nested WAIT" in captions["e11_gap"]
     assert "20 runs over 30 iterations" in captions["e11_overflow"]
@@ -87,63 +76,66 @@ def test_captions_say_how_much_was_run(made):
 
 
 MISTAKES = {
-    "another scale": (["toy", "e11.yaml", "--scale", "tin"], "scale 'tin' is not defined (did you mean 'tiny'?)"),
-    "an unknown part": (["runs", "e11.yaml", "on", "--scale", "tiny"], "no part 'on' (did you mean 'one'?)"),
-    "an unknown gap": (["gaps", "e11.yaml", "fcfs", "--scale", "tiny"], "no table 'fcfs' of gaps (did you mean"),
-    "the wrong study": (["toy", "e6.yaml", "--scale", "tiny"], "the command is for study 'e11', found 'e6'"),
-    "no such study": (["toy", "e12", "--scale", "tiny"], "e12.yaml: no such file"),
-    "a study without an id": (["toy", "none.yaml", "--scale", "tiny"], "id: required key is missing"),
-    "an id that is none": (["toy", "odd.yaml", "--scale", "tiny"], "'e1' is not a study (did you mean 'e11'?)"),
-    "missing runs": (
-        ["scaling", "e11.yaml", "absent.csv", "--scale", "tiny", "--exponents", "x.csv"],
-        "absent.csv: no such file",
+    "another scale": ("study_table/e11/toy", "tin", "scale 'tin' is not defined (did you mean 'tiny'?)"),
+    "an unknown part": ("study_runs/e11/on", "tiny", "(did you mean 'study_runs/e11/one'?)"),
+    "an unknown gap": ("study_gaps/e11/fcfs", "tiny", "(did you mean 'study_gaps/e11/fcfs_gap'?)"),
+    "an unknown figure": ("study_figure/e11/e11_scalin", "tiny", "(did you mean 'study_figure/e11/e11_scaling'?)"),
+    "the wrong study": (
+        "study_table/e6/toy",
+        "tiny",
+        "'study_table/e6/toy' is no step of scale 'tiny' (did you mean '",
     ),
+    "no such study": ("study_table/e12/toy", "tiny", "(did you mean 'study_table/e11/toy'?)"),
+    "a study without an id": ("study_table/none/toy", "tiny", "none.yaml: id: required key is missing"),
+    "an id that is none": ("study_table/odd/toy", "tiny", "odd.yaml: id: 'e1' is not a study (did you mean 'e11'?)"),
+    "an id that is a list": ("study_table/list/toy", "tiny", "list.yaml: id: '[1.5]' is not a study"),
+    "an id that is a mapping": ("study_table/mapping/toy", "tiny", "is not a study"),
+    "missing runs": ("study_scaling/e11", "tiny", "results/tiny/e11/runs/nested.csv: cannot be read (No such file"),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line_and_leaves_nothing_behind(name, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    for data in (e6_data(), e11_data()):
-        Path(f"{data['id']}.yaml").write_text(yaml.safe_dump(data))
-    Path("none.yaml").write_text("title: t\n")
-    Path("odd.yaml").write_text("id: e1\n")
-    before = sorted(Path().rglob("*"))
-    arguments, told = MISTAKES[name]
-    assert cli.main(["study", *arguments, "--out", "out.csv"]) == 2
+    project = small_project(tmp_path)
+    monkeypatch.setenv(ROOT_VARIABLE, str(project))
+    studies = project / "config" / "studies"
+    (studies / "none.yaml").write_text("title: t\n")
+    (studies / "odd.yaml").write_text("id: e1\n")
+    (studies / "list.yaml").write_text("id: [1.5]\n")
+    (studies / "mapping.yaml").write_text("id: {a: 1}\n")
+    before = sorted(project.rglob("*"))
+    step, scale, told = MISTAKES[name]
+    assert cli.main(["make", step, "--scale", scale]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1 and error.startswith("fluidwait: error: ")
-    assert sorted(Path().rglob("*")) == before
-
-
-def test_an_unknown_figure_is_one_line(made, capsys):
-    arguments = ["figure", str(made / "e11.yaml"), "e11_scalin", "--results", str(made), "--out", "x.png"]
-    assert cli.main(["study", *arguments, "--scale", "tiny"]) == 2
-    assert "no figure 'e11_scalin' (did you mean 'e11_scaling'?)" in capsys.readouterr().err
+    assert sorted(project.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_what_ships_is_valid_at_every_scale(name):
     study = load_study(name)
     assert set(study.scales) == {"quick", "paper"} and study.scale("paper-seeds2") == study.scale("paper")
-    jobs.check([name], "quick")
+    for scale in study.scales:
+        plan_of(scale, studies=[name]).check()
 
 
-def test_the_key_of_a_table_changes_with_what_decides_it_only(monkeypatch):
-    def keys(study) -> dict[str, str]:
-        jobs.key.cache_clear()
-        monkeypatch.setattr(jobs, "study", lambda _: study)
-        return {table: jobs.key("e11", table, "quick") for table in ("runs/single", "runs/two", "toy", "overflow")}
+def keys(study) -> dict[str, str]:
+    """The key of each table, by the step's name."""
+    return {step.name: step.key for step in study_steps("e11", study, "quick") if step.rule.name != "study_figure"}
 
+
+def test_the_key_of_a_table_changes_with_what_decides_it_only():
     study = load_study("e11")
     before = keys(study)
     cases = study.cases | {"wait_two_slack": study.cases["wait_two_slack"].model_copy(update={"slack": 0.3})}
     after = keys(study.model_copy(update={"cases": cases}))
-    assert {table for table in before if before[table] != after[table]} == {"runs/two"}
+    changed = {table for table in before if before[table] != after[table]}
+    assert "study_runs/e11/two" in changed
+    assert not changed & {"study_runs/e11/single", "study_table/e11/toy", "study_table/e11/overflow"}
     cases = {key: case.model_copy(update={"label": "renamed"}) for key, case in study.cases.items()}
     after = keys(study.model_copy(update={"cases": cases}))
-    assert {table for table in before if before[table] != after[table]} <= {"overflow"}
-    jobs.key.cache_clear()
+    changed = {table for table in before if before[table] != after[table]}
+    assert not {table for table in changed if table.startswith("study_runs/")} and "study_table/e11/toy" not in changed
 
 
 # --- in the workflow -------------------------------------------------------------------------------------------------
@@ -151,41 +143,20 @@ def test_the_key_of_a_table_changes_with_what_decides_it_only(monkeypatch):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
-    folder, root = tmp_path_factory.mktemp("project"), project_root()
-    for name in ("config", "data", "workflow", "paper"):
-        if (root / name).is_dir():
-            shutil.copytree(root / name, folder / name)
-    (folder / "profiles").symlink_to("workflow/profiles")
-    for name in ("Snakefile", "environment.yml"):
-        shutil.copy(root / name, folder / name)
-    return folder
-
-
-def snakemake(project: Path, *more: str) -> subprocess.CompletedProcess:
     pytest.importorskip("snakemake", reason="Snakemake is not installed (pip install 'fluidwait[workflow]')")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "2", *more],
-        cwd=project,
-        env=os.environ | {"FLUIDWAIT_ROOT": str(project), "PATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return make_project(tmp_path_factory.mktemp("project"))
 
 
 def test_the_workflow_plans_every_table_and_figure(project):
     chosen = ["scale=quick", "experiments=[]", "studies=e6,e11"]
     done = snakemake(project, "--dry-run", "--verbose", "--config", *chosen)
     assert done.returncode == 0, done.stdout[-2000:]
-    for study, tables in jobs.TABLES.items():
+    for study, tables in TABLES.items():
         for table in tables:
             assert f"results/quick/{study}/{table}.csv" in done.stdout
-    for figure in ("e6", "e11_scaling", "e11_gap", "e11_overflow"):
+    for figure in FIGURES:
         assert f"figures/quick/{figure}.png" in done.stdout
-    assert "rule figure:" not in done.stdout  # that of the experiments
+    assert "rule sweep:" not in done.stdout and "rule figures_" not in done.stdout  # those of the experiments
 
 
 def test_the_workflow_makes_e6_and_refuses_a_scale_that_is_not_there(project):
@@ -201,4 +172,4 @@ def test_the_workflow_makes_e6_and_refuses_a_scale_that_is_not_there(project):
 
 def test_a_study_that_does_not_exist_is_named():
     with pytest.raises(ConfigError, match="no such file"):
-        jobs.check(["e99"], "quick")
+        plan_of("quick", studies=["e99"]).check()

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 from small_studies import e6, e11
 
-from fluidwait.artifacts.provenance import save_figure
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
+from fluidwait.drawing.saving import save_figure
 from fluidwait.studies import e6 as e6_tables
 from fluidwait.studies import gaps as gap_tables
 from fluidwait.studies import overflow as overflow_table
@@ -26,16 +26,16 @@ from fluidwait.studies.figures import e11_scaling as scaling
 def folder(tmp_path_factory) -> Path:
     """Tables of both studies."""
     folder, study, design = tmp_path_factory.mktemp("tables"), e11(), e6()
-    parts = [folder / f"runs/{part}.csv" for part in study.scaling]
-    for part in parts:
-        scaling_tables.runs(study, part.stem, "tiny", part)
-    scaling_tables.scaling(study, parts, "tiny", folder / "scaling.csv")
-    scaling_tables.exponents(study, parts, "tiny", folder / "exponents.csv")
+    parts = [str(folder / f"runs/{part}.csv") for part in study.scaling]
+    for part, path in zip(study.scaling, parts, strict=True):
+        scaling_tables.runs(study, part, "tiny").make(Path(path))
+    scaling_tables.scaling(study, tuple(parts), "tiny").make(folder / "scaling.csv")
+    scaling_tables.exponents(study, tuple(parts), "tiny").make(folder / "exponents.csv")
     for table in ("fcfs_gap", "unknown_gap"):
-        gap_tables.gaps(study, table, "tiny", folder / f"{table}.csv")
-    overflow_table.overflow(study, "tiny", folder / "overflow.csv")
-    e6_tables.memory(design, "tiny", folder / "memory.csv")
-    e6_tables.answers(design, "tiny", folder / "answers.csv")
+        gap_tables.gaps(study, table, "tiny").make(folder / f"{table}.csv")
+    overflow_table.overflow(study, "tiny").make(folder / "overflow.csv")
+    e6_tables.memory(design, "tiny").make(folder / "memory.csv")
+    e6_tables.answers(design, "tiny").make(folder / "answers.csv")
     return folder
 
 

@@ -21,8 +21,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fluidwait.artifacts.provenance import canonical_json
-from fluidwait.base.config import ConfigError, nearest
+from fluidwait.artifacts.canonical import canonical_json
+from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.paths import is_file
 
 FORMAT = "1"
@@ -92,8 +92,8 @@ class RecordWriter:
     """Streams runs into one Parquet file; a context manager.
 
     Args:
-        path: file to write. Give a temporary path (see :func:`fluidwait.artifacts.provenance.write_artifact`): a writer that is
-            interrupted leaves an incomplete file.
+        path: file to write. Give a temporary path (see :func:`fluidwait.artifacts.sidecar.write_artifact`): a writer
+            that is interrupted leaves an incomplete file.
         schema: :data:`REQUESTS` or :data:`ITERATIONS`.
         engine, policy: names, kept as file metadata.
         config_hash: configuration hash of the whole file, kept as file metadata.
@@ -217,7 +217,7 @@ def read_table(path: str | Path, record: str = "requests") -> pl.DataFrame:
     """
     file = _open(path, record)
     with file:
-        return pl.from_arrow(file.read())
+        return pl.DataFrame(pl.from_arrow(file.read()))
 
 
 def _name_of(schema: pa.Schema) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 
 ROOT_VARIABLE = "FLUIDWAIT_ROOT"
 
@@ -63,3 +63,12 @@ def is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):
         return False
+
+
+def stamp_of(path: Path) -> tuple[int, int] | None:
+    """Time of the last change (ns) and size (bytes) of a file; None where there is none that may be looked at."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_mtime_ns, status.st_size

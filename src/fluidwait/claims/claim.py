@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fluidwait.base.config import Strict, load
+from fluidwait.base.models import Strict, load
 from fluidwait.base.paths import project_root
 
 NAME = re.compile(r"\b([a-z]\w*)\.[a-z]\w*")  # policy.column in an SQL expression
@@ -48,7 +48,7 @@ class Expect(Strict):
     def band(self) -> tuple[float, float]:
         """Lowest and highest value that the paper allows."""
         infinity = float("inf")
-        if self.near is not None:
+        if self.near is not None and self.within is not None:
             return self.near - self.within, self.near + self.within
         if self.between is not None:
             return self.between

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import polars as pl
 
-from fluidwait.artifacts.provenance import ENVIRONMENT, file_sha256, read_sidecar, verify_artifact
-from fluidwait.base.config import ConfigError, FluidwaitError
+from fluidwait.artifacts.canonical import file_sha256
+from fluidwait.artifacts.sidecar import read_sidecar
+from fluidwait.artifacts.verify import ENVIRONMENT, verify_artifact
+from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.base.paths import is_file, project_root
 from fluidwait.base.tables import load_table
 from fluidwait.claims.claim import Check, Claim
@@ -26,11 +28,14 @@ def tables(claim: Claim, check: Check, scale: str, device: str | None = None) ->
     Args:
         device: folder of a recording to take instead of the one that the claim is about.
     """
-    folder = f"results/{scale}/{check.experiment or claim.experiment}"
-    if claim.recording:
-        folder = device or recording(claim.recording)
-        if folder is None:
-            return None
+    if not claim.recording:
+        return tables_in(f"results/{scale}/{check.experiment or claim.experiment}", check)
+    folder = device or recording(claim.recording)
+    return None if folder is None else tables_in(folder, check)
+
+
+def tables_in(folder: str, check: Check) -> dict[str, str]:
+    """Files of a check below a folder, by their name in SQL."""
     if check.table is None:
         return {policy: f"{folder}/{check.runs}/{policy}.csv" for policy in check.policies}
     return {"data": check.table if check.table.startswith("data/") else f"{folder}/{check.table}"}
@@ -45,12 +50,12 @@ def recording(pattern: str) -> str | None:
 
 def other_recordings(claim: Claim, check: Check) -> list[str]:
     """Recordings of other devices that have what the check of a claim about a device needs, relative to the project."""
-    root, own = project_root(), recording(claim.recording)
+    root, own = project_root(), recording(claim.recording) if claim.recording else None
     found = sorted(path.relative_to(root).as_posix() for path in (root / RECORDINGS).glob("*") if path.is_dir())
     return [
         folder
         for folder in found
-        if folder != own and all((root / file).is_file() for file in tables(claim, check, "", folder).values())
+        if folder != own and all((root / file).is_file() for file in tables_in(folder, check).values())
     ]
 
 

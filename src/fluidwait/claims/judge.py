@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import polars as pl
 
-from fluidwait.base.config import ConfigError
-from fluidwait.claims.claim import Check, Claim, Expect
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.tables import highest, lowest
+from fluidwait.claims.claim import Change, Check, Claim, Expect
 from fluidwait.claims.evidence import Evidence, other_recordings, tables
 from fluidwait.stats.metrics import mean_interval
 
@@ -164,7 +165,7 @@ def _points(check: Check, frames: dict[str, pl.DataFrame]) -> list[Point]:
     rows = sql.execute(query(check, frames))
     rows = rows.sort([key for key in KEYS if key in rows.columns])  # a join keeps no order, and sums depend on it
     if check.change:
-        rows = _changes(rows, check)
+        rows = _changes(rows, check.change)
     if rows.is_empty() or _lacking(rows):
         return []
     if check.each:
@@ -182,10 +183,10 @@ def _lacking(rows: pl.DataFrame) -> bool:
     return bool(numbers.select(pl.any_horizontal(wrong).any()).item())
 
 
-def _changes(rows: pl.DataFrame, check: Check) -> pl.DataFrame:
+def _changes(rows: pl.DataFrame, change: Change) -> pl.DataFrame:
     """Value at the later point less value at the earlier one, of the same replication."""
-    over, start, stop = check.change.over, check.change.start, check.change.stop
-    early, late = (rows.filter(pl.col(over) == x).select("replication", "value") for x in (start, stop))
+    at = pl.col(change.over)
+    early, late = (rows.filter(at == x).select("replication", "value") for x in (change.start, change.stop))
     if early.is_empty() or late.is_empty():
         return early.clear()
     both = late.join(early, on="replication", how="full", coalesce=True, suffix="_early")  # a missing one shows
@@ -194,7 +195,7 @@ def _changes(rows: pl.DataFrame, check: Check) -> pl.DataFrame:
 
 def _point(at: float | None, rows: pl.DataFrame) -> Point:
     values = rows["value"].cast(pl.Float64)
-    least, most = float(values.min()), float(values.max())
+    least, most = float(lowest(values)), float(highest(values))
     if "low" in rows.columns:
         if len(rows) > 1:
             raise ConfigError(f"a value with low and high is one row, but {len(rows)} are selected; narrow 'where'")

@@ -9,13 +9,15 @@ from typing import Any
 
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
-from fluidwait.base.config import ConfigError, read_json
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.step import Artifact, names, text
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
-from fluidwait.claims import words
+from fluidwait.base.scales import split_scale
+from fluidwait.base.text_files import read_json
+from fluidwait.claims import sentences
 from fluidwait.claims.claim import claims_path
 from fluidwait.claims.judge import VERDICTS, Judgement, Outcome
-from fluidwait.experiments.experiment import split_scale
 
 FULL = "paper"
 """The scale whose verdicts count."""
@@ -31,9 +33,9 @@ def as_data(judgement: Judgement, scale: str) -> dict[str, Any]:
         "experiment": judgement.claim.experiment,
         "scale": scale,
         "verdict": judgement.verdict,
-        "explanation": words.explanation(judgement),
+        "explanation": sentences.explanation(judgement),
         "checks": [_check(outcome) for outcome in judgement.outcomes],
-        "remedy": words.remedy(judgement),
+        "remedy": sentences.remedy(judgement),
         "remedies": [
             {"setting": trial.setting, "checks": [_check(outcome) for outcome in trial.outcomes]}
             for trial in judgement.trials
@@ -43,14 +45,14 @@ def as_data(judgement: Judgement, scale: str) -> dict[str, Any]:
 
 def _check(outcome: Outcome) -> dict[str, Any]:
     check, point = outcome.check, outcome.point
-    measured = {"measured": None, "low": None, "high": None, "at": None, "distance": None}
+    measured: dict[str, float | None] = {"measured": None, "low": None, "high": None, "at": None, "distance": None}
     if point is not None:
         measured = {"measured": point.measured, "low": point.low, "high": point.high, "at": point.at}
-        measured["distance"] = words.distance(check.expect, point.measured)
+        measured["distance"] = sentences.distance(check.expect, point.measured)
     return {
         "quantity": check.quantity,
         "unit": check.unit,
-        "paper": words.expected(check.expect),
+        "paper": sentences.expected(check.expect),
         **measured,
         "tolerance": check.expect.within,
         "why": check.why,
@@ -59,27 +61,24 @@ def _check(outcome: Outcome) -> dict[str, Any]:
         "points_holding": outcome.points_holding,
         "artifact": list(outcome.artifacts),
         "sha256": list(outcome.artifacts.values()),
-        "sentence": words.measurement(outcome),
+        "sentence": sentences.measurement(outcome),
     }
 
 
-def write(judgements: list[Judgement], scale: str, folder: Path) -> dict[str, Path]:
-    """Write ``claims.json``, ``scorecard.csv`` and ``scorecard.md`` into a folder, each with its sidecar."""
+FILES = ("claims.json", "scorecard.csv", "scorecard.md")
+
+
+def products(judgements: list[Judgement], scale: str) -> tuple[Artifact, ...]:
+    """The judged claims as products for :data:`FILES`."""
     data = [as_data(judgement, scale) for judgement in judgements]
-    recorded = {
-        "config": {"scale": scale, "claims": [judgement.claim.id for judgement in judgements]},
-        "inputs": [claims_path(), *_evidence(judgements)],
-        "code": CODE,
-        "rule": "claims",
-    }
-    texts = {
-        "claims.json": json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "scorecard.csv": table(data).write_csv(),
-        "scorecard.md": markdown(data, scale),
-    }
-    for name, text in texts.items():
-        write_artifact(folder / name, lambda path, _, text=text: path.write_text(text, encoding="utf-8"), **recorded)
-    return {name: folder / name for name in texts}
+    texts = (
+        json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        table(data).write_csv(),
+        markdown(data, scale),
+    )
+    identity = {"scale": scale, "claims": [judgement.claim.id for judgement in judgements]}
+    inputs = names([claims_path(), *_evidence(judgements)])
+    return tuple(Artifact(text(words), identity, CODE, rule="claims", inputs=inputs) for words in texts)
 
 
 def _evidence(judgements: list[Judgement]) -> list[Path]:

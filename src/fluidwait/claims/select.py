@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fluidwait.artifacts.provenance import code_fingerprint, config_hash, imported_modules, package_versions
-from fluidwait.base.config import ConfigError, nearest
+from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.claims.claim import Check, Claim, load_claims
-from fluidwait.claims.evidence import experiments, other_recordings, tables
+from fluidwait.claims.evidence import experiments, other_recordings, tables, tables_in
 
 
 def chosen(claims: list[Claim], names: list[str]) -> list[Claim]:
@@ -39,7 +38,7 @@ def files(claims: Iterable[Claim], scale: str) -> list[str]:
         for check in _all_checks(claim):
             found |= set((tables(claim, check, scale) or {}).values())
             for folder in other_recordings(claim, check) if claim.recording else ():
-                found |= set(tables(claim, check, scale, folder).values())
+                found |= set(tables_in(folder, check).values())
     return sorted(found)
 
 
@@ -47,12 +46,6 @@ def workflow_inputs(scale: str, made: Iterable[str]) -> list[str]:
     """Artifacts that the claims of these experiments need; none when the experiments have no claim to decide."""
     found = files(within(load_claims(), set(made)), scale)
     return found if any(name.startswith("results/") for name in found) else []
-
-
-def key(made: Iterable[str]) -> str:
-    """What decides the verdicts besides files: which experiments count, the code and the packages."""
-    code = code_fingerprint(imported_modules("fluidwait.claims.cli"))
-    return config_hash({"made": sorted(made), "code": code, "packages": package_versions()})[:16]
 
 
 def _all_checks(claim: Claim) -> Iterable[Check]:

@@ -5,14 +5,17 @@ A hardware file (``data/hardware/<name>.yaml``) holds sizes and measured times. 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from fluidwait.base.config import ConfigError, Strict, load_yaml, parse
-from fluidwait.base.paths import project_root
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import Strict, parse
+from fluidwait.base.paths import project_root, stamp_of
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.device.timing import BatchSums, TimeModel, iteration_time, linear
 
 GIB = 2**30
@@ -195,14 +198,15 @@ class Hardware(Strict):
         Raises:
             ConfigError: the hardware file has no such timing.
         """
+        measured, two_numbers = self.timing.profile, self.timing.linear
+        if which == "linear" and two_numbers is not None:
+            return linear(two_numbers.d0, two_numbers.d1)
+        if which == "profile" and measured is not None:
+            return measured.time_model()
         have = [name for name in ("linear", "profile") if getattr(self.timing, name) is not None]
-        if which not in have:
-            raise ConfigError(
-                f"{self.name}: timing.{which}: not in this hardware file (it has: {', '.join(have) or 'none'})"
-            )
-        if which == "linear":
-            return linear(self.timing.linear.d0, self.timing.linear.d1)
-        return self.timing.profile.time_model()
+        raise ConfigError(
+            f"{self.name}: timing.{which}: not in this hardware file (it has: {', '.join(have) or 'none'})"
+        )
 
 
 def load_hardware(path_or_name: str | Path) -> Hardware:
@@ -214,4 +218,10 @@ def load_hardware(path_or_name: str | Path) -> Hardware:
     path = Path(path_or_name)
     if path.suffix not in (".yaml", ".yml") and path.parent == Path():
         path = project_root() / "data" / "hardware" / f"{path_or_name}.yaml"
+    return _read_hardware(path, stamp_of(path))
+
+
+@lru_cache(maxsize=16)
+def _read_hardware(path: Path, stamp: Any) -> Hardware:
+    """The file as it is at this stamp: all experiments name the same few files, whose tables are long."""
     return parse(Hardware, load_yaml(path), path)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from fluidwait.base.config import FluidwaitError
+from fluidwait.base.errors import FluidwaitError
 
 
 class TimeModel(NamedTuple):

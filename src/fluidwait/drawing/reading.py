@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from fluidwait.base import config
-from fluidwait.base.config import ConfigError, nearest
+from fluidwait.base import text_files
+from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.paths import resolved
-from fluidwait.base.tables import column_names, load_table, needs
+from fluidwait.base.tables import highest, lowest, read_columns
 from fluidwait.stats.metrics import WINDOW
 
 
@@ -57,28 +57,11 @@ def read_table(
     """Columns of a CSV: ``numbers`` as finite Float64, ``text`` as String, ``optional`` as Float64, NaN where empty.
 
     Raises:
-        ConfigError: the file or a column is missing, there are no rows, or a value is not a number.
+        ConfigError: what :func:`~fluidwait.base.tables.read_columns` raises.
     """
-    wanted = (*numbers, *optional)
-    header = column_names(path)
-    for name in (*wanted, *text):
-        if name not in header:
-            raise ConfigError(f"{path}: no column '{name}'{nearest(name, header)}")
-    table = needs(load_table(path, infer_schema=False, comment_prefix="#"), path, *wanted, *text).select(*wanted, *text)
-    if table.is_empty():
-        raise ConfigError(f"{path}: no rows below the header")
-    values = {name: _numbers(table[name], path, empty=name in optional) for name in wanted}
-    return table.with_columns(**values)
-
-
-def _numbers(text: pl.Series, path: str | Path, empty: bool) -> pl.Series:
-    values = text.str.strip_chars().cast(pl.Float64, strict=False)
-    wrong = (values.is_null() & text.is_not_null()) if empty else ~values.is_finite().fill_null(False)
-    if wrong.any():
-        row = wrong.arg_true()[0]
-        fault = "the value is missing" if text[row] is None else f"'{text[row]}' is not a number"
-        raise ConfigError(f"{path}: row {row + 1}, column '{text.name}': {fault}")
-    return values.fill_null(float("nan"))
+    columns = read_columns(path, {}, numbers, text, optional)
+    types = {name: pl.String if name in text else pl.Float64 for name in (*numbers, *optional, *text)}
+    return pl.DataFrame({name: pl.Series(columns[name], dtype=kind) for name, kind in types.items()})
 
 
 def of_policy(table: pl.DataFrame, key: str, path: str | Path) -> pl.DataFrame:
@@ -99,7 +82,7 @@ def read_json(path: str | Path, *keys: str) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing or not JSON, or a key is missing or null.
     """
-    data = config.read_json(path)
+    data = text_files.read_json(path)
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: not a JSON object")
     for key in keys:
@@ -128,5 +111,5 @@ def runs(summary: pl.DataFrame) -> str:
 
 
 def _range(values: pl.Series) -> str:
-    low, high = values.min(), values.max()
+    low, high = lowest(values), highest(values)
     return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"

@@ -8,6 +8,8 @@ filled or open marker, and by line style. A policy's look depends on its key onl
 
 from __future__ import annotations
 
+import io
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +27,7 @@ from matplotlib.lines import Line2D
 from matplotlib.mathtext import MathTextParser
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 
 ONE_COLUMN, MIDDLE, TWO_COLUMNS = 3.5, 5.2, 7.1
 """Widths of figures, inches."""
@@ -102,8 +104,17 @@ class JournalFigure(Figure):
         with journal():
             super().savefig(fname, **options)
 
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        picture = io.BytesIO()
+        self.savefig(picture, format="png", dpi=150)
+        return picture.getvalue()
+
 
 # --- policies ------------------------------------------------------------------------------------------------------
+
+
+Line = str | tuple[int, tuple[float, ...]]
 
 
 class Style(NamedTuple):
@@ -112,7 +123,7 @@ class Style(NamedTuple):
     color: str
     marker: str
     filled: bool
-    line: str | tuple[int, tuple[float, ...]]
+    line: Line
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments of ``Axes.plot``."""
@@ -163,21 +174,26 @@ def family(key: str) -> str:
     return next((name for name in FAMILIES if key.startswith(name)), "other")
 
 
+MARKERS = ("o", "s", "D", "^", "v", "<", ">", "p", "h", "X", "P", "*", "d", "8")
+LINES: tuple[Line, ...] = (SOLID, DASHED, DOTTED, DASH_DOT)
+
+
 def styles(keys: Iterable[str]) -> dict[str, Style]:
     """A distinct style for each policy key; siblings of one family take its styles in the order given.
 
-    Raises:
-        ConfigError: more policies of one family than there are styles.
+    Beyond a family's own styles come others of its colours, so that a hundred siblings still look different.
     """
-    chosen: dict[str, Style] = {}
-    used = dict.fromkeys(FAMILIES, 0)
-    for key in keys:
-        name = family(key)
-        if used[name] == len(FAMILIES[name]):
-            raise ConfigError(f"labels: '{key}': a figure can tell only {used[name]} policies like '{name}' apart")
-        chosen[key] = FAMILIES[name][used[name]]
-        used[name] += 1
-    return chosen
+    of_family = {name: itertools.cycle(tuple(_styles_of(name))) for name in FAMILIES}
+    return {key: next(of_family[family(key)]) for key in keys}
+
+
+def _styles_of(name: str) -> Iterator[Style]:
+    """The styles of a family, its own first, and then every other look of its first colours."""
+    own = FAMILIES[name]
+    yield from own
+    colors = tuple(dict.fromkeys(style.color for style in own))
+    every = itertools.product((True, False), LINES, MARKERS, colors)
+    yield from (look for fill, line, mark, color in every if (look := Style(color, mark, fill, line)) not in own)
 
 
 def plot_curves(
@@ -230,7 +246,7 @@ def _fitting_legend(figure: Figure, entries: Sequence[Line2D]) -> Legend:
 
 
 def _size(figure: Figure, legend: Legend) -> tuple[float, float]:
-    box = legend.get_window_extent(figure.canvas.get_renderer())
+    box = legend.get_window_extent()
     return box.width / figure.dpi, box.height / figure.dpi
 
 

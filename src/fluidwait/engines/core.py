@@ -11,12 +11,12 @@ import hashlib
 import sys
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.core.registry import CPUDispatcher
 
-from fluidwait.base.config import FluidwaitError
+from fluidwait.base.errors import FluidwaitError
 from fluidwait.policies import contract
 from fluidwait.policies.contract import Context, Plan, View, blocks_for, growth, jit, jit_cached
 
@@ -24,6 +24,9 @@ from fluidwait.policies.contract import Context, Plan, View, blocks_for, growth,
 class EngineError(FluidwaitError):
     """A run that cannot go on: requests stranded, a plan that breaks the contract, an invariant violated."""
 
+
+plan: Any
+"""Of the policy; :func:`specialise` puts it in the place of this name."""
 
 REFUSED = -1
 """Requests admitted by a plan that admits what does not wait."""
@@ -224,7 +227,7 @@ def admission_blocks(semantics, tokens):
     return blocks_for(tokens, semantics.block_size)
 
 
-def bind(template: FunctionType, name: str, **names) -> FunctionType:
+def bind(template: Any, name: str, **names: Any) -> FunctionType:
     """A copy of ``template`` called ``name`` whose global ``names`` are bound to the given values."""
     function = FunctionType(template.__code__, {**template.__globals__, **names}, name)
     function.__qualname__ = name
@@ -232,7 +235,7 @@ def bind(template: FunctionType, name: str, **names) -> FunctionType:
     return function
 
 
-def specialise(template: FunctionType, policy: ModuleType, sources: list[ModuleType]):
+def specialise(template: Any, policy: ModuleType, sources: list[ModuleType]) -> Any:
     """Compile ``template``, a function that calls the global name ``decide``, for one policy, cached on disk.
 
     Numba caches by file, name and argument types and looks at the age of the template's own file only. So the compiled
@@ -241,7 +244,7 @@ def specialise(template: FunctionType, policy: ModuleType, sources: list[ModuleT
     one process, but Numba does not cache such code.)
     """
     digest = hashlib.sha256()
-    for path in dict.fromkeys([*(module.__file__ for module in sources), *_policy_sources(policy)]):
+    for path in dict.fromkeys([*(str(module.__file__) for module in sources), *_policy_sources(policy)]):
         digest.update(Path(path).read_bytes())
     tag = f"{policy.__name__.rpartition('.')[2]}_{digest.hexdigest()[:16]}"
     decide_with_policy = jit(bind(decide, f"decide_{tag}", plan=policy.plan))
@@ -251,4 +254,5 @@ def specialise(template: FunctionType, policy: ModuleType, sources: list[ModuleT
 def _policy_sources(policy: ModuleType) -> list[str]:
     """Files whose code is compiled into a policy: the contract's, its own, those of policies that it borrows from."""
     borrowed = {value.__module__ for value in vars(policy).values() if isinstance(value, CPUDispatcher)}
-    return [contract.__file__, policy.__file__, *sorted(sys.modules[name].__file__ for name in borrowed)]
+    own = [str(module.__file__) for module in (contract, policy)]
+    return [*own, *sorted(str(sys.modules[name].__file__) for name in borrowed)]

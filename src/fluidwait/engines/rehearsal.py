@@ -18,11 +18,11 @@ from numba import typeof
 from numba.core import types
 from numba.core.registry import CPUDispatcher
 
-from fluidwait.base.config import ConfigError, nearest
+from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.device.timing import TimeModel
 from fluidwait.engines import core, simulator
 from fluidwait.engines.core import Semantics
-from fluidwait.engines.fitting import check_requests, reservation
+from fluidwait.engines.feasibility import check_requests, reservation
 from fluidwait.policies.contract import Plan, View
 from fluidwait.policies.file import check_result, line_of, mistake, raised
 
@@ -199,7 +199,9 @@ def _ending(path: Path, function: FunctionType, *arguments: Any) -> Any:
 
 def _locked(view: View) -> View:
     """The view with arrays that cannot be written: they are the engine's."""
-    arrays = {name: value.view() for name, value in view._asdict().items() if isinstance(value, np.ndarray)}
+    arrays: dict[str, Any] = {
+        name: value.view() for name, value in view._asdict().items() if isinstance(value, np.ndarray)
+    }
     for array in arrays.values():
         array.flags.writeable = False
     return view._replace(**arrays)

@@ -17,7 +17,7 @@ from fluidwait.device import timing
 from fluidwait.device.timing import BatchSums, TimeModel, iteration_time
 from fluidwait.engines import core
 from fluidwait.engines.core import EngineError, Semantics, State, admission_blocks, decide, new_state
-from fluidwait.engines.fitting import check_requests, reservation
+from fluidwait.engines.feasibility import check_requests, reservation
 from fluidwait.policies.contract import jit
 
 DONE, STRANDED, OVERCOMMITTED, BAD_PLAN, BROKEN_INVARIANT, FRUITLESS = range(6)

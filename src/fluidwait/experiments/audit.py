@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
-from fluidwait.base.config import FluidwaitError
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.step import Artifact, names
+from fluidwait.base.errors import FluidwaitError
 from fluidwait.engines.simulator import simulate
 from fluidwait.engines.vidur import VERSION, native_policies, simulate_vidur
 from fluidwait.experiments.experiment import Experiment
-from fluidwait.experiments.setting import Setting, check_requests, resolve
+from fluidwait.experiments.setting import Setting
 from fluidwait.experiments.sweep import code_of, identity, winners
 from fluidwait.workload import Requests, input_files
 
@@ -54,8 +55,8 @@ def sample(experiment: Experiment, key: str, scale: str) -> list[tuple[float, in
     return [points[i] for i in sorted(random.choice(len(points), size=count, replace=False))]
 
 
-def audit(experiment: Experiment, scale: str, out: Path, tunings: Mapping[str, Path] | None = None) -> None:
-    """Repeat the sampled runs in Vidur, with Vidur's own scheduler where it has one, and compare every request.
+def audit(setting: Setting, scale: str, tunings: Mapping[str, str]) -> Artifact:
+    """The sampled runs in Vidur, with Vidur's own scheduler where it has one, and compare every request.
 
     A run longer than ``audit_requests`` is compared on its first requests, simulated anew by both engines.
 
@@ -63,10 +64,10 @@ def audit(experiment: Experiment, scale: str, out: Path, tunings: Mapping[str, P
         tunings: tables of the grid search, by policy; those of all tuned policies.
 
     Raises:
-        AuditError: first tokens or completions differ by more than :data:`TOLERANCE` seconds, or evictions differ.
+        AuditError: when it is made: first tokens or completions differ by more than :data:`TOLERANCE` seconds, or
+            evictions differ.
     """
-    setting, tunings = resolve(experiment), tunings or {}
-    check_requests(setting, scale)
+    experiment = setting.experiment
 
     def write(path: Path, _: str) -> None:
         rows = []
@@ -76,13 +77,12 @@ def audit(experiment: Experiment, scale: str, out: Path, tunings: Mapping[str, P
         pl.DataFrame(rows, schema=SCHEMA).write_csv(path)
 
     codes = [code_of(setting, key) for key in experiment.policies]
-    write_artifact(
-        out,
+    return Artifact(
         write,
-        config=audit_identity(setting, scale),
-        inputs=[*input_files(setting.workload), *tunings.values()],
-        code=sorted({*imported_modules(__name__), *itertools.chain(*codes)}),
+        audit_identity(setting, scale),
+        tuple(sorted({*imported_modules(__name__), *itertools.chain(*codes)})),
         rule="audit",
+        inputs=(*names(input_files(setting.workload)), *tunings.values()),
     )
 
 
@@ -107,6 +107,8 @@ def _compare(setting: Setting, key: str, scale: str, chosen: dict, point: tuple[
     ours = simulate(requests, policy, knobs, setting.time_model, setting.semantics)
     native = policy.name in native_policies(setting.semantics)
     theirs = simulate_vidur(requests, policy, knobs, setting.time_model, setting.semantics, native=native)
+    first_token = float(np.abs(ours.first_token - theirs.first_token).max())
+    completion = float(np.abs(ours.completion - theirs.completion).max())
     row = {
         "policy": key,
         "rate": rate,
@@ -114,10 +116,10 @@ def _compare(setting: Setting, key: str, scale: str, chosen: dict, point: tuple[
         "requests": n,
         "scheduler": "Vidur's" if native else "ours in Vidur",
         "evictions": int(theirs.evictions.sum()),
-        "max_abs_first_token": float(np.abs(ours.first_token - theirs.first_token).max()),
-        "max_abs_completion": float(np.abs(ours.completion - theirs.completion).max()),
+        "max_abs_first_token": first_token,
+        "max_abs_completion": completion,
     }
-    worst = max(row["max_abs_first_token"], row["max_abs_completion"])
+    worst = max(first_token, completion)
     if not worst <= TOLERANCE or not np.array_equal(ours.evictions, theirs.evictions):
         raise AuditError(
             f"experiment {experiment.id}, {key}, rate {rate:g}, replication {replication}: "

@@ -23,16 +23,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
-from fluidwait.base.config import ConfigError
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.step import Artifact, names
+from fluidwait.base.errors import ConfigError
 from fluidwait.experiments.experiment import Experiment
-from fluidwait.experiments.setting import Setting, check_requests, resolve
+from fluidwait.experiments.setting import Setting
 from fluidwait.experiments.sweep import code_of, identity, run_once, winners
 from fluidwait.stats.stability import drift, fitted_rate
 from fluidwait.workload import input_files
@@ -100,25 +100,18 @@ def lambda_star(
 # --- of an experiment ----------------------------------------------------------------------------------------------
 
 
-def boundary(experiment: Experiment, key: str, scale: str, out: Path, tuning: Path | None = None) -> None:
-    """λ* of the policy in every replication; writes one row for each, empty where no boundary was found.
+def boundary(setting: Setting, key: str, scale: str, tuning: str | None = None) -> Artifact:
+    """λ* of the policy in every replication: one row for each, empty where no boundary was found.
 
     A tuned policy runs at any rate with the winner of the nearest tuned one (the lower of two equally near). Of an
     experiment that is not searched (:func:`is_searched`), the table has no row.
-
-    Raises:
-        ConfigError: arrivals of changing rate.
     """
-    setting = resolve(experiment)
-    check_requests(setting, scale)
-    chosen = winners(tuning)
-    write_artifact(
-        out,
-        lambda path, _: _table(setting, key, scale, chosen).write_csv(path),
-        config=search_identity(setting, key, scale),
-        inputs=[*input_files(setting.workload), *([tuning] if tuning else [])],
-        code=code(setting, key),
+    return Artifact(
+        lambda path, _: _table(setting, key, scale, winners(tuning)).write_csv(path),
+        search_identity(setting, key, scale),
+        code(setting, key),
         rule="boundary",
+        inputs=names([*input_files(setting.workload), *([tuning] if tuning else [])]),
     )
 
 
@@ -138,7 +131,7 @@ def search_identity(setting: Setting, key: str, scale: str) -> dict[str, Any]:
     return {name: everything[name] for name in own} | {
         "low": low,
         "high": high,
-        "resolution": experiment.boundary.resolution,
+        "resolution": experiment.search.resolution,
         "requests": experiment.boundary_requests_at(scale),
         "replications": experiment.scale(scale).replications,
         "seed": experiment.boundary_seed_at(scale),
@@ -168,7 +161,7 @@ def check(setting: Setting, scale: str) -> None:
                 f"experiment {setting.experiment.id}: boundary: the search goes from {low:g} to {high:g} requests/s "
                 f"(low and high, else the lowest and highest of the rates): give a low below {high:g} or a higher high"
             )
-        resolution, least, most = setting.experiment.boundary.resolution, high / FINEST, high - low
+        resolution, least, most = setting.experiment.search.resolution, high / FINEST, high - low
         if not least <= resolution <= most:
             raise ConfigError(
                 f"experiment {setting.experiment.id}: boundary.resolution: {resolution:g} requests/s in a search from "
@@ -193,4 +186,4 @@ def _replication(setting: Setting, key: str, scale: str, chosen: dict, replicati
         policy = setting.policy(key, nearest_winner(chosen, rate))
         return run_once(setting, policy, requests._replace(arrival=arrival), rate).completion
 
-    return lambda_star(serve, requests.arrival, *experiment.bracket_at(scale), experiment.boundary.resolution)
+    return lambda_star(serve, requests.arrival, *experiment.bracket_at(scale), experiment.search.resolution)

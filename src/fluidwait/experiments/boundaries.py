@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.step import Artifact, names
 from fluidwait.base.tables import load_table
 from fluidwait.experiments.experiment import Experiment
-from fluidwait.experiments.setting import Setting, resolve
-from fluidwait.fluid import calibrated_boundary
+from fluidwait.experiments.setting import Setting
+from fluidwait.fluid.calibrated import calibrated_boundary
 from fluidwait.policies.contract import NO_LIMIT
 from fluidwait.stats.metrics import mean_interval
 from fluidwait.stats.stability import stability_boundary
@@ -55,9 +56,7 @@ def code(setting: Setting) -> tuple[str, ...]:
 # --- of one experiment ---------------------------------------------------------------------------------------------
 
 
-def stability(
-    experiment: Experiment, tables: Mapping[str, Path], out: Path, searched: Mapping[str, Path] | None = None
-) -> None:
+def stability(setting: Setting, tables: Mapping[str, str], searched: Mapping[str, str]) -> Artifact:
     """λ* of every policy, its 95 % interval, λ* on the sweep's grid, and the predicted boundary.
 
     Args:
@@ -65,7 +64,7 @@ def stability(
         searched: λ* per replication (:mod:`fluidwait.experiments.bisection`), by policy. Those columns stay empty where
             nothing was searched, and for a policy with a replication in which no boundary was found.
     """
-    setting, searched = resolve(experiment), searched or {}
+    experiment = setting.experiment
 
     def write(path: Path, _: str) -> None:
         rows = []
@@ -80,17 +79,17 @@ def stability(
         "policies": {key: experiment.entry(key).model_dump(mode="json") for key in tables},
         "resolution": experiment.boundary.resolution if experiment.boundary else None,
     }
-    inputs = [*tables.values(), *searched.values()]
-    write_artifact(out, write, config=config, inputs=inputs, code=code(setting), rule="stability")
+    inputs = (*tables.values(), *searched.values())
+    return Artifact(write, config, code(setting), rule="stability", inputs=inputs)
 
 
-def _searched(experiment: Experiment, table: Path | None) -> dict[str, Any]:
+def _searched(experiment: Experiment, table: str | None) -> dict[str, Any]:
     if table is None:
         return {}
     stars = load_table(table, schema={"replication": pl.Int64, "lambda_star": pl.Float64})["lambda_star"]
     if stars.is_empty():
         return {}
-    row = {"replications": len(stars), "resolution": experiment.boundary.resolution}
+    row = {"replications": len(stars), "resolution": experiment.search.resolution}
     if stars.has_nulls():
         return row
     star = mean_interval(stars)
@@ -98,7 +97,7 @@ def _searched(experiment: Experiment, table: Path | None) -> dict[str, Any]:
     return row | {"lambda_star": star.mean} | ends
 
 
-def _on_the_grid(metrics: Path) -> float | None:
+def _on_the_grid(metrics: str) -> float | None:
     runs = load_table(metrics, schema_overrides={"stable": pl.Boolean})
     if runs["stable"].has_nulls():
         return None  # the arrival rate changes, so there is no λ*
@@ -141,23 +140,21 @@ def _finite(limit: int) -> float:
 # --- of all experiments --------------------------------------------------------------------------------------------
 
 
-def boundaries(tables: Iterable[tuple[Experiment, Path]], out: Path) -> None:
+def boundaries(settings: Sequence[Setting], tables: Sequence[str]) -> Artifact:
     """λ* of every experiment and policy beside the fluid bound of its workload.
 
     Args:
-        tables: experiments with their ``stability.csv``.
+        tables: ``stability.csv`` of each of the experiments.
     """
-    tables = list(tables)
-    settings = [resolve(experiment) for experiment, _ in tables]
 
     def write(path: Path, _: str) -> None:
-        parts = [_shares(setting, table) for setting, (_, table) in zip(settings, tables, strict=True)]
-        pl.concat(parts).write_csv(path)
+        pl.concat([_shares(setting, table) for setting, table in zip(settings, tables, strict=True)]).write_csv(path)
 
     lengths = {path for setting in settings for path in input_files(setting.workload)}
-    inputs = [*(table for _, table in tables), *sorted(lengths)]
     config = {setting.experiment.id: bound_identity(setting) for setting in settings}
-    write_artifact(out, write, config=config, inputs=inputs, code=imported_modules(__name__), rule="boundaries")
+    return Artifact(
+        write, config, imported_modules(__name__), rule="boundaries", inputs=(*tables, *names(sorted(lengths)))
+    )
 
 
 def fluid_bound(setting: Setting) -> float:
@@ -176,7 +173,7 @@ def bound_identity(setting: Setting) -> dict[str, Any]:
     }
 
 
-def _shares(setting: Setting, table: Path) -> pl.DataFrame:
+def _shares(setting: Setting, table: str) -> pl.DataFrame:
     bound = fluid_bound(setting)
     rows = load_table(table, schema=SCHEMA).with_columns(
         workload=pl.lit(setting.workload.name),

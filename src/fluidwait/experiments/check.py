@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError, FluidwaitError
-from fluidwait.base.paths import project_root
-from fluidwait.drawing import style
+from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.engines import rehearsal
-from fluidwait.engines.fitting import check_requests, reservation
-from fluidwait.experiments import bisection, reference
+from fluidwait.engines.feasibility import check_requests, reservation
+from fluidwait.experiments import bisection
 from fluidwait.experiments.experiment import KEY, Experiment
+from fluidwait.experiments.kinds import figure_kinds, table_kinds
 from fluidwait.experiments.setting import Setting
 from fluidwait.policies import Policy
 from fluidwait.workload import MixtureLengths, Requests
@@ -50,32 +49,23 @@ def named(where: str) -> Iterator[None]:
 
 
 def _check_figures(setting: Setting, scale: str) -> None:
+    """The figures and tables asked for: whether there are such, and whether the experiment has what they need."""
+    from fluidwait.drawing import style  # takes long to import, and a job checks no figures
+
     experiment = setting.experiment
-    keys, figures = list(experiment.policies), experiment.figures
-    if {"latency", "gap", "horizon"} & set(figures):
-        try:
-            style.styles(keys)
-        except ConfigError as error:
-            raise ConfigError(f"policies: {str(error).removeprefix('labels: ')}") from None
     style.check_words((entry.label for entry in experiment.policies.values()), "policies")
-    if "gap" in figures and len(keys) < 2:
-        raise ConfigError(f"figures: 'gap' compares policies, and there is only '{keys[0]}'; leave it out or add one")
-    if "audit" in figures and not (experiment.scale(scale).audit_requests and experiment.audit_share):
-        raise ConfigError("figures: 'audit' needs audit_requests of the scale and audit_share above 0")
-    if "reference" in figures and setting.hardware.timing.profile is None:
-        raise ConfigError(f"figures: 'reference' needs timing.profile, which hardware {setting.hardware.name} lacks")
-    for path in (reference.PUBLISHED, reference.MEDIANS) if "reference" in figures else ():
-        if not (project_root() / path).is_file():
-            raise ConfigError(f"figures: 'reference' needs {path}, which is not there")
-    if "mstar" in figures and setting.hardware.timing.linear is None:
-        raise ConfigError(f"figures: 'mstar' needs timing.linear, which hardware {setting.hardware.name} lacks")
+    for key, kinds in (("figures", figure_kinds(experiment)), ("tables", table_kinds(experiment))):
+        for kind in kinds:
+            if hasattr(kind.module, "check"):
+                with named(key):
+                    kind.module.check(setting, scale)
 
 
 def _check_traces(experiment: Experiment, scale: str) -> None:
     """A tuned policy has winners at the rates of the sweep only."""
     rates = experiment.rates_at(scale)
     for key in experiment.traced():
-        for rate in experiment.traces.rates if experiment.entry(key).grid else ():
+        for rate in experiment.traces_of(key).rates if experiment.entry(key).grid else ():
             if rate not in rates:
                 close = min(rates, key=lambda other: abs(other - rate))
                 raise ConfigError(
@@ -90,7 +80,7 @@ def _most_requests(setting: Setting, scale: str) -> Requests:
     sizes = experiment.scale(scale)
     asked = {"requests": max(experiment.horizons_at(scale))}
     if any(entry.grid for entry in experiment.policies.values()):
-        asked["tuning_requests"] = sizes.tuning_requests
+        asked["tuning_requests"] = sizes.tuned_requests
     if bisection.is_searched(experiment, scale):
         asked["boundary.requests"] = experiment.boundary_requests_at(scale)
     name = max(asked, key=asked.__getitem__)
@@ -139,7 +129,7 @@ def _feasible(setting: Setting, key: str, combinations: list[dict[str, Any]], ra
             return policy, knobs
         except ConfigError as error:
             reason = reason or error
-    raise reason
+    raise reason or ConfigError(f"policies.{key}: no combination of settings")
 
 
 def _every_length(setting: Setting) -> Requests:

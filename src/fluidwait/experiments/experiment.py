@@ -14,19 +14,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from fluidwait.base.config import Changes, ConfigError, Strict, Words, load, nearest, of_one_policy
-from fluidwait.base.paths import project_root
+from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.models import Changes, Strict, Words, of_one_policy, parse
+from fluidwait.base.scales import SEED_STEP, split_scale
+from fluidwait.experiments.extension import file_of, read_extended
 from fluidwait.workload import Positive, Workload, load_workload, rows_used
-
-SEED_STEP = 10_000
-"""Between the seeds of two seed sets."""
-
-
-def split_scale(name: str) -> tuple[str, int]:
-    """A scale's name and its seed set: ``paper`` is ("paper", 0), ``paper-seeds2`` the same size on other seeds."""
-    other = re.fullmatch(r"(.+)-seeds([1-9][0-9]{0,5})", name)
-    return (other[1], int(other[2])) if other else (name, 0)
-
 
 KEY = re.compile(r"[A-Za-z0-9_.+-]+")
 """Of a policy, or of a part of a study: it is part of the names of files."""
@@ -88,9 +80,17 @@ class Scale(Strict):
     replications: int = Field(ge=1, le=MOST_REPLICATIONS)
     rates: Rates | None = Field(None, description="instead of the experiment's rates")
     horizons: Horizons | None = Field(None, description="instead of the experiment's horizons")
-    tuning_requests: int = Field(ge=40, description="requests of a run in the search of a grid")
+    tuning_requests: int | None = Field(
+        None, ge=40, description="requests of a run in the search of a grid; needed where a policy has one"
+    )
     tuning_replications: int = Field(1, ge=1, le=MOST_REPLICATIONS)
     audit_requests: int = Field(ge=0, description="requests of a run that Vidur repeats, at most; 0: no audit")
+
+    @property
+    def tuned_requests(self) -> int:
+        """``tuning_requests`` of an experiment that has a grid."""
+        assert self.tuning_requests is not None, "no grid is searched"
+        return self.tuning_requests
 
 
 class BoundarySearch(Strict):
@@ -163,18 +163,24 @@ class Experiment(Strict):
     seed: int = Field(1, ge=0)
     tuning_seed: int = Field(1001, ge=0)
     audit_share: float = Field(0.05, ge=0, le=1, description="share of the runs that Vidur repeats")
-    figures: list[Literal["latency", "gap", "horizon", "memory", "reference", "mstar", "audit"]] = ["latency", "gap"]
+    figures: list[str] = Field(
+        ["latency", "gap"], description="kinds in src/fluidwait/experiments/figures, or paths of files of your own"
+    )
+    tables: list[str] = Field(
+        [], description="beside those that the figures read: kinds in src/fluidwait/experiments/tables, or paths"
+    )
     traces: Traces | None = Field(None, description="runs whose memory is recorded against time")
     scales: dict[str, Scale]
     boundary: BoundarySearch | None = Field(None, description="how λ* is searched; without it, it is not")
     policies: dict[str, PolicyEntry] = Field(min_length=1)
 
-    @field_validator("figures")
+    @field_validator("figures", "tables")
     @classmethod
-    def _each_once(cls, figures):
-        if twice := [kind for kind in figures if figures.count(kind) > 1]:
+    def _each_once(cls, kinds):
+        names = [Path(kind).stem for kind in kinds]
+        if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"'{twice[0]}' is there twice")
-        return figures
+        return kinds
 
     @field_validator("tuning_seed")
     @classmethod
@@ -206,12 +212,18 @@ class Experiment(Strict):
         return policies
 
     @model_validator(mode="after")
+    def _tuning_has_a_size(self):
+        tuned = next((key for key, entry in self.policies.items() if entry.grid), None)
+        for name, scale in self.scales.items() if tuned else ():
+            if scale.tuning_requests is None:
+                raise ValueError(f"scales.{name}.tuning_requests: required, as policies.{tuned} has a grid")
+        return self
+
+    @model_validator(mode="after")
     def _traces_exist(self):
         for key in (self.traces.policies if self.traces else None) or []:
             if key not in self.policies:
                 raise ValueError(f"traces.policies: no policy '{key}'{nearest(key, list(self.policies))}")
-        if "memory" in self.figures and self.traces is None:
-            raise ValueError("figures: 'memory' needs traces")
         return self
 
     def scale(self, name: str) -> Scale:
@@ -250,18 +262,24 @@ class Experiment(Strict):
         """Whether λ* of the policies is searched at this scale."""
         return self.boundary is not None and self.boundary_requests_at(scale) > 0
 
+    @property
+    def search(self) -> BoundarySearch:
+        """How λ* is searched, of an experiment in which it is."""
+        assert self.boundary is not None, "nothing is searched"
+        return self.boundary
+
     def boundary_seed_at(self, scale: str) -> int:
         """Seed of the searches for λ*."""
-        return self.boundary.seed + SEED_STEP * split_scale(scale)[1]
+        return self.search.seed + SEED_STEP * split_scale(scale)[1]
 
     def boundary_requests_at(self, scale: str) -> int:
         """Requests of a run in the searches for λ*."""
-        return self.boundary.requests.get(split_scale(scale)[0], 4 * self.scale(scale).requests)
+        return self.search.requests.get(split_scale(scale)[0], 4 * self.scale(scale).requests)
 
     def bracket_at(self, scale: str) -> tuple[float, float]:
         """Rates between which λ* is expected, requests/s."""
         rates = self.rates_at(scale)
-        return self.boundary.low or rates[0], self.boundary.high or rates[-1]
+        return self.search.low or rates[0], self.search.high or rates[-1]
 
     def traced(self) -> list[str]:
         """Keys of the policies whose memory is recorded, in the order of the experiment."""
@@ -311,8 +329,12 @@ def replayed_rows(experiment: Experiment, workload: Workload, scale: str) -> dic
 
 
 def load_experiment(path_or_name: str | Path) -> Experiment:
-    """Read an experiment; a name without a suffix means ``config/experiments/<name>.yaml``."""
+    """Read an experiment; a name without a suffix means ``config/experiments/<name>.yaml``.
+
+    Raises:
+        ConfigError: the file, or one that it extends, is missing or wrong.
+    """
     path = Path(path_or_name)
     if path.suffix != ".yaml":
-        path = project_root() / "config" / "experiments" / f"{path_or_name}.yaml"
-    return load(Experiment, path)
+        path = file_of(path_or_name)
+    return parse(Experiment, read_extended(path), path)

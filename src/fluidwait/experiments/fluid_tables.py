@@ -3,45 +3,52 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.step import Artifact, names
 from fluidwait.experiments.boundaries import fluid_bound
-from fluidwait.experiments.experiment import Experiment
-from fluidwait.experiments.setting import Setting, resolve
-from fluidwait.fluid import calibrated_equilibrium, threshold_table
+from fluidwait.experiments.setting import Setting
+from fluidwait.fluid.calibrated import calibrated_equilibrium
+from fluidwait.fluid.report import threshold_table
 from fluidwait.workload import input_files
 
 POINTS = 300
 """Rates of the fine curve of the calibrated equilibrium."""
 
 
-def thresholds(experiment: Experiment, scale: str, out: Path) -> None:
-    """Write the table as CSV to ``out`` and the full summary as JSON beside it.
+def thresholds(setting: Setting, scale: str) -> tuple[Artifact, Artifact]:
+    """The table as CSV, and the full summary as JSON.
 
     The summary's ``capacity`` and ``calibrated_boundary`` are of the memory in tokens, as in the paper; its
     ``fluid_bound`` (requests/s) is of the whole blocks that the engines have, as in ``boundaries.csv``.
     """
-    setting = resolve(experiment)
-    rates = experiment.rates_at(scale)
-    table, whole = threshold_table(setting.law, rates, setting.hardware, semantics=experiment.semantics)
+    solved = cache(lambda: _solved(setting, scale))
+    recorded: dict[str, Any] = {
+        "identity": fluid_identity(setting, scale),
+        "inputs": names(input_files(setting.workload)),
+        "code": imported_modules(__name__),
+        "rule": "thresholds",
+    }
+    return (
+        Artifact(lambda path, _: solved()[0].write_csv(path), **recorded),
+        Artifact(lambda path, _: path.write_text(solved()[1], encoding="utf-8"), **recorded),
+    )
+
+
+def _solved(setting: Setting, scale: str) -> tuple[pl.DataFrame, str]:
+    """The table, lists in a cell with spaces between, and the summary as JSON."""
+    rates = setting.experiment.rates_at(scale)
+    table, whole = threshold_table(setting.law, rates, setting.hardware, semantics=setting.experiment.semantics)
     whole["fluid_bound"] = fluid_bound(setting)
     whole["calibrated_curve"] = _curve(setting, rates[0], whole["calibrated_boundary"]["rate"])
     lists = [name for name, kind in table.schema.items() if isinstance(kind, pl.List)]
     flat = table.with_columns(pl.col(lists).cast(pl.List(pl.String)).list.join(" "))
-    recorded = {
-        "config": fluid_identity(setting, scale),
-        "inputs": input_files(setting.workload),
-        "code": imported_modules(__name__),
-        "rule": "thresholds",
-    }
-    write_artifact(out, lambda path, _: flat.write_csv(path), **recorded)
-    text = json.dumps(whole, indent=1) + "\n"
-    write_artifact(out.with_suffix(".json"), lambda path, _: path.write_text(text, encoding="utf-8"), **recorded)
+    return flat, json.dumps(whole, indent=1) + "\n"
 
 
 def fluid_identity(setting: Setting, scale: str) -> dict[str, Any]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import config_hash, imported_modules, write_artifact
-from fluidwait.experiments.experiment import Experiment, PolicyEntry
-from fluidwait.experiments.setting import Setting, resolve
+from fluidwait.artifacts.canonical import config_hash
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.step import Artifact, names
+from fluidwait.experiments.experiment import PolicyEntry
+from fluidwait.experiments.setting import Setting
 from fluidwait.experiments.sweep import identity
 from fluidwait.workload import input_files
 
@@ -22,8 +23,8 @@ def code(settings: Iterable[Setting]) -> tuple[str, ...]:
     return (*imported_modules(__name__, *own), "fluidwait.policies.*")
 
 
-def parameters(experiments: list[Experiment], scale: str, out: Path) -> None:
-    """Write the table.
+def parameters(settings: Sequence[Setting], scale: str) -> Artifact:
+    """The table.
 
     Columns: experiment, title; workload, arrivals, rates (requests/s), requests (of a run), replications, window (share
     measured), seed; hardware, memory_margin, capacity_tokens (C), blocks, block_size (tokens), watermark_blocks,
@@ -32,14 +33,12 @@ def parameters(experiments: list[Experiment], scale: str, out: Path) -> None:
     units of config/README.md. A setting that a policy does not have is empty, a limit that it does not apply is
     ``none``, ``fluid: 9`` is 9 from the calibrated fluid model, and a tuned one lists what is tried.
     """
-    settings = [resolve(experiment) for experiment in experiments]
-    write_artifact(
-        out,
+    return Artifact(
         lambda path, _: table(settings, scale).write_csv(path),
-        config={"experiments": {setting.experiment.id: settings_identity(setting, scale) for setting in settings}},
-        inputs=sorted({path for setting in settings for path in input_files(setting.workload)}),
-        code=code(settings),
+        {"experiments": {setting.experiment.id: settings_identity(setting, scale) for setting in settings}},
+        code(settings),
         rule="parameters",
+        inputs=names(sorted({path for setting in settings for path in input_files(setting.workload)})),
     )
 
 
@@ -52,7 +51,7 @@ def settings_identity(setting: Setting, scale: str) -> dict[str, Any]:
     return {"title": experiment.title, "labels": labels, "policies": {k: v | hardware for k, v in whole.items()}}
 
 
-def table(settings: list[Setting], scale: str) -> pl.DataFrame:
+def table(settings: Sequence[Setting], scale: str) -> pl.DataFrame:
     """The table of :func:`parameters`."""
     rows = [
         _shared(setting, scale) | _policy(setting, key, scale)
@@ -111,10 +110,10 @@ def _policy(setting: Setting, key: str, scale: str) -> dict[str, Any]:
 
 def _setting(name: str, value: Any, entry: PolicyEntry, derived: Any) -> Any:
     """What a policy's setting is; numbers that follow from the fluid model and not from the rate are given as well."""
-    if name in (entry.grid or {}):
+    if entry.grid and name in entry.grid:
         return f"tuned: {_text(entry.grid[name])}"
     if value == "fluid" and np.isscalar(derived):
-        return f"fluid: {derived}"
+        return f"fluid: {derived!s}"
     return "none" if value is None else value
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.tables import read_columns
 
 PROMPT, OUTPUT = 512, 20  # tokens of every request

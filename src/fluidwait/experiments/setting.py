@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
-from fluidwait.base.config import ConfigError, load_yaml
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
+from fluidwait.base.scales import split_scale
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.device.hardware import Hardware, load_hardware
 from fluidwait.device.timing import TimeModel
 from fluidwait.engines import core
 from fluidwait.engines.core import Semantics
-from fluidwait.experiments.experiment import Experiment, split_scale, workload_of
+from fluidwait.experiments.experiment import Experiment, workload_of
 from fluidwait.policies import Policy, load_policy
 from fluidwait.policies.contract import Context
 from fluidwait.workload import (
@@ -36,8 +39,9 @@ def _raise_if_its_own(base: dict[str, Any], file: str, mistake: str) -> None:
             raise
 
 
-class Setting(NamedTuple):
-    """Everything about an experiment that its policies share, resolved."""
+@dataclass(frozen=True)
+class Setting:
+    """Everything about an experiment that its policies share, resolved once and handed down."""
 
     experiment: Experiment
     hardware: Hardware
@@ -45,6 +49,7 @@ class Setting(NamedTuple):
     law: LengthLaw
     time_model: TimeModel
     semantics: Semantics
+    _files: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)  # of config/policies, by name
 
     def requests(self, n: int, rate: float, seed: int, replication: int, stretches: int = 1) -> Requests:
         """The same requests for every policy and engine."""
@@ -59,7 +64,7 @@ class Setting(NamedTuple):
         """The requests of a replication of the grid search: of other seeds, or other rows of a replayed trace."""
         sizes, stretches = self.experiment.scale(scale), self.experiment.stretches_at(scale)
         place = sizes.replications + replication if self.workload.arrivals.process == "trace" else replication
-        return self.requests(sizes.tuning_requests, rate, self.experiment.tuning_seed_at(scale), place, stretches)
+        return self.requests(sizes.tuned_requests, rate, self.experiment.tuning_seed_at(scale), place, stretches)
 
     def context(self, rate: float) -> Context:
         """What policies derive their knobs from."""
@@ -69,7 +74,9 @@ class Setting(NamedTuple):
         """The policy of an entry with its settings and, for a tuned one, the chosen combination."""
         entry = self.experiment.entry(key)
         file = f"config/policies/{entry.use}.yaml"
-        base = load_yaml(project_root() / file)
+        if entry.use not in self._files:
+            self._files[entry.use] = load_yaml(project_root() / file)
+        base = self._files[entry.use]
         source = f"experiment {self.experiment.id}: policies.{key}"
         try:
             return load_policy(base | entry.settings | (change or {}), source)
@@ -124,7 +131,7 @@ def check_requests(setting: Setting, scale: str) -> None:
         )
     if arrivals.process == "trace":
         _check_stretches(setting, scale)
-    for n in {*experiment.horizons_at(scale), *([sizes.tuning_requests] if experiment.is_tuned() else [])}:
+    for n in {*experiment.horizons_at(scale), *([sizes.tuned_requests] if experiment.is_tuned() else [])}:
         for rate in [*experiment.rates_at(scale), *(experiment.traces.rates if experiment.traces else [])]:
             check_span(n / rate, n, rate, f"{where}: scales.{base}: rate {rate:g}")
             check_offered(setting.workload, n, rate, f"{where}: scales.{base}: rate {rate:g}")
@@ -135,19 +142,19 @@ def _check_stretches(setting: Setting, scale: str) -> None:
     experiment, workload = setting.experiment, setting.workload
     sizes, (base, _) = experiment.scale(scale), split_scale(scale)
     tuned = sizes.tuning_replications if experiment.is_tuned() else 0
-    n = max(experiment.horizons_at(scale)[-1], sizes.tuning_requests if tuned else 0)
+    n = max(experiment.horizons_at(scale)[-1], sizes.tuned_requests if tuned else 0)
     where = f"experiment {experiment.id}: scales.{base}"
     size = rows_used(workload, 1)[2]
     room = size // n - tuned
     if room < 1:
         raise ConfigError(
-            f"{where}: {n} requests in {1 + tuned} stretch(es), one for each replication, but {workload.lengths.file} "
+            f"{where}: {n} requests in {1 + tuned} stretch(es), one for each replication, but {workload.replayed.file} "
             f"has {size} rows (nearest valid number of requests: {size // (1 + tuned)})"
         )
     if sizes.replications > room:
         raise ConfigError(
             f"{where}.replications: {sizes.replications} stretches of {n} requests"
-            f"{f' and {tuned} for tuning' if tuned else ''}, but {workload.lengths.file} has {size} rows "
+            f"{f' and {tuned} for tuning' if tuned else ''}, but {workload.replayed.file} has {size} rows "
             f"(nearest valid value: {room})"
         )
     if experiment.traces and experiment.traces.replication >= sizes.replications:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
+from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.records import iter_runs
+from fluidwait.artifacts.step import Artifact
 from fluidwait.base.tables import load_table
 from fluidwait.experiments.experiment import Experiment, workload_of
 from fluidwait.stats.metrics import metrics_table, summarise
@@ -16,7 +18,7 @@ from fluidwait.stats.stability import MARGIN, drift
 CODE = imported_modules(__name__)
 
 
-def metrics(experiment: Experiment, records: Path, out: Path) -> None:
+def metrics(experiment: Experiment, records: str) -> Artifact:
     """One row per run of a records file: its metrics, its drift and whether it is stable.
 
     The last two are empty where the arrival rate changes: a backlog then grows and shrinks with it.
@@ -35,11 +37,15 @@ def metrics(experiment: Experiment, records: Path, out: Path) -> None:
 
     constant = workload_of(experiment).arrivals.constant_rate
     config = {"window": experiment.window, "constant_rate": constant}
-    write_artifact(out, write, config=config, inputs=[records], code=CODE, rule="metrics")
+    return Artifact(write, config, CODE, rule="metrics", inputs=(records,))
 
 
-def summary(experiment: Experiment, tables: dict[str, Path], out: Path) -> None:
-    """One row per policy, rate and number of requests: means over the replications with 95 % confidence intervals."""
+def summary(experiment: Experiment, tables: Mapping[str, str]) -> Artifact:
+    """One row per policy, rate and number of requests: means over the replications with 95 % confidence intervals.
+
+    Args:
+        tables: of :func:`metrics`, by policy.
+    """
 
     def write(path: Path, _: str) -> None:
         parts, point = [], ["rate", "requests"]
@@ -54,4 +60,4 @@ def summary(experiment: Experiment, tables: dict[str, Path], out: Path) -> None:
         pl.concat(parts).write_csv(path)
 
     labels = {key: experiment.entry(key).label for key in tables}
-    write_artifact(out, write, config={"labels": labels}, inputs=tables.values(), code=CODE, rule="summary")
+    return Artifact(write, {"labels": labels}, CODE, rule="summary", inputs=tuple(tables.values()))

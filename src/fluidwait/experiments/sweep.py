@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import canonical_json, config_hash, imported_modules, write_artifact
+from fluidwait.artifacts.canonical import canonical_json, config_hash
+from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.records import REQUESTS, RecordWriter
-from fluidwait.base.config import ConfigError
+from fluidwait.artifacts.step import Artifact, names
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.tables import load_table
 from fluidwait.engines.simulator import Run, simulate
-from fluidwait.experiments.experiment import Experiment, replayed_rows
-from fluidwait.experiments.setting import Setting, check_requests, resolve
+from fluidwait.experiments.experiment import replayed_rows
+from fluidwait.experiments.setting import Setting
 from fluidwait.policies import Policy
 from fluidwait.stats.metrics import run_metrics
 from fluidwait.workload import Requests, input_files, rows_used
@@ -93,25 +95,23 @@ def code_of(setting: Setting, key: str) -> tuple[str, ...]:
 # --- tuning --------------------------------------------------------------------------------------------------------
 
 
-def tune(experiment: Experiment, key: str, scale: str, out: Path) -> None:
-    """Search the policy's grid at every rate; writes one row per rate and combination, the best one marked.
+def tuning(setting: Setting, key: str, scale: str) -> Artifact:
+    """The search of the policy's grid at every rate: one row per rate and combination, the best one marked.
 
     The best has the least mean latency over the tuning runs; the earlier in the file wins a tie. Combinations that the
     policy refuses (more segments than requests in service, say) are kept with the reason and without a latency.
     """
-    setting = resolve(experiment)
-    check_requests(setting, scale)
-    write_artifact(
-        out,
-        lambda path, _: _tuning_table(setting, key, scale).write_csv(path),
-        config=identity(setting, key, scale),
-        inputs=input_files(setting.workload),
-        code=code_of(setting, key),
+    return Artifact(
+        lambda path, _: search(setting, key, scale).write_csv(path),
+        identity(setting, key, scale),
+        code_of(setting, key),
         rule="tune",
+        inputs=names(input_files(setting.workload)),
     )
 
 
-def _tuning_table(setting: Setting, key: str, scale: str) -> pl.DataFrame:
+def search(setting: Setting, key: str, scale: str) -> pl.DataFrame:
+    """The table of :func:`tuning`."""
     sizes, entry = setting.experiment.scale(scale), setting.experiment.entry(key)
     rows = []
     for rate in setting.experiment.rates_at(scale):
@@ -139,31 +139,33 @@ def _try(setting: Setting, key: str, change: dict[str, Any], samples: list[Reque
     return row | {"mean_latency": float(np.mean([metrics.mean_latency for metrics in latencies]))}
 
 
-def winners(tuning: Path | None) -> dict[float, dict[str, Any]]:
+def winners(tuning: str | Path | None) -> dict[float, dict[str, Any]]:
     """The chosen combination of every rate; empty without a tuning table."""
-    if tuning is None:
-        return {}
-    table = load_table(tuning).filter(pl.col("winner"))
+    return {} if tuning is None else winners_in(load_table(tuning))
+
+
+def winners_in(table: pl.DataFrame) -> dict[float, dict[str, Any]]:
+    """The chosen combination of every rate, in a table of :func:`search`."""
+    table = table.filter(pl.col("winner"))
     return {rate: json.loads(settings) for rate, settings in zip(table["rate"], table["settings"], strict=True)}
 
 
 # --- evaluation ----------------------------------------------------------------------------------------------------
 
 
-def sweep(experiment: Experiment, key: str, scale: str, out: Path, tuning: Path | None = None) -> None:
-    """Run the policy at every rate and replication; writes one records file with all runs."""
-    setting = resolve(experiment)
-    check_requests(setting, scale)
-    chosen = winners(tuning)
+def records(setting: Setting, key: str, scale: str, tuning: str | None = None) -> Artifact:
+    """The runs of the policy at every rate and in every replication, in one records file.
+
+    Args:
+        tuning: table of :func:`tuning`, of a policy with a grid.
+    """
     config = identity(setting, key, scale)
-    inputs = [*input_files(setting.workload), *([tuning] if tuning else [])]
-    write_artifact(
-        out,
-        lambda path, digest: _write_runs(setting, key, scale, chosen, config, path, digest),
-        config=config,
-        inputs=inputs,
-        code=code_of(setting, key),
+    return Artifact(
+        lambda path, digest: _write_runs(setting, key, scale, winners(tuning), config, path, digest),
+        config,
+        code_of(setting, key),
         rule="sweep",
+        inputs=names([*input_files(setting.workload), *([tuning] if tuning else [])]),
     )
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
-from fluidwait.base.config import ConfigError
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.step import Artifact, names
+from fluidwait.base.errors import ConfigError
 from fluidwait.engines.simulator import LOG_COLUMNS, simulate
-from fluidwait.experiments.experiment import Experiment
-from fluidwait.experiments.setting import Setting, check_requests, resolve
+from fluidwait.experiments.setting import Setting
 from fluidwait.experiments.sweep import code_of, identity, winners
 from fluidwait.workload import input_files
 
@@ -19,35 +19,39 @@ BUCKETS = 1000
 """Stretches of a run, with equally many iterations each, of which the least and the largest memory are kept."""
 
 
-def trace(experiment: Experiment, key: str, scale: str, out: Path, tuning: Path | None = None) -> None:
-    """Simulate one replication at every rate of the experiment's ``traces`` and write its memory.
+def trace(setting: Setting, key: str, scale: str, tuning: str | None = None) -> Artifact:
+    """The memory of one replication, simulated at every rate of the experiment's ``traces``.
 
     Columns: rate (requests/s); time (s), the end of an iteration; kv_tokens of all residents, before the finished ones
     leave; share of the KV memory; evictions since time 0. Long runs are thinned, see :func:`extremes`.
 
     Raises:
-        ConfigError: the experiment asks for no trace of this policy, or for one at a rate at which it is not tuned.
+        ConfigError: the experiment asks for no trace of this policy; when it is made: or for one at a rate at which it
+            is not tuned.
     """
-    setting, chosen, asked = resolve(experiment), winners(tuning), experiment.traces_of(key)
-    check_requests(setting, scale)
-    if untuned := [rate for rate in asked.rates if chosen and rate not in chosen]:
-        nearest_rate = min(chosen, key=lambda rate: abs(rate - untuned[0]))
-        raise ConfigError(
-            f"experiment {experiment.id}: traces.rates: {key} is not tuned at {untuned[0]:g} requests/s "
-            f"(nearest valid value: {nearest_rate:g})"
-        )
+    asked = setting.experiment.traces_of(key)
 
     def write(path: Path, _: str) -> None:
+        chosen = winners(tuning)
+        _check_tuned(setting, key, asked.rates, chosen)
         pl.concat([_one(setting, key, scale, rate, chosen.get(rate)) for rate in asked.rates]).write_csv(path)
 
-    write_artifact(
-        out,
+    return Artifact(
         write,
-        config=identity(setting, key, scale) | {"traces": {"rates": asked.rates, "replication": asked.replication}},
-        inputs=[*input_files(setting.workload), *([tuning] if tuning else [])],
-        code=sorted({*code_of(setting, key), *imported_modules(__name__)}),
+        identity(setting, key, scale) | {"traces": {"rates": asked.rates, "replication": asked.replication}},
+        tuple(sorted({*code_of(setting, key), *imported_modules(__name__)})),
         rule="trace",
+        inputs=names([*input_files(setting.workload), *([tuning] if tuning else [])]),
     )
+
+
+def _check_tuned(setting: Setting, key: str, rates: list[float], chosen: dict[float, dict]) -> None:
+    if untuned := [rate for rate in rates if chosen and rate not in chosen]:
+        nearest_rate = min(chosen, key=lambda rate: abs(rate - untuned[0]))
+        raise ConfigError(
+            f"experiment {setting.experiment.id}: traces.rates: {key} is not tuned at {untuned[0]:g} requests/s "
+            f"(nearest valid value: {nearest_rate:g})"
+        )
 
 
 def _one(setting: Setting, key: str, scale: str, rate: float, change: dict | None) -> pl.DataFrame:
@@ -57,6 +61,7 @@ def _one(setting: Setting, key: str, scale: str, rate: float, change: dict | Non
     requests = setting.evaluation(scale, experiment.horizons_at(scale)[-1], rate, replication)
     knobs = policy.prepare(setting.context(rate))
     run = simulate(requests, policy, knobs, setting.time_model, setting.semantics, log=True)
+    assert run.log is not None  # asked for
     log = pl.DataFrame(run.log, schema=list(LOG_COLUMNS))
     capacity = setting.semantics.blocks * setting.semantics.block_size
     return log[extremes(run.log[:, LOG_COLUMNS.index("kv_tokens")])].select(

@@ -17,24 +17,15 @@ counted in tokens; an engine that rounds each request up to blocks holds about h
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numba import njit
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.device.timing import BatchSums, iteration_time
 from fluidwait.fluid.equilibrium import check_capacity
-from fluidwait.fluid.thresholds import (
-    Infeasible,
-    Thresholds,
-    check_rate,
-    enough,
-    integrality,
-    least_fixed_point,
-    summary,
-    within,
-)
+from fluidwait.fluid.thresholds import check_rate, enough, within
 
 if TYPE_CHECKING:
     from fluidwait.device.timing import TimeModel
@@ -43,21 +34,25 @@ if TYPE_CHECKING:
 Semantics = Literal["serving", "decode", "paper"]
 
 
-class LifeSums(NamedTuple):
-    """Sums over the iterations of one request, f8[m] each; the first eight are the arguments of ``iteration_time``.
+Value = TypeVar("Value", float, np.ndarray)
 
-    ``stages`` is the number of iterations, prefill chunks and decodes.
+
+class LifeSums(NamedTuple, Generic[Value]):
+    """Sums over the iterations of one request, f8[m] each, or their means over the types.
+
+    The first eight are the arguments of ``iteration_time``. ``stages`` is the number of iterations: prefill chunks and
+    decodes.
     """
 
-    tokens: np.ndarray
-    kv_tokens: np.ndarray
-    prefills: np.ndarray
-    prefill_tokens: np.ndarray
-    prefill_squares: np.ndarray
-    prefill_context: np.ndarray
-    decodes: np.ndarray
-    decode_context: np.ndarray
-    stages: np.ndarray
+    tokens: Value
+    kv_tokens: Value
+    prefills: Value
+    prefill_tokens: Value
+    prefill_squares: Value
+    prefill_context: Value
+    decodes: Value
+    decode_context: Value
+    stages: Value
 
 
 class CalibratedEquilibrium(NamedTuple):
@@ -102,7 +97,7 @@ class CalibratedBoundary(NamedTuple):
     in_service: float
 
 
-def life_sums(law: LengthLaw, chunk: int | None = None, semantics: Semantics = "serving") -> LifeSums:
+def life_sums(law: LengthLaw, chunk: int | None = None, semantics: Semantics = "serving") -> LifeSums[np.ndarray]:
     """Sums over one request's life, per type. ``chunk`` in tokens, None for whole prompts.
 
     With K chunks of c tokens, the last of e = l - (K-1) c, and D decodes::
@@ -172,7 +167,7 @@ def calibrated_equilibrium(
     mean = _mean_sums(law, chunk, semantics)
     stair = _first_stair(model, mean, rate)
     if stair is None:
-        return CalibratedEquilibrium(*[math.inf] * 5, feasible=False, reason="time")
+        return CalibratedEquilibrium(math.inf, math.inf, math.inf, math.inf, math.inf, feasible=False, reason="time")
     x = _crossing(model, mean, rate, stair)
     limits = _limits(mean, capacity, token_budget, cap)
     reason = next((name for name, most in limits.items() if not within(x, most)), "")
@@ -206,7 +201,7 @@ def calibrated_boundary(
         raise ConfigError(f"capacity: must be finite for a stability boundary (KV tokens), found {capacity}")
     mean = _mean_sums(law, chunk, semantics)
     limits = _limits(mean, capacity, token_budget, cap)
-    binding = min(limits, key=limits.get)
+    binding = min(limits, key=limits.__getitem__)
     largest = limits[binding]
     tokens = np.arange(1, int(enough(largest * mean.tokens)) + 1)
     ends = np.minimum(tokens / mean.tokens, largest)
@@ -219,61 +214,16 @@ def calibrated_boundary(
     )
 
 
-def calibrated_thresholds(
-    law: LengthLaw,
-    rate: float,
-    model: TimeModel,
-    capacity: float,
-    *,
-    chunk: int | None = None,
-    semantics: Semantics = "serving",
-    slack: float = 0.0,
-) -> Thresholds:
-    """Smallest integer thresholds with (1 + slack) tau(batch with n_j in every stage) <= n_j / lambda_j for all j.
-
-    The fixed point of :mod:`fluidwait.fluid.thresholds` with tau in place of d0 + d1 M; the batch must fit the memory.
-    Smallest if tau is monotone; where a measured staircase steps down the result is feasible, and a smaller one may be.
-    ``equilibrium_memory`` is that of the real-valued calibrated equilibrium.
-
-    Raises:
-        Infeasible: ``time`` or ``memory`` (no equilibrium), ``slack`` (none at rate (1 + slack)), ``integrality``.
-        ConfigError: a number outside its range.
-    """
-    check_rate(rate, slack)
-    options = {"capacity": capacity, "chunk": chunk, "semantics": semantics}
-    base = calibrated_equilibrium(law, rate, model, **options)
-    if not base.feasible:
-        raise Infeasible(base.reason, f"rate {rate:g} requests/s has no calibrated equilibrium within its limits")
-    aimed = calibrated_equilibrium(law, rate * (1.0 + slack), model, **options)
-    if not aimed.feasible:
-        raise Infeasible("slack", f"rate {rate:g} requests/s has no calibrated equilibrium with slack {slack:g}")
-    sums = life_sums(law, chunk, semantics)
-    table = np.array(sums[:8], dtype=np.int64)  # whole numbers: halves cancel in every sum
-    rates = rate * law.share
-
-    def seconds(n: np.ndarray) -> float:
-        return iteration_time(model, BatchSums(*(table @ n)))
-
-    n = least_fixed_point(
-        need=lambda n: enough((1.0 + slack) * rates * seconds(n)),
-        start=enough(aimed.requests * law.share),
-        fits=lambda n: within(sums.kv_tokens @ n, capacity),
-    )
-    if n is None:
-        raise integrality(rate, base.memory, capacity)
-    return summary(n, rates, seconds(n), float(sums.kv_tokens @ n), base.memory)
+def _mean_sums(law: LengthLaw, chunk: int | None, semantics: Semantics) -> LifeSums[float]:
+    return LifeSums._make(float(law.share @ column) for column in life_sums(law, chunk, semantics))
 
 
-def _mean_sums(law: LengthLaw, chunk: int | None, semantics: Semantics) -> LifeSums:
-    return LifeSums(*(float(law.share @ column) for column in life_sums(law, chunk, semantics)))
-
-
-def _limits(mean: LifeSums, capacity: float, token_budget: float, cap: float) -> dict[str, float]:
+def _limits(mean: LifeSums[float], capacity: float, token_budget: float, cap: float) -> dict[str, float]:
     """Largest x = requests per iteration that each limit allows."""
     return {"memory": capacity / mean.kv_tokens, "budget": token_budget / mean.tokens, "cap": cap / mean.stages}
 
 
-def _batch(mean: LifeSums, x: float) -> tuple[float, float, float, float]:
+def _batch(mean: LifeSums[float], x: float) -> tuple[float, float, float, float]:
     """requests, tokens, memory, in service of the batch with x requests per iteration."""
     return x, x * mean.tokens, x * mean.kv_tokens, x * mean.stages
 
@@ -291,13 +241,13 @@ def _times(model, tokens, requests, sums):
     return out
 
 
-def _gap(model: TimeModel, mean: LifeSums, rate: float, tokens: np.ndarray) -> np.ndarray:
+def _gap(model: TimeModel, mean: LifeSums[float], rate: float, tokens: np.ndarray) -> np.ndarray:
     """x - rate * tau at the right end x of each stair: >= 0 where the stair holds a batch that serves its arrivals."""
     ends = tokens / mean.tokens
     return ends - rate * _times(model, tokens, ends, np.array(mean))
 
 
-def _first_stair(model: TimeModel, mean: LifeSums, rate: float) -> int | None:
+def _first_stair(model: TimeModel, mean: LifeSums[float], rate: float) -> int | None:
     """Smallest number of computed tokens whose stair holds a solution, None when there is none."""
     known = np.arange(1, len(model.compute) + 1)
     good = np.flatnonzero(_gap(model, mean, rate, known) >= 0.0)
@@ -314,7 +264,7 @@ def _first_stair(model: TimeModel, mean: LifeSums, rate: float) -> int | None:
     return stair
 
 
-def _crossing(model: TimeModel, mean: LifeSums, rate: float, stair: int) -> float:
+def _crossing(model: TimeModel, mean: LifeSums[float], rate: float, stair: int) -> float:
     """Least x on the stair with rate * tau(x) <= x, from the line through two points of the stair."""
     right = stair / mean.tokens
     left = (stair - 1) / mean.tokens

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 
 if TYPE_CHECKING:
     from fluidwait.workload import LengthLaw

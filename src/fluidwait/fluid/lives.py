@@ -12,14 +12,13 @@ room for ``ROOM`` standard deviations. With equal lengths all p_t are 0 or 1: th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fluidwait.device.timing import BatchSums, iteration_time
 from fluidwait.fluid.calibrated import Semantics, life_sums
-from fluidwait.fluid.segments import check_boundaries, check_in_service, check_margin, threshold_ratio
+from fluidwait.fluid.segments import LARGEST_RATIO, Boundaries, check_boundaries, check_in_service, check_margin
 from fluidwait.fluid.thresholds import enough
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def survival(lengths: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def life_design(
-    law: LengthLaw, boundaries: Sequence[int], in_service: int, margin: float = 0.05, prefills: float = 0.0
+    law: LengthLaw, boundaries: Boundaries, in_service: int, margin: float = 0.05, prefills: float = 0.0
 ) -> LifeDesign:
     """Quotas and caps for ``in_service`` requests in service on average.
 
@@ -123,3 +122,8 @@ def cheapest_batch(model: TimeModel, decodes: float, least: int, most: int) -> i
     alone = seconds(int(np.ceil(decodes)))
     sizes = range(most, max(least, int(decodes) + 1) - 1, -1)
     return min(sizes, key=lambda tokens: (seconds(tokens) - alone) / (tokens - decodes), default=most)
+
+
+def threshold_ratio(continuation: np.ndarray, margin: float) -> np.ndarray:
+    """Lower bound q_k of n_k / n_{k-1}: p_k plus the margin, but the margin never lifts it past 0.99."""
+    return np.maximum(continuation, np.minimum(continuation + margin, LARGEST_RATIO))

@@ -10,8 +10,8 @@ import polars as pl
 
 from fluidwait.fluid.calibrated import Semantics, calibrated_boundary, calibrated_equilibrium
 from fluidwait.fluid.equilibrium import boundary, equilibrium
-from fluidwait.fluid.segments import equal_mass_boundaries, nested_thresholds
-from fluidwait.fluid.thresholds import Infeasible, wait_thresholds
+from fluidwait.fluid.segments import Boundaries, NestedThresholds, equal_mass_boundaries, nested_thresholds
+from fluidwait.fluid.thresholds import Infeasible, Thresholds, wait_thresholds
 
 if TYPE_CHECKING:
     from fluidwait.device.hardware import Hardware
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MOST_TYPES = 16  # with more types the thresholds are those of Nested WAIT, and n* per type is left out
 DEFAULT_SEGMENTS = 4
 
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "rate": pl.Float64,
     "load": pl.Float64,
     "iteration_time": pl.Float64,
@@ -44,7 +44,7 @@ def threshold_table(
     rates: Sequence[float],
     hardware: Hardware,
     *,
-    boundaries: Sequence[int] | None = None,
+    boundaries: Boundaries | None = None,
     segments: int | None = None,
     chunk: int | None = None,
     semantics: Semantics = "serving",
@@ -70,7 +70,7 @@ def threshold_table(
     """
     linear, profile = hardware.time_model("linear"), hardware.time_model("profile")
     capacity = float(hardware.kv_capacity_tokens)
-    limits = {"chunk": chunk, "semantics": semantics, "token_budget": token_budget, "cap": cap}
+    limits: dict[str, Any] = {"chunk": chunk, "semantics": semantics, "token_budget": token_budget, "cap": cap}
     if boundaries is None and (segments is not None or len(law.share) > MOST_TYPES):
         boundaries = equal_mass_boundaries(law, segments or DEFAULT_SEGMENTS)
     edge = calibrated_boundary(law, profile, capacity, **limits)
@@ -93,11 +93,12 @@ def threshold_table(
 
 
 def _paper_columns(
-    law: LengthLaw, rate: float, linear: TimeModel, capacity: float, boundaries: Sequence[int] | None
+    law: LengthLaw, rate: float, linear: TimeModel, capacity: float, boundaries: Boundaries | None
 ) -> dict[str, Any]:
     d0, d1 = linear.base, linear.per_kv
     state = equilibrium(law, rate, d0, d1)
-    found, reason = None, ""
+    found: Thresholds | NestedThresholds | None = None
+    reason = ""
     try:
         if boundaries is None:
             found = wait_thresholds(law, rate, d0, d1, capacity)

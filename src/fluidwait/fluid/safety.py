@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 
 
 class RequiredMemory(NamedTuple):
@@ -89,8 +89,6 @@ def required_memory(
     horizon: float,
     risk: float,
     d0: float,
-    scale: float = 1.0,
-    types: int | None = None,
 ) -> RequiredMemory:
     """The three memory terms (see the module) for thresholds ``n`` f8[L], which need not be integers.
 
@@ -98,21 +96,19 @@ def required_memory(
         continuation: p_k for k = 2..L, f8[L-1].
         boundaries: r_1 < ... < r_L in output tokens.
         prompt: prompt tokens, one number or f8[L] by segment.
-        horizon: T in s. risk: overflow probability delta in (0, 1). d0: s per iteration. scale: zeta.
-        types: m of the union bound, the number of segments when not given.
+        horizon: T in s. risk: overflow probability delta in (0, 1). d0: s per iteration.
 
     Raises:
         ConfigError: a number outside its range, or a threshold with n_k <= n_{k-1} p_k.
     """
-    if not (horizon > 0 and 0.0 < risk < 1.0 and d0 > 0 and scale > 0):
+    if not (horizon > 0 and 0.0 < risk < 1.0 and d0 > 0):
         raise ConfigError(
-            "safety: need horizon > 0, 0 < risk < 1, d0 > 0 and scale > 0, "
-            f"found horizon={horizon}, risk={risk}, d0={d0}, scale={scale}"
+            f"safety: need horizon > 0, 0 < risk < 1 and d0 > 0, found horizon={horizon}, risk={risk}, d0={d0}"
         )
     n, end = np.asarray(n, dtype=np.float64), np.asarray(boundaries, dtype=np.float64)
     held = np.broadcast_to(np.asarray(prompt, dtype=np.float64), end.shape)[1:] + end[:-1]  # tokens of a paused request
     exponent = np.array([theta(b, a, p) for a, b, p in zip(n[:-1], n[1:], continuation, strict=True)])
-    log_term = math.log((types or len(n)) * (1.0 + scale * horizon / d0) / risk)
+    log_term = math.log(len(n) * (1.0 + horizon / d0) / risk)
     return RequiredMemory(
         base=base_memory(n, end, prompt), queue=float(held @ n[1:]), buffer=float((held / exponent).sum() * log_term)
     )

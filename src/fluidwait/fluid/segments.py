@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.fluid.equilibrium import boundary, check_capacity, check_times, equilibrium
 from fluidwait.fluid.safety import RequiredMemory, base_memory, required_memory, stage_work
 from fluidwait.fluid.thresholds import (
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 LARGEST_RATIO = 0.99  # q_k stays below 1, so that later segments never get more room than earlier ones
 
 
+Boundaries = Sequence[int] | np.ndarray
+"""The outputs at which segments end, tokens, increasing."""
+
+
 class SegmentDesign(NamedTuple):
     """Caps of "WAIT with chunked prefill" for L segments.
 
@@ -38,7 +42,6 @@ class SegmentDesign(NamedTuple):
     ratio         f8[L-1], q_k = min(p_k + margin, 0.99)
     per_stage     f8[L], n_k: requests per stage, real-valued
     caps          i8[L], B_k: requests per segment, >= 1, sum = in_service
-    stage_caps    L arrays i8[r_k - r_{k-1}], B_k spread evenly over the stages of the segment
     """
 
     boundaries: np.ndarray
@@ -46,7 +49,6 @@ class SegmentDesign(NamedTuple):
     ratio: np.ndarray
     per_stage: np.ndarray
     caps: np.ndarray
-    stage_caps: list[np.ndarray]
 
 
 class NestedThresholds(NamedTuple):
@@ -57,8 +59,6 @@ class NestedThresholds(NamedTuple):
     continuation    f8[L-1], p_2..p_L
     iteration_time  s, Delta T(n): every stage of every segment full
     memory          KV tokens of that batch
-    required        the memory with its safety buffer, term by term
-    fits            whether required.total <= capacity
     """
 
     n: np.ndarray
@@ -66,11 +66,9 @@ class NestedThresholds(NamedTuple):
     continuation: np.ndarray
     iteration_time: float
     memory: float
-    required: RequiredMemory
-    fits: bool
 
 
-def check_boundaries(law: LengthLaw, boundaries: Sequence[int]) -> np.ndarray:
+def check_boundaries(law: LengthLaw, boundaries: Boundaries) -> np.ndarray:
     """Boundaries as i8[L].
 
     Raises:
@@ -89,19 +87,19 @@ def check_boundaries(law: LengthLaw, boundaries: Sequence[int]) -> np.ndarray:
     return given.astype(np.int64)
 
 
-def reach_probabilities(law: LengthLaw, boundaries: Sequence[int]) -> np.ndarray:
+def reach_probabilities(law: LengthLaw, boundaries: Boundaries) -> np.ndarray:
     """P(reach segment k) = P(output > r_{k-1}), f8[L]; the first is 1."""
     start = np.concatenate([[0], np.asarray(boundaries)[:-1]])
     return (law.output[None, :] > start[:, None]) @ law.share
 
 
-def continuation_probabilities(law: LengthLaw, boundaries: Sequence[int]) -> np.ndarray:
+def continuation_probabilities(law: LengthLaw, boundaries: Boundaries) -> np.ndarray:
     """p_k = P(reach segment k | reached segment k-1), f8[L-1], k = 2..L."""
     reach = reach_probabilities(law, check_boundaries(law, boundaries))
     return reach[1:] / reach[:-1]
 
 
-def segment_prompts(law: LengthLaw, boundaries: Sequence[int]) -> np.ndarray:
+def segment_prompts(law: LengthLaw, boundaries: Boundaries) -> np.ndarray:
     """Mean prompt length of the requests that reach each segment, f8[L] tokens."""
     start = np.concatenate([[0], np.asarray(boundaries)[:-1]])
     weight = (law.output[None, :] > start[:, None]) * law.share
@@ -138,7 +136,7 @@ def even_boundaries(law: LengthLaw, segments: int) -> np.ndarray:
     return np.rint(np.arange(1, segments + 1) * longest / segments).astype(np.int64)
 
 
-def design(law: LengthLaw, boundaries: Sequence[int], in_service: int, margin: float = 0.05) -> SegmentDesign:
+def design(law: LengthLaw, boundaries: Boundaries, in_service: int, margin: float = 0.05) -> SegmentDesign:
     """Segment caps for a system-wide cap ``in_service`` on requests in service.
 
     With Delta_k = r_k - r_{k-1} and q_k = min(p_k + margin, 0.99)::
@@ -160,8 +158,7 @@ def design(law: LengthLaw, boundaries: Sequence[int], in_service: int, margin: f
     shape = np.cumprod(np.concatenate([[1.0], ratio]))
     per_stage = shape * (in_service / (stages @ shape))
     caps = largest_remainder(stages * per_stage, int(in_service))
-    stage_caps = [spread(int(cap), int(count)) for cap, count in zip(caps, stages, strict=True)]
-    return SegmentDesign(ends, continuation, ratio, per_stage, caps, stage_caps)
+    return SegmentDesign(ends, continuation, ratio, per_stage, caps)
 
 
 def largest_remainder(amounts: np.ndarray, total: int) -> np.ndarray:
@@ -175,35 +172,24 @@ def largest_remainder(amounts: np.ndarray, total: int) -> np.ndarray:
     return whole
 
 
-def spread(total: int, places: int) -> np.ndarray:
-    """``total`` units over ``places`` as evenly as possible, i8[places]: floor((i+1) t/p) - floor(i t/p)."""
-    return np.diff(np.arange(places + 1, dtype=np.int64) * total // places)
-
-
 def nested_thresholds(
     law: LengthLaw,
     rate: float,
-    boundaries: Sequence[int],
+    boundaries: Boundaries,
     d0: float,
     d1: float,
     capacity: float,
-    *,
-    margin: float = 0.0,
-    horizon: float = 2000.0,
-    risk: float = 1e-3,
 ) -> NestedThresholds:
     """The componentwise smallest integer thresholds of Nested WAIT with::
 
-        Delta T(n) = d0 + d1 sum_k n_k (l_k + s_k) delta_k < n_1 / rate      q_k < n_k / n_{k-1} < 1
+        Delta T(n) = d0 + d1 sum_k n_k (l_k + s_k) delta_k < n_1 / rate      p_k < n_k / n_{k-1} < 1
 
-    where q_k = p_k, or with a margin min(p_k + margin, 0.99) when that is larger; l_k is the mean prompt of the
-    requests that reach segment k. All conditions have the form n >= F(n) with F monotone,
-    n_1 >= floor(rate Delta T) + 1, n_k >= floor(q_k n_{k-1}) + 1 and n_{k-1} >= n_k + 1,
+    where l_k is the mean prompt of the requests that reach segment k. All conditions have the form n >= F(n) with F
+    monotone, n_1 >= floor(rate Delta T) + 1, n_k >= floor(p_k n_{k-1}) + 1 and n_{k-1} >= n_k + 1,
     so the smallest solution exists and is found as in :mod:`fluidwait.fluid.thresholds`.
 
-    The batch must fit, memory <= C. The memory with the safety buffer (``horizon`` T in s, ``risk`` delta) is
-    reported, and ``fits`` says whether it is within C: it is not monotone in n (a larger n_k raises theta_k and
-    shrinks the buffer), so thresholds with a margin may fit where the smallest ones do not.
+    The batch must fit, memory <= C. Whether its safety buffer fits as well is another matter (:func:`nested_memory`):
+    the buffer is not monotone in n, since a larger n_k raises theta_k and shrinks it.
 
     Raises:
         Infeasible: unstable, continuation, segments, memory or integrality (see the class).
@@ -212,14 +198,14 @@ def nested_thresholds(
     check_capacity(capacity)
     base = equilibrium(law, rate, d0, d1)
     check_equilibrium(base, rate, capacity, boundary(law, d0, d1, capacity))
-    real = real_nested_thresholds(law, rate, boundaries, d0, d1, margin=margin, capacity=capacity)
+    real = real_nested_thresholds(law, rate, boundaries, d0, d1, capacity)
     ends = check_boundaries(law, boundaries)
     continuation, prompts = continuation_probabilities(law, ends), segment_prompts(law, ends)
-    work, ratio = stage_work(ends, prompts), threshold_ratio(continuation, margin)
+    work = stage_work(ends, prompts)
 
     def need(n: np.ndarray) -> np.ndarray:
         from_rate = enough(rate * (d0 + d1 * (work @ n)), strict=True)
-        least = np.concatenate([[from_rate], enough(ratio * n[:-1], strict=True)])
+        least = np.concatenate([[from_rate], enough(continuation * n[:-1], strict=True)])
         least[:-1] = np.maximum(least[:-1], n[1:] + 1)
         return least
 
@@ -228,24 +214,16 @@ def nested_thresholds(
     if n is None:
         raise integrality(rate, base.memory, capacity)
     memory = base_memory(n, ends, prompts)
-    required = nested_memory(law, n, ends, horizon=horizon, risk=risk, d0=d0)
-    return NestedThresholds(n, ends, continuation, d0 + d1 * memory, memory, required, within(required.total, capacity))
+    return NestedThresholds(n, ends, continuation, d0 + d1 * memory, memory)
 
 
 def real_nested_thresholds(
-    law: LengthLaw,
-    rate: float,
-    boundaries: Sequence[int],
-    d0: float,
-    d1: float,
-    *,
-    margin: float = 0.0,
-    capacity: float = np.inf,
+    law: LengthLaw, rate: float, boundaries: Boundaries, d0: float, d1: float, capacity: float
 ) -> np.ndarray:
-    """Real-valued thresholds of Nested WAIT, f8[L]: n_1 = rate Delta T(n) and n_k = q_k n_{k-1}.
+    """Real-valued thresholds of Nested WAIT, f8[L]: n_1 = rate Delta T(n) and n_k = p_k n_{k-1}.
 
     The infimum of the vectors that satisfy the conditions of :func:`nested_thresholds`, and what the memory terms of
-    a segment design are compared at. With v = sum_k (l_k + s_k) delta_k prod_{i=2..k} q_i, what one arrival counts
+    a segment design are compared at. With v = sum_k (l_k + s_k) delta_k prod_{i=2..k} p_i, what one arrival counts
     for, n_1 = rate d0 / (1 - d1 rate v). v exceeds the mean work, the more so the coarser the segments.
 
     Raises:
@@ -254,11 +232,10 @@ def real_nested_thresholds(
     """
     check_rate(rate)
     check_times(d0, d1)
-    check_margin(margin)
     ends = check_boundaries(law, boundaries)
     continuation = continuation_probabilities(law, ends)
     _check_continuation(continuation, ends)
-    shape = np.cumprod(np.concatenate([[1.0], threshold_ratio(continuation, margin)]))
+    shape = np.cumprod(np.concatenate([[1.0], continuation]))
     per_arrival = float(stage_work(ends, segment_prompts(law, ends)) @ shape)
     load = d1 * rate * per_arrival
     first = rate * d0 / (1.0 - load) if load < 1.0 else np.inf
@@ -267,13 +244,13 @@ def real_nested_thresholds(
         raise Infeasible(
             "segments",
             f"rate {rate:g} requests/s: with these segments a request counts as {per_arrival:.0f} KV-token-iterations, "
-            f"which fit only up to rate {largest:.4g}; use other segments or a smaller margin",
+            f"which fit only up to rate {largest:.4g}; use other segments",
         )
     return first * shape
 
 
 def nested_memory(
-    law: LengthLaw, n: np.ndarray, boundaries: Sequence[int], *, horizon: float, risk: float, d0: float
+    law: LengthLaw, n: np.ndarray, boundaries: Boundaries, *, horizon: float, risk: float, d0: float
 ) -> RequiredMemory:
     """Memory terms of Nested WAIT with thresholds ``n`` (real or whole): :func:`required_memory` for a length law.
 
@@ -290,11 +267,6 @@ def nested_memory(
         risk=risk,
         d0=d0,
     )
-
-
-def threshold_ratio(continuation: np.ndarray, margin: float) -> np.ndarray:
-    """Lower bound q_k of n_k / n_{k-1}: p_k plus the margin, but the margin never lifts it past 0.99."""
-    return np.maximum(continuation, np.minimum(continuation + margin, LARGEST_RATIO))
 
 
 def _check_continuation(continuation: np.ndarray, ends: np.ndarray) -> None:

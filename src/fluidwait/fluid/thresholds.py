@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.fluid.equilibrium import Equilibrium, boundary, check_capacity, equilibrium, kv_work
 
 if TYPE_CHECKING:
@@ -34,12 +34,9 @@ class Infeasible(ConfigError):
 
     unstable      the load d1 W is at least 1: no policy is stable
     memory        the equilibrium itself does not fit the KV memory
-    slack         the equilibrium fits, but not with the relative slack asked for
     integrality   the equilibrium fits, but the smallest integer thresholds do not
     segments      (Nested WAIT) the segments are so coarse that a request counts as more work than the system can carry
     continuation  (Nested WAIT) nobody finishes in some segment, so n_k / n_{k-1} > p_k = 1 contradicts n_k < n_{k-1}
-    time          (calibrated) no batch is large enough to serve its own arrivals in time
-    budget, cap   (calibrated) the smallest batch that does exceeds the token budget, or the request cap
     """
 
     def __init__(self, reason: str, message: str):
@@ -64,42 +61,34 @@ class Thresholds(NamedTuple):
     slack: np.ndarray
 
 
-def wait_thresholds(
-    law: LengthLaw, rate: float, d0: float, d1: float, capacity: float, *, slack: float = 0.0, strict: bool = False
-) -> Thresholds:
+def wait_thresholds(law: LengthLaw, rate: float, d0: float, d1: float, capacity: float) -> Thresholds:
     """The componentwise smallest feasible integer thresholds of WAIT (see the module for equations and proof).
 
     Args:
         rate: requests/s over all types, > 0.
         d0, d1: s per iteration, s per KV token.
         capacity: C, KV tokens; may be infinite.
-        slack: relative slack e >= 0, (1 + e) Delta T(n) <= n_j / lambda_j. The same as thresholds for rate (1 + e).
-        strict: demand < instead of <=, what the O(1) delay bound of the paper needs.
 
     Raises:
-        Infeasible: none exist; ``reason`` says why (unstable, memory, slack, integrality).
+        Infeasible: none exist; ``reason`` says why (unstable, memory, integrality).
         ConfigError: a number outside its range.
     """
-    check_rate(rate, slack)
+    check_rate(rate)
     check_capacity(capacity)
     base = equilibrium(law, rate, d0, d1)
-    largest = boundary(law, d0, d1, capacity)
-    check_equilibrium(base, rate, capacity, largest)
-    aimed = equilibrium(law, rate * (1.0 + slack), d0, d1)
-    if not within(aimed.memory, capacity):
-        raise Infeasible(
-            "slack", f"rate {rate:g} plus slack {slack:g} exceeds the largest rate that fits, {largest:.4g}"
-        )
+    check_equilibrium(base, rate, capacity, boundary(law, d0, d1, capacity))
     work, rates = kv_work(law).per_type, rate * law.share
     n = least_fixed_point(
-        need=lambda n: enough((1.0 + slack) * rates * (d0 + d1 * (work @ n)), strict),
-        start=enough(aimed.per_stage, strict),  # every solution lies above the real-valued one
+        need=lambda n: enough(rates * (d0 + d1 * (work @ n))),
+        start=enough(base.per_stage),  # every solution lies above the real-valued one
         fits=lambda n: within(work @ n, capacity),
     )
     if n is None:
         raise integrality(rate, base.memory, capacity)
     memory = float(work @ n)
-    return summary(n, rates, d0 + d1 * memory, memory, base.memory)
+    seconds = d0 + d1 * memory
+    slack = np.divide(n, rates * seconds, out=np.full(len(n), math.inf), where=rates > 0) - 1.0
+    return Thresholds(n, seconds, memory, float(base.memory), slack)
 
 
 def least_fixed_point(
@@ -118,7 +107,7 @@ def least_fixed_point(
     return None
 
 
-def enough(amount: np.ndarray, strict: bool = False) -> np.ndarray:
+def enough(amount: np.ndarray | float, strict: bool = False) -> np.ndarray:
     """Smallest integers >= amount (> amount when strict), i8; amounts within rounding of an integer count as it."""
     amount = np.asarray(amount, dtype=np.float64)
     count = np.floor(amount * (1.0 + ROUNDING)) + 1.0 if strict else np.ceil(amount * (1.0 - ROUNDING))
@@ -130,20 +119,10 @@ def within(memory: float, capacity: float) -> bool:
     return bool(memory <= capacity * (1.0 + ROUNDING))
 
 
-def summary(
-    n: np.ndarray, rates: np.ndarray, iteration_time: float, memory: float, equilibrium_memory: float
-) -> Thresholds:
-    """Thresholds ``n`` with the slack that they leave; ``rates`` f8[m] in requests/s."""
-    slack = np.divide(n, rates * iteration_time, out=np.full(len(n), math.inf), where=rates > 0) - 1.0
-    return Thresholds(n, float(iteration_time), float(memory), float(equilibrium_memory), slack)
-
-
-def check_rate(rate: float, slack: float = 0.0) -> None:
-    """Raise ConfigError unless rate > 0 and slack >= 0, both finite."""
+def check_rate(rate: float) -> None:
+    """Raise ConfigError unless rate > 0 and finite."""
     if not (rate > 0 and math.isfinite(rate)):
         raise ConfigError(f"rate: must be a finite number > 0 (requests/s), found {rate}")
-    if not (slack >= 0 and math.isfinite(slack)):
-        raise ConfigError(f"slack: must be a finite number >= 0 (relative), found {slack}")
 
 
 def check_equilibrium(state: Equilibrium, rate: float, capacity: float, largest: float) -> None:

@@ -8,11 +8,16 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from fluidwait.base.config import ConfigError, Strict, load_yaml, nearest, parse
+from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.models import Strict, parse
 from fluidwait.base.paths import project_root
-from fluidwait.experiments.experiment import split_scale
+from fluidwait.base.scales import split_scale
+from fluidwait.base.yaml_files import load_yaml
 
 SCALES = ("quick", "paper")
+KINDS = ("experiments", "studies", "real")
+"""Folders of ``config`` whose files are named."""
+
 SOURCE = "config/config.yaml or --config"
 
 
@@ -36,6 +41,9 @@ class Selection(Strict):
     )
     studies: Names = Field(description="names in config/studies")
     real: Names = Field(description="names in config/real")
+    only: Names | None = Field(
+        None, description="names of experiments, studies and real targets: make these and nothing else"
+    )
 
     @property
     def is_quick(self) -> bool:
@@ -43,7 +51,7 @@ class Selection(Strict):
         return self.scale.startswith("quick")
 
     def made(self) -> list[str]:
-        """The experiments with their variants, each once."""
+        """The experiments with their variants, each once; under ``only`` just those."""
         variants = {} if self.is_quick else self.variants
         return list(dict.fromkeys(n for name in self.experiments for n in (name, *variants.get(name, []))))
 
@@ -63,7 +71,7 @@ def read_selection(config: Mapping[str, Any]) -> Selection:
     Raises:
         ConfigError: an unknown key, or a name that no file has.
     """
-    selection = parse(Selection, dict(config), SOURCE)
+    selection = _narrowed(parse(Selection, dict(config), SOURCE))
     if not selection.experiments and not selection.studies and split_scale(selection.scale)[0] not in SCALES:
         hint = nearest(selection.scale, SCALES)  # of nothing that could say itself which scales it has
         raise ConfigError(f"{SOURCE}: scale: '{selection.scale}' is not defined{hint}")
@@ -71,6 +79,27 @@ def read_selection(config: Mapping[str, Any]) -> Selection:
     for key, names in folders.items():
         _check_names(key, names, project_root() / "config" / key)
     return selection
+
+
+def _narrowed(selection: Selection) -> Selection:
+    """The selection without what ``only`` does not name.
+
+    Raises:
+        ConfigError: a name that no file has.
+    """
+    if selection.only is None:
+        return selection
+    kinds = {key: [name for name in selection.only if is_there(key, name)] for key in KINDS}
+    known = sorted(path.stem for key in KINDS for path in (project_root() / "config" / key).glob("*.yaml"))
+    for name in selection.only:
+        if not any(name in names for names in kinds.values()):
+            raise ConfigError(f"{SOURCE}: only: no experiment, study or real target '{name}'{nearest(name, known)}")
+    return selection.model_copy(update=kinds | {"variants": {}})
+
+
+def is_there(kind: str, name: str) -> bool:
+    """Whether there is a file ``config/<kind>/<name>.yaml``."""
+    return name in {path.stem for path in (project_root() / "config" / kind).glob("*.yaml")}
 
 
 def _check_names(key: str, names: list[str], folder: Path) -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fluidwait.base.config import ConfigError, FluidwaitError, load_yaml, nearest, parse
+from fluidwait.base.errors import ConfigError, FluidwaitError, nearest
+from fluidwait.base.models import parse
 from fluidwait.base.paths import is_file, project_root
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.policies import file as policy_file
 from fluidwait.policies.contract import PolicySettings
 from fluidwait.policies.policy import Policy
@@ -47,7 +49,7 @@ def load_policy(spec: str | Path | dict[str, Any], source: str = "policy") -> Po
     name = settings.pop("policy", None)
     if not isinstance(name, str):
         raise ConfigError(f"{source}: policy: required key is missing (valid: {', '.join(names())})")
-    module = _module(name, source)
+    module = find_module(name, source)
     return Policy(Path(name).stem, module, _settings(module, settings, source))
 
 
@@ -60,10 +62,15 @@ def _settings(module: ModuleType, settings: dict[str, Any], source: str) -> Poli
     except Exception as error:
         if module.__name__.startswith(f"{__name__}."):
             raise
-        raise ConfigError(f"{source}: {policy_file.raised(Path(module.__file__), error)}") from error
+        raise ConfigError(f"{source}: {policy_file.raised(Path(str(module.__file__)), error)}") from error
 
 
-def _module(name: str, source: str) -> ModuleType:
+def find_module(name: str, source: str) -> ModuleType:
+    """The module of a policy by what stands after ``policy:``, a name or a path; ``source`` is where it stands.
+
+    Raises:
+        ConfigError: there is no such policy, or a mistake in its file.
+    """
     if not name.endswith(".py"):
         if name not in names():
             raise ConfigError(f"{source}: policy: '{name}' is not a policy{nearest(name, names())}")

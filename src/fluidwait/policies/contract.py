@@ -31,12 +31,12 @@ setting is that setting, resolved.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numba import njit
 
-from fluidwait.base.config import Strict
+from fluidwait.base.models import Strict
 from fluidwait.device.timing import kept_on_disk
 
 
@@ -108,7 +108,7 @@ class Limits(NamedTuple):
 class Needs(NamedTuple):
     """What ``prepare`` reads of its context: all that an engine in service has to learn from its traffic first."""
 
-    any_output: int | None = None  # tokens: an output length that does for all traffic; None: the lengths have a say
+    any_output: int | None = None  # tokens: an output length that serves for all traffic; None: the lengths matter
     times: bool = True  # iteration times
     rate: bool = True  # arrival rate
     load: bool = False  # a little more load matters, so that knobs are to be prepared anew however little changed
@@ -206,7 +206,10 @@ class Defaults:
         raise NotImplementedError
 
 
-def lowered(settings: PolicySettings, **most: int) -> PolicySettings:
+Own = TypeVar("Own", bound=PolicySettings)
+
+
+def lowered(settings: Own, **most: int) -> Own:
     """The settings with these of them replaced, but for those that are ``NO_LIMIT``: for ``at_most``."""
     return settings.model_copy(update={name: limit for name, limit in most.items() if limit < NO_LIMIT})
 
@@ -228,7 +231,7 @@ class Context(NamedTuple):
     remote_prefill: bool = False  # True when the prompt's KV cache comes with the request
 
     @property
-    def semantics(self) -> str:
+    def semantics(self) -> Literal["serving", "decode", "paper"]:
         """The name by which the calibrated fluid model knows these rules."""
         if self.remote_prefill:
             return "decode"

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numba.core.registry import CPUDispatcher
 
-from fluidwait.base.config import ConfigError, FluidwaitError
+from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.base.paths import project_root
 from fluidwait.policies.contract import Defaults, Limits, Needs, PolicySettings
 
@@ -58,7 +58,9 @@ def load_module(path: Path) -> ModuleType:
     loaded = sys.modules.get(name)
     if loaded is not None and loaded.__source_sha256__ == digest:
         return loaded
-    module = importlib.util.module_from_spec(importlib.util.spec_from_file_location(name, path))
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None  # as of every file with this suffix
+    module: Any = importlib.util.module_from_spec(spec)
     module.__source_sha256__ = digest
     code = _compile(source, path)
     sys.modules[name] = module
@@ -113,7 +115,7 @@ def check_knobs(knobs: Any, path: Path) -> None:
     if not isinstance(knobs, tuple) or not hasattr(knobs, "_fields"):
         kind = type(knobs).__name__
         raise mistake(path, f"prepare must return a NamedTuple of numbers and arrays, found {kind}", line_of(path, by))
-    for name, value in knobs._asdict().items():
+    for name, value in zip(knobs._fields, knobs, strict=True):
         if not isinstance(value, bool | int | float | np.generic | np.ndarray):
             kind = type(value).__name__
             hint = "" if by == "prepare" else "; let prepare(settings, context) make one of it"
@@ -203,14 +205,14 @@ def _check_arguments(name: str, function: Any, wanted: tuple[str, ...], path: Pa
         raise mistake(path, f"{name} must take {call}, found {name}{signature}", line_of(path, name)) from None
 
 
-def _undefined(code: CodeType, module: ModuleType) -> Iterator[tuple[str, int]]:
+def _undefined(code: CodeType, module: ModuleType) -> Iterator[tuple[str, int | None]]:
     """Names (with lines) that a function of the file reads and that neither the file nor Python defines."""
     for function in code.co_consts:
         if isinstance(function, CodeType):
             for step in dis.get_instructions(function):
                 known = hasattr(module, str(step.argval)) or hasattr(builtins, str(step.argval))
                 if step.opname == "LOAD_GLOBAL" and not known:
-                    yield step.argval, step.positions.lineno
+                    yield step.argval, getattr(step.positions, "lineno", None)
             yield from _undefined(function, module)
 
 

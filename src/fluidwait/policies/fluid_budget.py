@@ -13,11 +13,11 @@ carries as much as ``token_budget``, to within ``ERROR``.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, PositiveInt
 
-from fluidwait.fluid import calibrated_boundary, calibrated_equilibrium
+from fluidwait.fluid.calibrated import calibrated_boundary, calibrated_equilibrium
 from fluidwait.policies.contract import (
     NO_LIMIT,
     Context,
@@ -68,7 +68,7 @@ def prepare(settings: Settings, context: Context) -> Knobs:
 
 def _fluid_tokens(settings: Settings, context: Context) -> int:
     def boundary(budget: int):
-        options = {"semantics": context.semantics, "token_budget": budget, "cap": settings.max_requests}
+        options: dict[str, Any] = {"semantics": context.semantics, "token_budget": budget, "cap": settings.max_requests}
         return calibrated_boundary(context.law, context.time_model, context.capacity, **options)
 
     full = boundary(settings.token_budget)

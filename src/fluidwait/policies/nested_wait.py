@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from fluidwait.base.config import ConfigError
-from fluidwait.fluid import equal_mass_boundaries, nested_thresholds
+from fluidwait.base.errors import ConfigError
+from fluidwait.fluid.segments import equal_mass_boundaries, nested_thresholds
 from fluidwait.policies.contract import (
     NO_LIMIT,
     Context,
@@ -64,7 +64,7 @@ def segment_boundaries(settings, law) -> np.ndarray:
 
 
 def prepare(settings: Settings, context: Context) -> Knobs:
-    """Boundaries and thresholds from the settings or from the fluid model (SPEC section 4)."""
+    """Boundaries and thresholds from the settings or from the fluid model (:mod:`fluidwait.fluid.segments`)."""
     cuts = segment_boundaries(settings, context.law)
     if settings.thresholds == "fluid":
         d0, d1 = context.linear

@@ -28,7 +28,7 @@ class Policy(NamedTuple):
     @property
     def file(self) -> Path | None:
         """The file of a policy that does not ship with fluidwait."""
-        return None if self.module.__name__.startswith(f"{PACKAGE}.") else Path(self.module.__file__)
+        return None if self.module.__name__.startswith(f"{PACKAGE}.") else Path(str(self.module.__file__))
 
     @property
     def use(self) -> str:
@@ -37,13 +37,16 @@ class Policy(NamedTuple):
 
     @property
     def code(self) -> str:
-        """The module, or the file, as a root of :func:`~fluidwait.artifacts.provenance.imported_modules`."""
+        """The module, or the file, as a root of :func:`~fluidwait.artifacts.code.imported_modules`."""
         return self.module.__name__ if self.file is None else self.use
 
     # --- before a run -------------------------------------------------------------------------------------------------
 
-    def prepare(self, context: Context) -> Any:
-        """The knobs for a workload, a rate and a machine; see ``prepare`` in the policy's file for the errors."""
+    def prepare(self, context: Context | None) -> Any:
+        """The knobs for a workload, a rate and a machine; see ``prepare`` in the policy's file for the errors.
+
+        Without a context of a policy whose knobs are its settings.
+        """
         if self._defines("prepare"):
             knobs = self.module.prepare(self.settings, context)
         else:
@@ -148,5 +151,6 @@ class Policy(NamedTuple):
 def _knobs_type(module: ModuleType) -> type:
     """A named tuple with the settings' fields, kept in the module so that compiled code can find it again."""
     if not hasattr(module, "Knobs"):
-        module.Knobs = namedtuple("Knobs", list(module.Settings.model_fields), module=module.__name__)
+        fields = list(module.Settings.model_fields)
+        setattr(module, "Knobs", namedtuple("Knobs", fields, module=module.__name__))  # noqa: B010
     return module.Knobs

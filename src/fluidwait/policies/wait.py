@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from fluidwait.base.config import ConfigError
-from fluidwait.fluid import wait_thresholds
+from fluidwait.base.errors import ConfigError
+from fluidwait.fluid.thresholds import wait_thresholds
 from fluidwait.policies.contract import (
     Context,
     Needs,
@@ -44,7 +44,7 @@ class Knobs(NamedTuple):
 
 
 def prepare(settings: Settings, context: Context) -> Knobs:
-    """Thresholds from the settings or from the fluid model (SPEC section 3).
+    """Thresholds from the settings or from the fluid model (:mod:`fluidwait.fluid.thresholds`).
 
     Raises:
         ConfigError: a threshold per type is missing or below 1, or the fluid model has no feasible ones.
@@ -83,7 +83,7 @@ def memory_size(knobs: Knobs) -> int:
 
 
 def queue_depth(knobs: Knobs) -> int:
-    """Waiting requests, from the head of the queue, that an engine need show: where types come mixed, all that enter.
+    """Waiting requests that decide a plan, counted from the head of the queue; if types come mixed, all that enter.
 
     A type of which none is among them waits until those before it have entered.
     """

@@ -19,21 +19,14 @@ Liveness as in :mod:`fluidwait.policies.nested_wait`, except that segments open 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from fluidwait.fluid import (
-    LifeSums,
-    batch_room,
-    calibrated_boundary,
-    calibrated_equilibrium,
-    cheapest_batch,
-    design,
-    life_design,
-    life_sums,
-)
+from fluidwait.fluid.calibrated import LifeSums, calibrated_boundary, calibrated_equilibrium, life_sums
+from fluidwait.fluid.lives import batch_room, cheapest_batch, life_design
+from fluidwait.fluid.segments import design
 from fluidwait.policies.contract import (
     NO_LIMIT,
     Context,
@@ -90,20 +83,20 @@ def prepare(settings: Settings, context: Context) -> Knobs:
     cuts = segment_boundaries(settings, context.law)
     in_service, batch_tokens = fluid_batch(settings, context)
     if settings.quotas == "paper":
-        segments = design(context.law, cuts, in_service, settings.margin)
-        flow = quota = segments.per_stage
+        paper = design(context.law, cuts, in_service, settings.margin)
+        caps, flow, quota = paper.caps, paper.per_stage, paper.per_stage
     else:
         prefills = _mean_life(settings, context).prefills
-        segments = life_design(context.law, cuts, in_service, settings.margin, prefills)
-        flow, quota = segments.flow, segments.quota
+        life = life_design(context.law, cuts, in_service, settings.margin, prefills)
+        caps, flow, quota = life.caps, life.flow, life.quota
         if settings.in_service == "fluid":
-            in_service = segments.highest
+            in_service = life.highest
     return Knobs(
         in_service,
         settings.chunk,
         batch_tokens,
         cuts,
-        np.minimum(segments.caps, in_service).astype(np.int64),
+        np.minimum(caps, in_service).astype(np.int64),
         flow.astype(np.float64),
         quota.astype(np.float64),
         settings.gate,
@@ -119,31 +112,31 @@ def fluid_batch(settings: Settings, context: Context) -> tuple[int, int]:
     little throughput and costs everybody latency). Both are means. Batches of random lengths spread about theirs, so
     with quotas from the mean life it is the size, within that room, at which prefill tokens cost least.
     """
-    shape = {
+    shape: dict[str, Any] = {
         "capacity": context.capacity,
         "chunk": settings.chunk,
         "semantics": context.semantics,
     }
     tokens, in_service = settings.batch_tokens, settings.in_service
-    if "fluid" in (tokens, in_service):
-        boundary = calibrated_boundary(context.law, context.time_model, **shape)
-        if in_service == "fluid":
-            in_service = max(int(np.ceil(boundary.in_service)), settings.segments or 1)
-        if tokens == "fluid":
-            rate = boundary.rate * (1 - settings.slack)
-            batch = calibrated_equilibrium(context.law, rate, context.time_model, **shape)
-            tokens = int(np.ceil(batch.tokens))
-            if settings.quotas == "mean_life":
-                room = batch_room(context.law, batch.requests, settings.chunk, context.semantics)
-                decodes = batch.requests * _mean_life(settings, context).decodes
-                tokens = cheapest_batch(context.time_model, decodes, tokens, int(tokens + room))
-    return in_service, tokens or NO_LIMIT
+    if tokens != "fluid" and in_service != "fluid":
+        return in_service, tokens or NO_LIMIT
+    boundary = calibrated_boundary(context.law, context.time_model, **shape)
+    residents = max(int(np.ceil(boundary.in_service)), settings.segments or 1) if in_service == "fluid" else in_service
+    if tokens == "fluid":
+        rate = boundary.rate * (1 - settings.slack)
+        batch = calibrated_equilibrium(context.law, rate, context.time_model, **shape)
+        tokens = int(np.ceil(batch.tokens))
+        if settings.quotas == "mean_life":
+            room = batch_room(context.law, batch.requests, settings.chunk, context.semantics)
+            decodes = batch.requests * _mean_life(settings, context).decodes
+            tokens = cheapest_batch(context.time_model, decodes, tokens, int(tokens + room))
+    return residents, tokens or NO_LIMIT
 
 
-def _mean_life(settings: Settings, context: Context) -> LifeSums:
+def _mean_life(settings: Settings, context: Context) -> LifeSums[float]:
     """Sums over the life of a request, on average."""
     sums = life_sums(context.law, settings.chunk, context.semantics)
-    return LifeSums(*(float(context.law.share @ column) for column in sums))
+    return LifeSums._make(float(context.law.share @ column) for column in sums)
 
 
 def needs(settings: Settings) -> Needs:

@@ -26,9 +26,11 @@ from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
-from fluidwait.artifacts.provenance import atomic_path, file_sha256, write_text
+from fluidwait.artifacts.canonical import file_sha256
 from fluidwait.artifacts.records import Run, iter_runs
-from fluidwait.base.config import ConfigError, Strict, nearest
+from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.files import atomic_path, write_text
+from fluidwait.base.models import Strict
 from fluidwait.base.paths import project_root, resolved
 from fluidwait.base.tables import load_table
 from fluidwait.device.hardware import Hardware, load_hardware

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
+from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.records import REQUESTS, RecordWriter
+from fluidwait.artifacts.sidecar import write_artifact
 from fluidwait.engines.vllm.load import generator as loadgen
 from fluidwait.engines.vllm.load import http as loadgen_http
 from fluidwait.workload import Requests, check_fits, check_offered, generate, input_files, load_workload

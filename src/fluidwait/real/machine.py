@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 
 
 def describe_machine(device: str) -> dict[str, Any]:

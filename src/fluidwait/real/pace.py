@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from fluidwait.base.config import FluidwaitError
+from fluidwait.base.errors import FluidwaitError
 
 PERIOD = 0.05  # s between two samples
 HIDDEN, WIDE = 512, 704  # a layer: [HIDDEN, WIDE] and [WIDE, HIDDEN] of 32 bits
@@ -50,6 +50,8 @@ class Meter:
             text=True,
             env=os.environ | threads,
         )
+        assert self._process.stdin is not None and self._process.stdout is not None  # the pipes asked for
+        self._asks, self._answers = self._process.stdin, self._process.stdout
         self.take()  # it has started
 
     def take(self) -> np.ndarray:
@@ -59,9 +61,9 @@ class Meter:
             FluidwaitError: the meter is gone.
         """
         try:
-            self._process.stdin.write("\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
+            self._asks.write("\n")
+            self._asks.flush()
+            line = self._answers.readline()
         except OSError:
             line = ""
         if not line:
@@ -69,8 +71,8 @@ class Meter:
         return np.array(json.loads(line), dtype=np.float64).reshape(-1, 2)
 
     def close(self) -> None:
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self._asks.close()
+        self._answers.close()
         self._process.wait()
 
 
@@ -164,7 +166,8 @@ def _measure(core: int) -> None:
 
     for layer in range(LAYERS):  # warm up
         compute(layer)
-    samples, turn, due = [], 0, time.monotonic()
+    samples: list[tuple[float, float]] = []
+    turn, due = 0, time.monotonic()
     while True:
         asked, _, _ = select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))
         if asked:

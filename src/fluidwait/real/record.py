@@ -13,30 +13,33 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.provenance import code_fingerprint, config_hash, file_sha256, write_text
-from fluidwait.artifacts.records import ITERATIONS, REQUESTS, RecordWriter
-from fluidwait.device.calibration import SUMS, calibrate_iterations
-from fluidwait.device.hardware import Hardware, load_hardware
+from fluidwait.artifacts.canonical import config_hash, file_sha256
+from fluidwait.artifacts.code import code_fingerprint
+from fluidwait.base.files import write_text
+from fluidwait.device.hardware import load_hardware
+from fluidwait.device.iteration_times import calibrate_iterations
 from fluidwait.engines.vllm import calibrate
 from fluidwait.engines.vllm.load import engine as loadgen_engine
 from fluidwait.engines.vllm.load import generator as loadgen
 from fluidwait.engines.vllm.load.engine import Engine
-from fluidwait.fluid import calibrated_boundary
 from fluidwait.real import bundle as bundles
+from fluidwait.real.agenda import Agenda, Point
 from fluidwait.real.bundle import Bundle, Description, Points
+from fluidwait.real.evidence import evidence
 from fluidwait.real.machine import describe_machine
 from fluidwait.real.pace import COMPUTATION, Meter, Pace, worker_core
-from fluidwait.real.tables import evidence
-from fluidwait.real.target import AUTO, STOCK, Mixed, Target, workload_of
-from fluidwait.workload import Requests, check_offered, generate, input_files, load_workload
+from fluidwait.real.packing import write_csv, write_paces, write_runs
+from fluidwait.real.target import Mixed, Target
+from fluidwait.workload import Requests, generate, input_files, load_workload
 
-SCHEDULER = "fluidwait.engines.vllm.scheduler:WaitScheduler"
 PATIENCE = 90.0
 """Seconds after the last arrival of a run at which unanswered requests are lost."""
 
@@ -47,20 +50,6 @@ PACK_EVERY = 120.0
 """Seconds between two bundles of what there is: a recording that is killed leaves the last one."""
 
 Say = Callable[[str], None]
-
-
-class Plan(NamedTuple):
-    """One run."""
-
-    variant: str
-    policy: str
-    share: float  # of the predicted boundary
-    rate: float  # requests/s
-    replication: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.variant},{self.policy},share={self.share:g},replication={self.replication}"
 
 
 def _say(line: str) -> None:
@@ -82,7 +71,9 @@ def record(target: Target, folder: Path, say: Say = _say) -> Bundle:
 
 async def _record(target: Target, folder: Path, say: Say) -> Bundle:
     # Told to end, as a workflow or a batch system does, it must take the engine's processes along.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
+    task = asyncio.current_task()
+    assert task is not None  # this coroutine's
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     session = _Session(target, folder, say)
     async with _LazyEngine(session) as lazy:
         await session.calibrate(lazy)
@@ -94,7 +85,10 @@ class _LazyEngine:
     """Starts the engine, and the meter beside it, when the first point needs it; a finished recording needs none."""
 
     def __init__(self, session: _Session) -> None:
-        self._session, self._context, self._engine, self._meter = session, None, None, None
+        self._session = session
+        self._context: AbstractAsyncContextManager[Engine] | None = None
+        self._engine: Engine | None = None
+        self._meter: Meter | None = None
 
     async def __aenter__(self) -> _LazyEngine:
         return self
@@ -146,6 +140,7 @@ class _Session:
         self.planned = self.calibrations = 0
         self.measured = False  # whether this session added a point
         self.before = _described(folder)  # the bundle of earlier sessions
+        self.agenda = Agenda(target, folder, self.before)
 
     # --- calibration ---
 
@@ -187,7 +182,7 @@ class _Session:
         loads["generations"] = target.generation, generations
         self.calibrations = len(loads)
         found = {
-            name: await self._point(name, identity, lambda measure=measure: lazy.metered(measure))
+            name: await self._point(name, identity, partial(lazy.metered, measure))
             for name, (identity, measure) in loads.items()
         }
         self.paces = {name: part["pace"] for name, part in found.items()}
@@ -219,50 +214,25 @@ class _Session:
 
     # --- runs ---
 
-    def bounds(self, hardware: Hardware) -> dict[str, float]:
-        """Predicted capacity of each variant (requests/s), of which the rates are shares.
-
-        Where an earlier session has recorded runs, it stays what that session predicted, so that they remain points of
-        the same grid though the iterations were fitted anew.
-        """
-        known = self.before.bounds if self.before and self.before.target.variants == self.target.variants else {}
-        return {name: known.get(name) or boundary(self.target, name, hardware) for name in self.target.variants}
-
-    def plans(self, hardware: Hardware) -> list[Plan]:
-        """Every run, in the order of recording."""
-        variants, plans, rates = self.target.variants, [], self.bounds(hardware)
-        turns = [(name, replication) for name, v in variants.items() for replication in range(v.replications)]
-        if self.target.order == "replications":
-            turns.sort(key=lambda turn: turn[1])
-        for name, replication in turns:
-            variant = variants[name]
-            for place, share in enumerate(variant.shares):
-                order = variant.policies if (replication + place) % 2 == 0 else variant.policies[::-1]
-                rate = float(f"{share * rates[name]:.4g}")
-                where = f"target {self.target.id}: variants.{name}: rate {rate:g}"
-                check_offered(load_workload(variant.workload), variant.requests, rate, where)
-                plans += [Plan(name, policy, share, rate, replication) for policy in order]
-        return plans
-
     async def run_all(self, lazy: _LazyEngine) -> None:
         hardware = load_hardware(self.folder / "hardware.yaml")
-        plans = self.plans(hardware)
-        self.planned, packed = len(plans) + self.calibrations, time.monotonic()
-        for number, plan in enumerate(plans):
-            if not self._has(plan) and time.monotonic() - self.began > self.target.budget:
-                self.say(f"out of time after {number} of {len(plans)} runs; run again to go on")
+        points = self.agenda.points(hardware)
+        self.planned, packed = len(points) + self.calibrations, time.monotonic()
+        for number, point in enumerate(points):
+            if not self._has(point) and time.monotonic() - self.began > self.target.budget:
+                self.say(f"out of time after {number} of {len(points)} runs; run again to go on")
                 return
-            data = await self._point(plan.name, self._identity(plan), lambda plan=plan: self._run(lazy, plan))
+            data = await self._point(point.name, self.agenda.identity(point), partial(self._run, lazy, point))
             latency = np.mean(np.array(data["completion"]) - np.array(data["arrival"]))
-            self.say(f"{number + 1}/{len(plans)} {plan.name}: {plan.rate:g}/s, mean latency {latency:.3f} s")
+            self.say(f"{number + 1}/{len(points)} {point.name}: {point.rate:g}/s, mean latency {latency:.3f} s")
             if time.monotonic() - packed > PACK_EVERY:
                 self.pack()
                 packed = time.monotonic()
 
-    async def _run(self, lazy: _LazyEngine, plan: Plan) -> dict[str, Any]:
+    async def _run(self, lazy: _LazyEngine, point: Point) -> dict[str, Any]:
         engine = await lazy.get()
-        requests = self._requests(plan)
-        await engine.use(*self._scheduler(plan), blocks=self.target.blocks(plan.variant))
+        requests = self.agenda.requests(point)
+        await engine.use(*self.agenda.scheduler(point), blocks=self.target.blocks(point.variant))
         one = Requests(*(column[:1] for column in requests))
         await loadgen.offer(one._replace(arrival=np.zeros(1)), engine.send, vocabulary=self.target.engine.vocabulary)
         await engine.log()
@@ -271,8 +241,8 @@ class _Session:
             requests,
             engine.send,
             vocabulary=self.target.engine.vocabulary,
-            seed=plan.replication,
-            patience=PATIENCE + len(requests.arrival) / plan.rate,
+            seed=point.replication,
+            patience=PATIENCE + len(requests.arrival) / point.rate,
         )
         log = await engine.log()
         evictions = loadgen_engine.evictions(log, len(requests.arrival))
@@ -288,43 +258,6 @@ class _Session:
             "load": os.getloadavg()[0],
         }
 
-    def _requests(self, plan: Plan) -> Requests:
-        workload, _ = workload_of(self.target, plan.variant)
-        variant = self.target.variants[plan.variant]
-        return generate(
-            workload,
-            n=variant.requests,
-            rate=plan.rate,
-            seed=self.target.seed,
-            replication=plan.replication,
-            stretches=variant.replications,
-        )
-
-    def _scheduler(self, plan: Plan) -> tuple[str, dict[str, Any]]:
-        """Class and additional_config of the engine's scheduler."""
-        curve = self.target.policies[plan.policy]
-        if curve.use == STOCK:
-            return loadgen_engine.STOCK, {}
-        told = self.target.plugin(plan.policy)
-        if curve.use != AUTO:  # which finds all that out by itself
-            told |= {
-                "hardware": str((self.folder / "hardware.yaml").resolve()),
-                "workload": self.target.variants[plan.variant].workload,
-                "rate": plan.rate,
-            }
-        return SCHEDULER, {"fluidwait": told}
-
-    def _identity(self, plan: Plan) -> list[Any]:
-        """What decides a run besides the engine."""
-        workload, _ = workload_of(self.target, plan.variant)
-        name, settings = self._scheduler(plan)
-        if settings:
-            settings = dict(settings["fluidwait"])
-            if "hardware" in settings:
-                settings["hardware"] = file_sha256(self.folder / "hardware.yaml")
-        variant = self.target.variants[plan.variant].model_dump(include={"requests", "kv_blocks"})
-        return [plan._asdict(), variant, workload, name, settings, self.target.seed]
-
     # --- points ---
 
     def _key(self, identity: Any) -> str:
@@ -338,8 +271,8 @@ class _Session:
             }
         )
 
-    def _has(self, plan: Plan) -> bool:
-        return self.points.get(plan.name, self._key(self._identity(plan))) is not None
+    def _has(self, point: Point) -> bool:
+        return self.points.get(point.name, self._key(self.agenda.identity(point))) is not None
 
     async def _point(self, name: str, identity: Any, measure: Callable[[], Awaitable[Any]]) -> Any:
         """The point of that name, measured now unless it was before."""
@@ -358,13 +291,17 @@ class _Session:
     def pack(self) -> Bundle:
         """Write the files of the bundle from the points."""
         hardware = load_hardware(self.folder / "hardware.yaml")
-        runs = [(plan, self.points.get(plan.name, self._key(self._identity(plan)))) for plan in self.plans(hardware)]
-        runs = [(plan, data) for plan, data in runs if data is not None]
+        known = [
+            (point, self.points.get(point.name, self._key(self.agenda.identity(point))))
+            for point in self.agenda.points(hardware)
+        ]
+        runs = [(point, data) for point, data in known if data is not None]
         key = config_hash({"target": self.target, "engine": self.version, "device": self.device["name"]})
         if runs:
-            self._write_runs(runs, key)
-        paces = self.paces | {plan.name: data["pace"] for plan, data in runs}
-        write_parquet(self.folder / "pace.parquet", [_named(name, _samples(pace)) for name, pace in paces.items()])
+            options = {"engine": f"vllm {self.version}", "policy": "all", "config_hash": key}
+            write_runs(self.folder, runs, [self._key(self.agenda.identity(point)) for point, _ in runs], options)
+        paces = self.paces | {point.name: data["pace"] for point, data in runs}
+        write_paces(self.folder, paces)
         target = self.target
         files = bundles.TABLES + (bundles.RUNS if runs else ())
         files += () if target.validation is None else (bundles.VALIDATION,)
@@ -382,7 +319,7 @@ class _Session:
             },
             target=target,
             pace=self.reference,
-            bounds=self.bounds(hardware),
+            bounds=self.agenda.bounds(hardware),
             config_hash=key,
             data={p.name: file_sha256(p) for name in sorted(workloads) for p in input_files(load_workload(name))},
             code=code_fingerprint(self.target.code()),
@@ -407,24 +344,6 @@ class _Session:
     def _describe(self, about: Description) -> None:
         write_text(self.folder / bundles.DESCRIPTION, about.model_dump_json(indent=1) + "\n")
 
-    def _write_runs(self, runs: list[tuple[Plan, dict[str, Any]]], key: str) -> None:
-        sent, batches = [], []
-        options = {"engine": f"vllm {self.version}", "policy": "all", "config_hash": key}
-        with (
-            RecordWriter(self.folder / "requests.parquet", REQUESTS, **options) as requests,
-            RecordWriter(self.folder / "log.parquet", ITERATIONS, **options) as log,
-        ):
-            for plan, data in runs:
-                columns = {name: np.array(data[name]) for name in REQUESTS.names if name in data}
-                parameters = plan._asdict() | {f"drift_{name}": value for name, value in data["drift"].items()}
-                identity, rows = self._key(self._identity(plan)), np.array(data["log"])
-                requests.append(plan.name, columns, config_hash=identity, parameters=parameters)
-                log.append(plan.name, _iterations(rows), parameters=plan._asdict())
-                sent.append(_named(plan.name, {"request_id": columns["request_id"], "sent": data["sent"]}))
-                batches.append(_named(plan.name, _batches(rows)))
-        for name, tables in (("sent.parquet", sent), ("batches.parquet", batches)):
-            write_parquet(self.folder / name, tables)
-
 
 def _described(folder: Path) -> Description | None:
     """What an earlier session wrote, if any."""
@@ -432,51 +351,3 @@ def _described(folder: Path) -> Description | None:
         return Description.model_validate_json((folder / bundles.DESCRIPTION).read_bytes())
     except (OSError, ValueError):
         return None
-
-
-def boundary(target: Target, variant: str, hardware: Hardware) -> float:
-    """Capacity of a variant (requests/s): what full batches sustain in the calibrated fluid model."""
-    _, law = workload_of(target, variant)
-    engine = target.engine
-    edge = calibrated_boundary(
-        law,
-        hardware.time_model(),
-        float(target.blocks(variant) * engine.block_size),
-        token_budget=engine.max_num_batched_tokens,
-        cap=engine.max_num_seqs,
-    )
-    return edge.saturated_rate
-
-
-def _batches(rows: np.ndarray) -> dict[str, np.ndarray]:
-    """What each iteration computed: the sums of ``iteration_time``, and the scheduler's own time (s)."""
-    columns = dict(zip(calibrate.COLUMNS, rows.T, strict=True))
-    return {name: columns[name].astype(np.int64) for name in SUMS} | {"planning": columns["planning"]}
-
-
-def _named(run_id: str, columns: dict[str, Any]) -> pl.DataFrame:
-    return pl.DataFrame(columns).insert_column(0, pl.lit(run_id).alias("run_id"))
-
-
-def _samples(pace: list) -> dict[str, np.ndarray]:
-    return dict(zip(("time", "seconds"), np.reshape(pace, (-1, 2)).T, strict=True))
-
-
-def write_parquet(path: Path, tables: list[pl.DataFrame]) -> None:
-    pl.concat(tables).write_parquet(path, compression="zstd")
-
-
-def write_csv(path: Path, table: pl.DataFrame) -> None:
-    write_text(path, table.write_csv())
-
-
-def _iterations(rows: np.ndarray) -> dict[str, np.ndarray]:
-    """The columns of the iterations schema from rows of the engine's log."""
-    columns = dict(zip(calibrate.COLUMNS, rows.T, strict=True))
-    whole = {
-        "tokens": columns["tokens"],
-        "batch_size": columns["prefills"] + columns["decodes"],
-        "kv_tokens": columns["resident_kv"],
-    }
-    times = {"start": columns["begin"], "duration": columns["seconds"]}
-    return times | {name: column.astype(np.int64) for name, column in whole.items()}

@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from fluidwait.artifacts.provenance import imported_modules
-from fluidwait.base.config import Changes, ConfigError, Strict, Words, load_yaml, nearest, parse
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.models import Changes, Strict, Words, parse
 from fluidwait.base.paths import project_root
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.device.hardware import GIB, Hardware, ModelShape
 from fluidwait.engines import core
 from fluidwait.engines.core import Semantics
@@ -195,7 +197,8 @@ def rehearsal(target: Target) -> Target:
 
     What it measures says nothing of a GPU; that it finishes says that the recording on one will.
     """
-    shape = {"name": "tiny", "layers": 2, "hidden": 128, "query_heads": 4, "kv_heads": 4, "head_dim": 32}
+    sizes = {"layers": 2, "hidden": 128, "query_heads": 4, "kv_heads": 4, "head_dim": 32, "mlp_hidden": 256}
+    shape: dict[str, Any] = sizes | {"bytes_per_weight": 4, "bytes_per_kv": 4}
     block = 32  # the CPU's attention wants multiples of it
     tokens = target.engine.block_size
     small = {"dtype": "float32", "block_size": block, "enforce_eager": True, "vocabulary": 500}
@@ -209,7 +212,7 @@ def rehearsal(target: Target) -> Target:
             "id": f"{target.id}-rehearsal",
             "title": f"rehearsal of {target.title}",
             "device": "cpu",
-            "model": ModelShape(**shape, mlp_hidden=256, bytes_per_weight=4, bytes_per_kv=4),
+            "model": ModelShape(name="tiny", **shape),
             "engine": target.engine.model_copy(update=small),
             "variants": fewer,
         }

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
-from fluidwait.base.config import ConfigError
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.step import Artifact
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
+from fluidwait.base.tables import load_table
 
 COLUMNS = ("s", "cpu_time", "max_rss")
 """Of a benchmark file: wall time (s), processor time (s), resident memory (MiB)."""
@@ -46,18 +48,17 @@ def rule_times(scale: str) -> pl.DataFrame:
 def _read(path: Path) -> dict[str, float | None]:
     """The numbers of one job; None where it ended before the first sample."""
     try:
-        row = pl.read_csv(path, separator="\t", infer_schema=False).row(-1, named=True)
+        row = load_table(path, separator="\t", infer_schema=False).row(-1, named=True)
         return {name: None if row[name] in ("NA", "-") else float(row[name]) for name in COLUMNS}
-    except (pl.exceptions.PolarsError, KeyError, ValueError):
+    except (pl.exceptions.OutOfBoundsError, ConfigError, KeyError, ValueError):
         raise ConfigError(f"{path}: not a benchmark file of Snakemake") from None
 
 
-def write(scale: str, out: str | Path) -> None:
-    """Write :func:`rule_times` as CSV. Its inputs are times, so they are not recorded: they have no expected bytes."""
-    write_artifact(
-        out,
+def times_product(scale: str) -> Artifact:
+    """:func:`rule_times` as CSV. Its inputs are times, so they are not recorded: they have no expected bytes."""
+    return Artifact(
         lambda path, _: rule_times(scale).write_csv(path, float_precision=2),
-        config={"scale": scale, "same bytes every time": False},
-        code=imported_modules(__name__),
+        {"scale": scale, "same bytes every time": False},
+        imported_modules(__name__),
         rule="rule_times",
     )

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy  # its parts are loaded when first used
 
-from fluidwait.base.config import FluidwaitError
-from fluidwait.stats import metrics
+from fluidwait.base.errors import FluidwaitError
 
 RESAMPLES = 2000
 
@@ -65,12 +64,7 @@ def fit_exponent(x: np.ndarray, values: np.ndarray, decades: float, seed: int) -
     return Exponent(slope, float(found.low), float(found.high), span)
 
 
-def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of f8[R] with its Student-t interval, NaN with one value."""
-    return metrics.mean_interval(values, level)[:3]
-
-
-def exact_proportion(count: int, trials: int, level: float = 0.95) -> tuple[float, float]:
-    """The Clopper-Pearson interval of a proportion: covers the truth with probability ``level`` at least."""
-    interval = scipy.stats.binomtest(count, trials).proportion_ci(level, method="exact")
+def exact_proportion(count: int, trials: int) -> tuple[float, float]:
+    """The Clopper-Pearson interval of a proportion: covers the truth with probability 95 % at least."""
+    interval = scipy.stats.binomtest(count, trials).proportion_ci(0.95, method="exact")
     return float(interval.low), float(interval.high)

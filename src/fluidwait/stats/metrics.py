@@ -1,7 +1,8 @@
 """Metrics of a run, the laws that every run must obey, and confidence intervals over replications.
 
 Times in seconds, rates per second. A run is a mapping of columns of equal length N, as in
-:data:`fluidwait.artifacts.records.REQUESTS`: ``arrival``, ``first_token``, ``completion``, ``output_tokens`` and ``evictions``.
+:data:`fluidwait.artifacts.records.REQUESTS`: ``arrival``, ``first_token``, ``completion``, ``output_tokens`` and
+``evictions``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import polars as pl
 import scipy  # its parts are loaded when first used
 
 from fluidwait.artifacts.records import iter_runs
-from fluidwait.base.config import FluidwaitError
+from fluidwait.base.errors import FluidwaitError
 
 Columns = Mapping[str, np.ndarray]
 
@@ -87,8 +88,8 @@ def run_metrics(columns: Columns, *, window: float = WINDOW) -> Metrics:
         p99_latency=float(p99),
         mean_ttft=float((columns["first_token"][part] - arrival[part]).mean()),
         mean_tpot=_mean_tpot(columns, part),
-        completion_rate=_per_second(np.count_nonzero(inside), end - start),
-        token_throughput=_per_second(output[inside].sum(), end - start),
+        completion_rate=_per_second(int(np.count_nonzero(inside)), end - start),
+        token_throughput=_per_second(int(output[inside].sum()), end - start),
         mean_in_system=mean_in_system,
         evictions=int(columns["evictions"].sum()),
         evictions_per_request=float(columns["evictions"].mean()),
@@ -165,7 +166,7 @@ class Interval(NamedTuple):
     low: float
     high: float
     deviation: float  # sample standard deviation
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks of an interval
 
 
 def mean_interval(values: Iterable[float], level: float = 0.95) -> Interval:
@@ -188,7 +189,7 @@ def mean_interval(values: Iterable[float], level: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, deviation, len(data))
 
 
-def summarise(table: pl.DataFrame, by: list[str], level: float = 0.95) -> pl.DataFrame:
+def summarise(table: pl.DataFrame, by: list[str]) -> pl.DataFrame:
     """Intervals of every metric over replications: one row per value of ``by``, sorted by it.
 
     For each metric m the columns m (mean), m_low, m_high and m_sd; and ``replications``.
@@ -198,7 +199,7 @@ def summarise(table: pl.DataFrame, by: list[str], level: float = 0.95) -> pl.Dat
     for group, part in table.group_by(by, maintain_order=True):
         row = dict(zip(by, group, strict=True)) | {"replications": part.height}
         for name in metrics:
-            interval = mean_interval(part[name], level)
+            interval = mean_interval(part[name])
             row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
             row[f"{name}_sd"] = interval.deviation
         rows.append(row)

@@ -84,11 +84,6 @@ def _slope(number: np.ndarray, times: np.ndarray) -> float:
     return float(centred @ number / (centred @ centred))
 
 
-def is_stable(arrival: np.ndarray, completion: np.ndarray) -> bool:
-    """Whether a run is stable by the rule of this module; arguments and errors as for :func:`drift`."""
-    return drift(arrival, completion) <= MARGIN / len(arrival) ** 0.5
-
-
 def stability_boundary(stable: Mapping[float, Sequence[bool]]) -> float | None:
     """λ*: the largest rate such that it and all lower ones are stable in more than half of the replications.
 

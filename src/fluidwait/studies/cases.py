@@ -29,7 +29,8 @@ def run_cases(study: E11, keys: list[str], scale: str) -> pl.DataFrame:
     parts = []
     for key in keys:
         case = study.cases[key]
-        for thresholds in case.thresholds or [None]:
+        given: list[Any] = case.thresholds or [None]
+        for thresholds in given:
             parts += _run_case(study, key, case, thresholds, scale)
     return pl.concat(parts)
 

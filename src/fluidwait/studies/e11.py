@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from fluidwait.base.config import Strict, Words, nearest
+from fluidwait.base.errors import nearest
+from fluidwait.base.models import Strict, Words
 from fluidwait.experiments.experiment import KEY, MOST_REPLICATIONS
 from fluidwait.fluid.safety import base_memory
 from fluidwait.fluid.segments import continuation_probabilities, segment_prompts
@@ -47,8 +48,9 @@ class Case(Strict):
         given = self.boundaries is not None and bool(self.thresholds)
         if given != (self.policy == "nested_wait") or (self.boundaries is None) != (self.thresholds is None):
             raise ValueError("boundaries and thresholds belong to nested_wait, which needs both")
-        if given and any(len(n) != len(self.boundaries) or min(n) < 1 for n in self.thresholds):
-            raise ValueError(f"thresholds: each list needs {len(self.boundaries)} whole numbers >= 1")
+        segments = len(self.boundaries or ())
+        if any(len(n) != segments or min(n) < 1 for n in self.thresholds or ()):
+            raise ValueError(f"thresholds: each list needs {segments} whole numbers >= 1")
         return self
 
 
@@ -76,11 +78,11 @@ class Overflow(Strict):
 class Toy(Strict):
     """The paper's example, with prompts and outputs of one token."""
 
-    capacity: int = Field(12, ge=4, description="KV tokens")
-    arrivals: int = Field(4, ge=1, description="requests per iteration")
-    decoding: int = Field(3, ge=1, description="requests that decode in the unbalanced start")
-    waiting: int = Field(6, ge=1, description="requests that wait in the unbalanced start")
-    iterations: int = Field(200, ge=20, le=1_000_000)
+    capacity: int = Field(default=12, ge=4, description="KV tokens")
+    arrivals: int = Field(default=4, ge=1, description="requests per iteration")
+    decoding: int = Field(default=3, ge=1, description="requests that decode in the unbalanced start")
+    waiting: int = Field(default=6, ge=1, description="requests that wait in the unbalanced start")
+    iterations: int = Field(default=200, ge=20, le=1_000_000)
 
 
 class E11Scale(Strict):
@@ -148,7 +150,7 @@ def _check_strict(key: str, case: Case, instance: Instance) -> None:
     if case.slack == 0:
         return
     p = continuation_probabilities(offered.law, ends)
-    for n in map(np.array, case.thresholds):
+    for n in map(np.array, case.thresholds or ()):
         full = instance.d0 + instance.d1 * base_memory(n, ends, segment_prompts(offered.law, ends))
         ratio = n[1:] / n[:-1]
         if not (full < n[0] / offered.rate and np.all((p < ratio) & (ratio < 1))):

@@ -28,19 +28,21 @@ as theta_k depends on the ratios q_k only.
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 from pydantic import Field, field_validator
 
-from fluidwait.base.config import ConfigError, Strict
+from fluidwait.artifacts.step import Artifact, names
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import Strict
 from fluidwait.device.hardware import load_hardware
-from fluidwait.fluid import equal_mass_boundaries, equilibrium, even_boundaries
+from fluidwait.fluid.equilibrium import equilibrium
 from fluidwait.fluid.safety import required_memory, stage_work
-from fluidwait.fluid.segments import continuation_probabilities, segment_prompts
-from fluidwait.studies.study import Study, write_table
+from fluidwait.fluid.segments import continuation_probabilities, equal_mass_boundaries, even_boundaries, segment_prompts
+from fluidwait.studies.study import Study, table_product
 from fluidwait.workload import LengthLaw, check_fits, input_files, length_law, load_workload
 
 MOST_RATIO = 0.99
@@ -54,7 +56,7 @@ class Choice(Strict):
     """How thresholds follow from a number of segments; see the module."""
 
     cuts: Literal["equal_mass", "even"] = "equal_mass"
-    margin: float = Field(0.05, gt=0, lt=1, description="added to the continuation probabilities")
+    margin: float = Field(default=0.05, gt=0, lt=1, description="added to the continuation probabilities")
     iteration: Literal["reference", "empty", "full", "own"] = "reference"
 
 
@@ -123,14 +125,22 @@ def resolve(study: E6) -> Setting:
     return Setting(law, linear.d0, linear.d1, capacity, reference.iteration_time, {})
 
 
-def memory(study: E6, scale: str, out: Path) -> None:
+def check(study: E6) -> None:
+    """Find what :func:`resolve` finds, before anything is written."""
+    resolve(study)
+
+
+def memory(study: E6, scale: str) -> Artifact:
     """The memory terms of the main choice: rate, horizon, delta, segments, base, boundary, buffer, total (tokens)."""
-    table = terms(study, resolve(study), study.main, study.scale(scale).segments)
-    _write(out, table, study, scale)
+    return _product(lambda: terms(study, resolve(study), study.main, study.scale(scale).segments), study, scale)
 
 
-def answers(study: E6, scale: str, out: Path) -> None:
+def answers(study: E6, scale: str) -> Artifact:
     """What the terms say under every choice; see :func:`answer`."""
+    return _product(lambda: _answers(study, scale), study, scale)
+
+
+def _answers(study: E6, scale: str) -> pl.DataFrame:
     setting, rows = resolve(study), []
     for name, choice in study.choices().items():
         table = terms(study, setting, choice, study.scale(scale).segments)
@@ -141,7 +151,7 @@ def answers(study: E6, scale: str, out: Path) -> None:
                 for risk in study.risks:
                     at = here.filter((pl.col("horizon") == horizon) & (pl.col("delta") == risk)).drop_nulls()
                     rows.append(about | {"horizon": horizon, "delta": risk} | answer(at) | growth(here))
-    _write(out, pl.DataFrame(rows, infer_schema_length=None), study, scale)
+    return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def terms(study: E6, setting: Setting, choice: Choice, segments: list[int]) -> pl.DataFrame:
@@ -158,7 +168,7 @@ def terms(study: E6, setting: Setting, choice: Choice, segments: list[int]) -> p
             )
             for rate, n in first.items():
                 at = {"rate": rate, "horizon": horizon, "delta": risk, "segments": count}
-                values = (None,) * 4
+                values: tuple[Any, ...] = (None,) * 4
                 if n is not None:
                     base, queue = n * unit.base, n * unit.queue
                     values = (base, queue, unit.buffer, base + queue + unit.buffer)
@@ -265,6 +275,6 @@ def recorded(study: E6, scale: str) -> dict:
     }
 
 
-def _write(out: Path, table: pl.DataFrame, study: E6, scale: str) -> None:
-    inputs = input_files(load_workload(study.workload))
-    write_table(out, table, config=recorded(study, scale), module=__name__, rule="study_memory", inputs=inputs)
+def _product(table: Callable[[], pl.DataFrame], study: E6, scale: str) -> Artifact:
+    inputs = names(input_files(load_workload(study.workload)))
+    return table_product(table, identity=recorded(study, scale), module=__name__, rule="study_memory", inputs=inputs)

@@ -10,29 +10,25 @@ memory reserved for the longest output, and Nested WAIT over a grid of threshold
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
-
 import polars as pl
 
-from fluidwait.base.config import ConfigError, nearest
-from fluidwait.stats.exponents import mean_interval
+from fluidwait.artifacts.step import Artifact
+from fluidwait.stats.metrics import mean_interval
 from fluidwait.studies.cases import run_cases
-from fluidwait.studies.e11 import E11, GAP_TABLES
+from fluidwait.studies.e11 import E11
 from fluidwait.studies.scaling import recorded
-from fluidwait.studies.study import write_table
+from fluidwait.studies.study import table_product
 
 
-def gaps(study: E11, table: str, scale: str, out: Path) -> None:
-    """Run the cases of ``fcfs_gap`` or ``unknown_gap`` and write one row per case, thresholds and horizon."""
-    if table not in GAP_TABLES:
-        raise ConfigError(f"study {study.id}: no table '{table}' of gaps{nearest(table, list(GAP_TABLES))}")
-    started, keys = time.perf_counter(), getattr(study, table)
-    rows = summarised(study, run_cases(study, keys, scale))
-    write_table(
-        out, rows, config=recorded(study, keys, scale) | {"table": table}, module=__name__, rule="study_gaps",
-        seconds=time.perf_counter() - started,
-    )  # fmt: skip
+def gaps(study: E11, table: str, scale: str) -> Artifact:
+    """The cases of ``fcfs_gap`` or ``unknown_gap``: one row per case, thresholds and horizon."""
+    keys = getattr(study, table)
+    return table_product(
+        lambda: summarised(study, run_cases(study, keys, scale)),
+        identity=recorded(study, keys, scale) | {"table": table},
+        module=__name__,
+        rule="study_gaps",
+    )
 
 
 def summarised(study: E11, runs: pl.DataFrame) -> pl.DataFrame:
@@ -41,7 +37,7 @@ def summarised(study: E11, runs: pl.DataFrame) -> pl.DataFrame:
     """
     rows = []
     for (key, thresholds, horizon), group in runs.group_by(["case", "thresholds", "zeta_t"], maintain_order=True):
-        gap = mean_interval(group["gap"].to_numpy())
+        gap = mean_interval(group["gap"].to_numpy())[:3]
         relative = [value / group["offered"][0] for value in gap]
         rows.append(
             {

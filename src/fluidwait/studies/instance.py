@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import Field
 
-from fluidwait.base.config import Strict
-from fluidwait.fluid import kv_work
+from fluidwait.base.models import Strict
+from fluidwait.fluid.equilibrium import kv_work
 from fluidwait.workload import MOST_REQUESTS, LengthLaw, Requests, Workload, generate, length_law
 
 

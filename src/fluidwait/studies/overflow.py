@@ -7,36 +7,37 @@ overflows are never counted too low.
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import scipy  # its parts are loaded when first used
 
-from fluidwait.fluid import nested_memory
+from fluidwait.artifacts.step import Artifact
+from fluidwait.fluid.segments import nested_memory
 from fluidwait.stats.exponents import exact_proportion
 from fluidwait.studies.cases import prepared
 from fluidwait.studies.e11 import E11
-from fluidwait.studies.study import seed_at, write_table
+from fluidwait.studies.study import seed_at, table_product
 from fluidwait.workload import Requests
 
 FIRST_REPLICATION = 10_000
 """Replications of the other tables come before it: no run shares its requests."""
 
 
-def overflow(study: E11, scale: str, out: Path) -> None:
-    """Write one row per thresholds, horizon and delta; see :func:`rows_of`."""
-    started, case = time.perf_counter(), study.cases[study.overflow.case]
-    rows = []
-    for thresholds in case.thresholds:
+def overflow(study: E11, scale: str) -> Artifact:
+    """One row per thresholds, horizon and delta; see :func:`rows_of`."""
+    return table_product(
+        lambda: table(study, scale), identity=recorded(study, scale), module=__name__, rule="study_overflow"
+    )
+
+
+def table(study: E11, scale: str) -> pl.DataFrame:
+    """The table of :func:`overflow`."""
+    case, rows = study.cases[study.overflow.case], []
+    for thresholds in case.thresholds or ():
         for index, sizes in enumerate(study.scale(scale).overflow):
             found = peaks(study, thresholds, sizes.iterations, sizes.runs, scale, index)
             rows += rows_of(study, thresholds, sizes.iterations, found)
-    write_table(
-        out, pl.DataFrame(rows), config=recorded(study, scale), module=__name__, rule="study_overflow",
-        seconds=time.perf_counter() - started,
-    )  # fmt: skip
+    return pl.DataFrame(rows)
 
 
 def recorded(study: E11, scale: str) -> dict:
@@ -78,10 +79,10 @@ def rows_of(study: E11, thresholds: list[int], iterations: float, peak: np.ndarr
     """
     case = study.cases[study.overflow.case]
     offered, ordered = study.offered(case), np.sort(peak)
-    d0, rows = study.instances[case.instance].d0, []
+    d0, ends, rows = study.instances[case.instance].d0, case.boundaries or (), []
     for risk in study.overflow.risks:
         horizon = iterations * offered.iteration_time
-        memory = nested_memory(offered.law, np.array(thresholds), case.boundaries, horizon=horizon, risk=risk, d0=d0)
+        memory = nested_memory(offered.law, np.array(thresholds), ends, horizon=horizon, risk=risk, d0=d0)
         count = int(np.sum(peak > memory.total))
         low, high = exact_proportion(count, len(peak))
         quantile = quantile_interval(ordered, 1.0 - risk)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fluidwait.base.config import ConfigError, load_yaml, nearest, parse
+from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.models import parse
 from fluidwait.base.paths import project_root
-from fluidwait.studies.e6 import E6
+from fluidwait.base.yaml_files import load_yaml
+from fluidwait.studies.e6 import E6, check
 from fluidwait.studies.e11 import E11
 from fluidwait.studies.study import Study
 
@@ -15,11 +17,11 @@ MODELS: dict[str, type[Study]] = {"e6": E6, "e11": E11}
 """The model of each study, by its id."""
 
 
-def load_study(path_or_name: str | Path, wanted: type[Study] | None = None) -> Any:
+def load_study(path_or_name: str | Path) -> Any:
     """Read a study; a name without a suffix means ``config/studies/<name>.yaml``. Its ``id`` tells its kind.
 
     Raises:
-        ConfigError: the file is missing or wrong, or of another kind than ``wanted``.
+        ConfigError: the file is missing or wrong.
     """
     path = Path(path_or_name)
     if path.suffix != ".yaml":
@@ -29,7 +31,18 @@ def load_study(path_or_name: str | Path, wanted: type[Study] | None = None) -> A
         raise ConfigError(f"{path}: id: required key is missing (valid: {', '.join(MODELS)})")
     if not isinstance(data["id"], str) or data["id"] not in MODELS:
         raise ConfigError(f"{path}: id: '{data['id']}' is not a study{nearest(str(data['id']), list(MODELS))}")
-    if wanted is not None and MODELS[data["id"]] is not wanted:
-        (name,) = (name for name, model in MODELS.items() if model is wanted)
-        raise ConfigError(f"{path}: id: the command is for study '{name}', found '{data['id']}'")
     return parse(MODELS[data["id"]], data, path)
+
+
+def check_study(name: str, study: Study, scale: str) -> None:
+    """Find mistakes in a study before any of its steps is made.
+
+    Raises:
+        ConfigError: it has no such scale, a label that cannot be drawn, or names what is missing or wrong.
+    """
+    from fluidwait.drawing import style
+
+    study.scale(scale)
+    style.check_words((case.label for case in getattr(study, "cases", {}).values()), f"study {name}: cases")
+    if isinstance(study, E6):
+        check(study)

@@ -12,50 +12,56 @@ smaller exponent obeys them too.
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
 import polars as pl
 
-from fluidwait.base.config import ConfigError, nearest
+from fluidwait.artifacts.step import Artifact
+from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.tables import column_names, load_table
-from fluidwait.stats.exponents import fit_exponent, mean_interval
+from fluidwait.stats.exponents import fit_exponent
+from fluidwait.stats.metrics import mean_interval
 from fluidwait.studies.cases import run_cases
 from fluidwait.studies.e11 import E11
 from fluidwait.studies.measure import QUANTITIES
-from fluidwait.studies.study import seed_at, write_table
+from fluidwait.studies.study import seed_at, table_product
 
 LAST = 1.0
 """Decades of the second fit, at the end."""
 
 
-def runs(study: E11, part: str, scale: str, out: Path) -> None:
-    """Run the cases of one part of the table, one row per replication and horizon."""
-    if part not in study.scaling:
-        raise ConfigError(f"study {study.id}: scaling: no part '{part}'{nearest(part, list(study.scaling))}")
-    started, config = time.perf_counter(), recorded(study, study.scaling[part], scale, labels=False)
-    table = run_cases(study, study.scaling[part], scale)
-    write_table(
-        out, table, config=config, module=__name__, rule="study_runs",
-        seconds=time.perf_counter() - started,
-    )  # fmt: skip
+def runs(study: E11, part: str, scale: str) -> Artifact:
+    """The cases of one part of the table: one row per replication and horizon."""
+    keys = study.scaling[part]
+    return table_product(
+        lambda: run_cases(study, keys, scale),
+        identity=recorded(study, keys, scale, labels=False),
+        module=__name__,
+        rule="study_runs",
+    )
 
 
-def scaling(study: E11, tables: list[Path], scale: str, out: Path) -> None:
-    """One row per case, quantity and horizon: the mean over replications with its 95 % t interval."""
-    config = recorded(study, all_cases(study), scale)
-    write_table(out, curves(study, _read(tables)), config=config, module=__name__, rule="study_scaling", inputs=tables)
+def scaling(study: E11, tables: tuple[str, ...], scale: str) -> Artifact:
+    """One row per case, quantity and horizon: the mean over replications with its 95 % t interval.
+
+    Args:
+        tables: of :func:`runs`, all parts.
+    """
+    return _of_all(lambda: curves(study, _read(tables)), study, tables, scale)
 
 
-def exponents(study: E11, tables: list[Path], scale: str, out: Path) -> None:
+def exponents(study: E11, tables: tuple[str, ...], scale: str) -> Artifact:
     """One row per case and quantity: exponent, low, high, expected, decades, replications, last_decade (same interval).
 
     ``expected`` is the exponent in the theorem's bound; ``last_decade`` is fitted over the last decade alone, where
     what is constant or of lower order (requests in service, service times) counts least.
     """
+    return _of_all(lambda: fitted(study, _read(tables), seed_at(study.seed, scale)), study, tables, scale)
+
+
+def _of_all(table: Callable[[], pl.DataFrame], study: E11, tables: tuple[str, ...], scale: str) -> Artifact:
     config = recorded(study, all_cases(study), scale)
-    table = fitted(study, _read(tables), seed_at(study.seed, scale))
-    write_table(out, table, config=config, module=__name__, rule="study_scaling", inputs=tables)
+    return table_product(table, identity=config, module=__name__, rule="study_scaling", inputs=tables)
 
 
 def curves(study: E11, runs: pl.DataFrame) -> pl.DataFrame:
@@ -65,7 +71,7 @@ def curves(study: E11, runs: pl.DataFrame) -> pl.DataFrame:
         case = study.cases[key]
         about = {"case": key, "label": case.label, "policy": case.policy, "slack": case.slack}
         for quantity in QUANTITIES:
-            mean, low, high = mean_interval(group[quantity].to_numpy())
+            mean, low, high = mean_interval(group[quantity].to_numpy())[:3]
             at = {"zeta_t": horizon, "iterations": group["iterations"][0]}
             rows.append(
                 about
@@ -124,7 +130,7 @@ def all_cases(study: E11) -> list[str]:
     return [key for part in study.scaling.values() for key in part]
 
 
-def _read(tables: list[Path]) -> pl.DataFrame:
+def _read(tables: Iterable[str]) -> pl.DataFrame:
     """The runs of all parts.
 
     Raises:

@@ -1,16 +1,17 @@
-"""What all studies share: scales, seeds, and writing a table."""
+"""What all studies share: scales, seeds, and a table as a product of a step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import polars as pl
 
-from fluidwait.artifacts.provenance import imported_modules, write_artifact
-from fluidwait.base.config import ConfigError, Strict, Words, nearest
-from fluidwait.experiments.experiment import SEED_STEP, split_scale
+from fluidwait.artifacts.code import imported_modules
+from fluidwait.artifacts.step import Artifact
+from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.models import Strict, Words
+from fluidwait.base.scales import SEED_STEP, split_scale
 
 
 class Study(Strict):
@@ -37,23 +38,13 @@ def seed_at(seed: int, scale: str) -> int:
     return seed + SEED_STEP * split_scale(scale)[1]
 
 
-def write_table(
-    out: Path,
-    table: pl.DataFrame,
+def table_product(
+    table: Callable[[], pl.DataFrame],
     *,
-    config: dict[str, Any],
+    identity: dict[str, Any],
     module: str,
     rule: str,
-    inputs: Iterable[Path] = (),
-    seconds: float | None = None,
-) -> None:
-    """Write a table as CSV with its sidecar; ``module`` computes it and names the code."""
-    write_artifact(
-        out,
-        lambda path, _: table.write_csv(path),
-        config=config,
-        inputs=inputs,
-        code=imported_modules(module),
-        rule=rule,
-        wall_seconds=seconds,
-    )
+    inputs: tuple[str, ...] = (),
+) -> Artifact:
+    """A table as a CSV file; ``module`` computes it and names the code."""
+    return Artifact(lambda path, _: table().write_csv(path), identity, imported_modules(module), rule, inputs)

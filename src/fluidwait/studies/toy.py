@@ -7,26 +7,26 @@ and 3 decoding, FCFS admits all that fits, is short of memory when they decode, 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from fluidwait.artifacts.step import Artifact
 from fluidwait.device.timing import linear
 from fluidwait.engines import core, simulator
 from fluidwait.policies import load_policy
 from fluidwait.studies.cases import NO_LIMIT
 from fluidwait.studies.e11 import E11, Toy
-from fluidwait.studies.study import write_table
+from fluidwait.studies.study import table_product
 from fluidwait.workload import LengthLaw, Requests
 
 WINDOWS = 4
 """Equal parts of the iterations, a row each, to see whether the cycle sets in at once and stays."""
 
 
-def toy(study: E11, out: Path) -> None:
-    """Write one row per start, policy and window of iterations; see :func:`completions`."""
-    write_table(out, table(study.toy), config=recorded(study), module=__name__, rule="study_toy")
+def toy(study: E11) -> Artifact:
+    """One row per start, policy and window of iterations; see :func:`table`."""
+    return table_product(lambda: table(study.toy), identity=recorded(study), module=__name__, rule="study_toy")
 
 
 def recorded(study: E11) -> dict:

@@ -3,7 +3,7 @@
 A table is a CSV file with columns ``prompt``, ``output`` and ``count``: each row is one (prompt, output) pair in tokens
 that stands for ``count`` requests. Pairs are exact up to 100 tokens and binned beyond (:func:`bin_width`); a row is the
 mean of the pairs of its bin, rounded to whole tokens. A law drawn from a table therefore *is* the table: what
-:func:`fluidwait.workload.generate` draws and what the fluid model computes with agree exactly.
+:func:`fluidwait.workload.sampling.generate` draws and what the fluid model computes with agree exactly.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError, nearest
+from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.files import write_output
 from fluidwait.base.tables import read_columns
 
@@ -25,7 +25,7 @@ class Table(NamedTuple):
 
     prompt: np.ndarray
     output: np.ndarray
-    count: np.ndarray
+    count: np.ndarray  # type: ignore[assignment]  # hides tuple.count, which nobody asks of a table
 
 
 EMPTY = ("refuse", "drop", "one")
@@ -173,7 +173,7 @@ def _header(
         f"requests: {summary.rows} read, {summary.too_long} too long dropped, {kept}",
         f"cells: {summary.cells}, widths 1 token up to {EXACT_UP_TO}, then 2 up to 200, 5 up to 500, ...; "
         "a row is the rounded mean of its cell",
-        "made by: fluidwait.workload.table.make_table",
+        "made by: fluidwait table",
     ]
 
 

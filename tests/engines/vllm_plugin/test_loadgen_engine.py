@@ -7,9 +7,9 @@ import asyncio
 import numpy as np
 import pytest
 
-from fluidwait.base.config import ConfigError
-from fluidwait.device.calibration import calibrate_iterations
+from fluidwait.base.errors import ConfigError
 from fluidwait.device.hardware import ModelShape
+from fluidwait.device.iteration_times import calibrate_iterations
 from fluidwait.engines.vllm import calibrate
 from fluidwait.engines.vllm.load import engine as loadgen_engine
 from fluidwait.engines.vllm.load.engine import EngineSettings, engine_options, write_model

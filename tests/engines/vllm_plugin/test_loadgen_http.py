@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
 from fluidwait.engines.vllm.load import http as loadgen_http
 from fluidwait.engines.vllm.load.generator import LoadError, offer

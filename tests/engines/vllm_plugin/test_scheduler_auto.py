@@ -18,7 +18,7 @@ import vllm  # noqa: E402
 from fake_engine import FakeEngine, make_request, make_scheduler  # noqa: E402
 from prometheus_client import CollectorRegistry, generate_latest  # noqa: E402
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.device.timing import BatchSums, iteration_time
 from fluidwait.engines.vllm import VERSIONS, WaitScheduler, interface
 from fluidwait.engines.vllm import counters as metrics

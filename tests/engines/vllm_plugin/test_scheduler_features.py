@@ -17,7 +17,7 @@ from vllm.lora.request import LoRARequest  # noqa: E402
 from vllm.sampling_params import StructuredOutputsParams  # noqa: E402
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
 from fluidwait.engines.vllm.load.engine import engine_version
 

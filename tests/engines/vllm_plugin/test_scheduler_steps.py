@@ -15,7 +15,7 @@ from fake_engine import FakeEngine, free_blocks, make_request, make_scheduler  #
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402
 from vllm.v1.core.sched.interface import PauseState  # noqa: E402
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
 from fluidwait.engines.vllm.requests import ALIVE, CACHED, GENERATED  # noqa: E402
 from fluidwait.engines.vllm.settings import refuse_unsupported  # noqa: E402

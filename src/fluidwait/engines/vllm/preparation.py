@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fluidwait.base.config import ConfigError, FluidwaitError
+from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.device.hardware import load_hardware
 from fluidwait.device.timing import BatchSums, iteration_time, linear
 from fluidwait.engines.core import context_of, serving
 from fluidwait.engines.vllm.estimates import Traffic
 from fluidwait.engines.vllm.settings import SOURCE, SchedulerSettings
-from fluidwait.fluid import calibrated_boundary
+from fluidwait.fluid.calibrated import calibrated_boundary
 from fluidwait.fluid.thresholds import Infeasible
 from fluidwait.policies import Policy
 from fluidwait.policies.contract import NO_LIMIT, Context, EngineSize, Limits, Needs
@@ -52,7 +52,7 @@ class Preparation:
         self._pending: Future | None = None
         self._next_look = -math.inf
         self.learns = not self._known()
-        """Whether the traffic has a say: finished requests and iterations need not be noted otherwise."""
+        """Whether the plan depends on the traffic. If not, finished requests and iterations need not be noted."""
         if not self.learns:
             self.prepared = self._compute(0.0)
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
-from fluidwait.base.config import FluidwaitError
+from fluidwait.base.errors import FluidwaitError
 from fluidwait.engines.vllm.gate import Gate
 from fluidwait.engines.vllm.interface import check_interface
 from fluidwait.engines.vllm.settings import read_settings, refuse_unsupported

@@ -14,8 +14,10 @@ from typing import Any
 
 from pydantic import Field
 
-from fluidwait.base.config import ConfigError, Strict, load_yaml, nearest, parse
+from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.models import Strict, parse
 from fluidwait.base.paths import project_root
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.policies import Policy, load_policy, names
 
 SOURCE = "additional_config: fluidwait"

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.tables import highest
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import read_table, shown
 
@@ -27,7 +28,17 @@ ZERO = 1e-17  # s, where an exact zero is drawn on the logarithmic axis
 AGREED_LINE = {"color": style.INK, "linestyle": style.DOTTED, "linewidth": 1.0}
 
 
-def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Figure]:
+def check(setting: Any, scale: str) -> None:
+    """Refuse an experiment without an audit.
+
+    Raises:
+        ConfigError: nothing is repeated in Vidur at this scale.
+    """
+    if not (setting.experiment.scale(scale).audit_requests and setting.experiment.audit_share):
+        raise ConfigError("'audit' needs audit_requests of the scale and audit_share above 0")
+
+
+def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> Figure:
     """``{<id>_audit: figure}``: the larger of the two differences at each rate, over replications.
 
     Reads ``audit.csv`` (policy, rate, max_abs_first_token, max_abs_completion, both in s).
@@ -38,20 +49,19 @@ def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Fi
     about = shown(experiment, results_dir)
     curves = _curves(Path(results_dir) / "audit.csv", about.labels)
     with style.journal():
-        return {f"{about.id}_audit": _draw(curves, about.labels)}
+        return _draw(curves, about.labels)
 
 
-def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, str]:
-    """The caption of each figure of :func:`make`."""
+def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> str:
+    """The caption of :func:`make`."""
     about = shown(experiment, results_dir)
     curves = _curves(Path(results_dir) / "audit.csv", about.labels)
-    largest = max(curve["largest"].max() for curve in curves.values())
-    text = (
+    largest = max(highest(curve["largest"]) for curve in curves.values())
+    return (
         f"{about.title}. Largest difference of first-token and completion times between the compiled simulator and "
         f"Vidur, over all requests and {sum(curve['runs'].sum() for curve in curves.values())} runs: at most "
         f"{largest:.1e} s (demanded: {AGREED:.0e} s). Scale '{about.scale}'."
     )
-    return {f"{about.id}_audit": text}
 
 
 def _curves(path: Path, labels: Mapping[str, str]) -> dict[str, pl.DataFrame]:
@@ -78,9 +88,9 @@ def _draw(curves: dict[str, pl.DataFrame], labels: Mapping[str, str]) -> Figure:
         options = looks[key].options() | {"markerfacecolor": "none", "markersize": 3.6 + 2.2 * place}  # equal ones nest
         axes.plot(curve["rate"], drawn, **options, label=key, zorder=3 + 0.01 * place)
     axes.axhline(AGREED, **AGREED_LINE)
-    highest = max(AGREED, *(curve["largest"].max() for curve in curves.values()))
-    axes.set(yscale="log", ylim=(ZERO / 3, highest * 10))
-    decades = [10.0**power for power in range(-15, int(np.ceil(np.log10(highest))) + 1, 2)]
+    most = max(AGREED, *(highest(curve["largest"]) for curve in curves.values()))
+    axes.set(yscale="log", ylim=(ZERO / 3, most * 10))
+    decades = [10.0**power for power in range(-15, int(np.ceil(np.log10(most))) + 1, 2)]
     axes.yaxis.set_major_locator(FixedLocator([ZERO, *decades]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value == ZERO else f"{value:.0e}"))
     axes.yaxis.set_minor_locator(FixedLocator([]))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import CARETDOWN
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.tables import column_names
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import Shown, read_table, sample, shown
@@ -25,7 +25,18 @@ REPLICATION = ("replication", "rep")
 """Names a metrics table may give the replication; equal numbers share arrivals and lengths."""
 
 
-def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Figure]:
+def check(setting: Any, scale: str) -> None:
+    """Refuse an experiment with one policy.
+
+    Raises:
+        ConfigError: there is nothing to compare.
+    """
+    keys = list(setting.experiment.policies)
+    if len(keys) < 2:
+        raise ConfigError(f"'gap' compares policies, and there is only '{keys[0]}'; leave it out or add one")
+
+
+def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> Figure:
     """``{<id>_gap: figure}``: the relative difference of mean latency to the experiment's ``baseline``, percent.
 
     Reads ``metrics/<policy>.csv`` (rate, replication, mean_latency) of every policy and ``stability.csv`` (policy,
@@ -46,22 +57,21 @@ def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Fi
     if not gaps:
         raise ConfigError("experiment: labels: a gap needs a policy besides the baseline")
     with style.journal():
-        return {f"{about.id}_gap": _draw(about, gaps, _stars(Path(results_dir) / "stability.csv", about))}
+        return _draw(about, gaps, _stars(Path(results_dir) / "stability.csv", about))
 
 
-def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, str]:
-    """The caption of each figure of :func:`make`."""
+def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> str:
+    """The caption of :func:`make`."""
     about, path = shown(experiment, results_dir), Path(results_dir) / "summary.csv"
     summary = read_table(path, ("requests", "replications"), ("policy",))
     known = _stars(Path(results_dir) / "stability.csv", about)
     marks = "triangles at the top: stability boundaries λ*, by bisection; " if known else ""
-    text = (
+    return (
         f"{about.title}. Mean latency relative to {about.labels[about.baseline]} at the same arrival rate; negative is "
         f"faster. The axis is linear within ±{style.LINEAR_PERCENT:g} % and logarithmic beyond. Ratio of means over "
         "replications; bands (where there is more than one): 95 % confidence intervals of that ratio from differences "
         f"paired by replication (common random numbers); {marks}{sample(summary, about)}."
     )
-    return {f"{about.id}_gap": text}
 
 
 def relative_gap(runs: pl.DataFrame, base: pl.DataFrame, level: float = 0.95) -> pl.DataFrame:

@@ -22,7 +22,7 @@ BOUNDS = ("mean_latency_low", "mean_latency_high")
 PANEL_HEIGHT = 2.4  # inches
 
 
-def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Figure]:
+def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> Figure:
     """``{<id>_horizon: figure}``: a panel per arrival rate, on one logarithmic latency axis.
 
     Reads ``summary.csv`` (policy, rate, requests, mean_latency, mean_latency_low, mean_latency_high).
@@ -34,21 +34,20 @@ def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Fi
     summary = read_table(path, ("rate", "requests", "mean_latency"), ("policy",), BOUNDS)
     curves = {key: of_policy(summary, key, path).sort("requests") for key in about.labels}
     with style.journal():
-        return {f"{about.id}_horizon": _draw(curves, about.labels)}
+        return _draw(curves, about.labels)
 
 
-def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, str]:
-    """The caption of each figure of :func:`make`."""
+def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> str:
+    """The caption of :func:`make`."""
     about, path = shown(experiment, results_dir), Path(results_dir) / "summary.csv"
     summary = read_table(path, ("requests", "replications"), ("policy",))
-    text = (
+    return (
         f"{about.title}. Mean end-to-end latency against the number of requests of the run, one panel per arrival "
         "rate; a policy that is stable at the rate levels off, one that is not grows in proportion. Shorter runs are "
         "the beginnings of longer ones (the same requests), so the points of a curve are not independent. Bands (where "
         "there is more than one replication): 95 % Student-t confidence intervals; common random numbers across "
         f"policies; {sample(summary, about)}."
     )
-    return {f"{about.id}_horizon": text}
 
 
 def _draw(curves: dict[str, pl.DataFrame], labels: Mapping[str, str]) -> Figure:
@@ -57,21 +56,21 @@ def _draw(curves: dict[str, pl.DataFrame], labels: Mapping[str, str]) -> Figure:
     rates = np.unique(np.concatenate([curve["rate"].to_numpy() for curve in curves.values()])).tolist()
     left, gap = 0.5, 0.16
     width = (style.TWO_COLUMNS - left - 0.08 - gap * (len(rates) - 1)) / len(rates)
-    first = None
+    panels: list[Axes] = []
     for place, rate in enumerate(rates):
+        first = panels[0] if panels else None
         axes = style.add_axes(figure, left + place * (width + gap), 0.42, width, PANEL_HEIGHT, sharey=first)
         at_rate = {key: curve.filter(pl.col("rate") == rate) for key, curve in curves.items()}
         style.plot_curves(axes, at_rate, looks, "mean_latency", x="requests")
         _label(axes)
         style.panel_title(axes, "abcdefghijklmnopqrstuvwxyz"[place % 26], f"λ = {rate:g} requests/s")
-        if first is None:
-            first = axes
-        else:
+        if panels:
             axes.tick_params(axis="y", labelleft=False)
-    first.set_yscale("log")
-    first.set_ylim(*_limits(curves))
-    style.plain_log_axis(first.yaxis)
-    first.set_ylabel("mean latency (s)")
+        panels.append(axes)
+    panels[0].set_yscale("log")
+    panels[0].set_ylim(*_limits(curves))
+    style.plain_log_axis(panels[0].yaxis)
+    panels[0].set_ylabel("mean latency (s)")
     return figure
 
 

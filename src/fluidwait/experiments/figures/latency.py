@@ -31,7 +31,7 @@ STABILITY = ("lambda_star", "lambda_star_low", "lambda_star_high", "grid_lambda_
 IDEAL_LINE = {"color": style.FAINT, "linestyle": "-", "linewidth": 0.9}
 
 
-def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Figure]:
+def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> Figure:
     """``{<id>_latency: figure}``: latency (a), completion rate (b) and stable rates (c).
 
     Reads ``summary.csv`` (policy, rate, mean_latency, completion_rate and their _low and _high), ``stability.csv``
@@ -47,22 +47,21 @@ def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Fi
     stable = {key: of_policy(stability, key, folder / "stability.csv").row(0, named=True) for key in about.labels}
     edge = read_json(folder / "thresholds.json", "fluid_bound")["fluid_bound"]
     with style.journal():
-        return {f"{about.id}_latency": _draw(about, curves, stable, float(edge))}
+        return _draw(about, curves, stable, float(edge))
 
 
-def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, str]:
-    """The caption of each figure of :func:`make`."""
+def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> str:
+    """The caption of :func:`make`."""
     about, folder = shown(experiment, results_dir), Path(results_dir)
     summary = read_table(folder / "summary.csv", ("requests", "replications"), ("policy",))
-    text = (
+    return (
         f"{about.title}. (a) Mean end-to-end latency against the arrival rate; the axis is linear below the grey line "
         "and logarithmic above it. (b) Effective completion rate in the measurement window, with the ideal line. (c) "
         f"{_words(folder, about)}; the black tick is the predicted boundary of the policy where there is one. "
-        "Dotted: fluid bound, the calibrated fluid model with the engine's memory and no limit of a policy. "
+        "Dotted: fluid bound, the calibrated fluid model with the engine's memory, without a policy's limits. "
         "Bands (where there is more than one replication): 95 % "
         f"Student-t confidence intervals; common random numbers across policies; {sample(summary, about)}."
     )
-    return {f"{about.id}_latency": text}
 
 
 def _words(folder: Path, about: Shown) -> str:

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.tables import highest
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import Shown, read_table, shown
 
@@ -25,7 +27,22 @@ AT = 106.0  # percent, height of the eviction marks
 ROW, GAP = 0.92, 0.3  # inches, height of a panel and the space between two
 
 
-def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Figure]:
+def policies(experiment: Any) -> list[str]:
+    """The policies that are drawn: those whose memory is recorded."""
+    return experiment.traced()
+
+
+def check(setting: Any, scale: str) -> None:
+    """Refuse an experiment that records no memory.
+
+    Raises:
+        ConfigError: it has no ``traces``.
+    """
+    if setting.experiment.traces is None:
+        raise ConfigError("'memory' needs traces")
+
+
+def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> Figure:
     """``{<id>_memory: figure}``: resident KV tokens as a share of the memory; a row per policy, a column per rate.
 
     Reads ``trace/<policy>.csv`` (rate, time in s, share, evictions since time 0).
@@ -35,24 +52,23 @@ def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Fi
     """
     about = shown(experiment, results_dir)
     with style.journal():
-        return {f"{about.id}_memory": _draw(_traces(Path(results_dir), about), about.labels)}
+        return _draw(_traces(Path(results_dir), about), about.labels)
 
 
-def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, str]:
-    """The caption of each figure of :func:`make`."""
+def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> str:
+    """The caption of :func:`make`."""
     about = shown(experiment, results_dir)
     traces = _traces(Path(results_dir), about)
     counts = "; ".join(
         f"{about.labels[key]} " + ", ".join(f"{_evictions(part)} at {rate:g}/s" for rate, part in _by_rate(trace))
         for key, trace in traces.items()
     )
-    text = (
+    return (
         f"{about.title}. KV tokens resident, as a share of the KV memory, against time: one replication, from the "
-        "first arrival to the last completion; a row per policy, a column per arrival rate. Of long runs the least and "
-        "the largest value of each of 1,000 stretches are drawn. Dashed: the whole memory. Ticks above it: evictions, "
-        f"which number {counts}. Scale '{about.scale}'."
+        "first arrival to the last completion; a row per policy, a column per arrival rate. Long runs are cut into "
+        "1,000 stretches, and the least and the largest value of each are drawn. Dashed: the whole memory. Ticks above "
+        f"it: evictions ({counts}). Scale '{about.scale}'."
     )
-    return {f"{about.id}_memory": text}
 
 
 def _traces(folder: Path, about: Shown) -> dict[str, pl.DataFrame]:
@@ -65,7 +81,7 @@ def _by_rate(trace: pl.DataFrame) -> list[tuple[float, pl.DataFrame]]:
 
 
 def _evictions(trace: pl.DataFrame) -> str:
-    return f"{trace['evictions'].max():,.0f}"
+    return f"{highest(trace['evictions']):,.0f}"
 
 
 def _draw(traces: dict[str, pl.DataFrame], labels: Mapping[str, str]) -> Figure:
@@ -95,7 +111,7 @@ def _draw(traces: dict[str, pl.DataFrame], labels: Mapping[str, str]) -> Figure:
 
 
 def _last(trace: pl.DataFrame, rate: float) -> float:
-    return trace.filter(pl.col("rate") == rate)["time"].max() or 0.0
+    return highest(trace.filter(pl.col("rate") == rate)["time"]) or 0.0
 
 
 def _panel(axes: Axes, trace: pl.DataFrame, color: str) -> None:

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.tables import lowest
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import read_json, read_table, shown
 
@@ -31,7 +32,17 @@ LINEAR = {"color": style.INK, "linestyle": "-"}
 CALIBRATED = {"color": "#0072B2", "linestyle": style.DASHED}
 
 
-def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Figure]:
+def check(setting: Any, scale: str) -> None:
+    """Refuse hardware without the paper's linear model.
+
+    Raises:
+        ConfigError: it has no ``timing.linear``.
+    """
+    if setting.hardware.timing.linear is None:
+        raise ConfigError(f"'mstar' needs timing.linear, which hardware {setting.hardware.name} lacks")
+
+
+def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> Figure:
     """``{<id>_mstar: figure}``: M* of both models, capacity, crossing and the calibrated boundary.
 
     Reads ``thresholds.csv`` (rate, load, iteration_time, memory, calibrated_memory; empty where there is no
@@ -41,22 +52,23 @@ def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Fi
     Raises:
         ConfigError: a file, a column or a key is missing, or no rate of the table has an equilibrium.
     """
-    about, folder = shown(experiment, results_dir), Path(results_dir)
+    shown(experiment, results_dir)
+    folder = Path(results_dir)
     table = _table(folder / "thresholds.csv")
     model = _model(folder / "thresholds.json")
     if table.filter(pl.col("memory").is_finite() & (pl.col("rate") > 0)).is_empty():
         raise ConfigError(f"{folder / 'thresholds.csv'}: column 'memory': no rate has an equilibrium")
     with style.journal():
-        return {f"{about.id}_mstar": _draw(table, model)}
+        return _draw(table, model)
 
 
-def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, str]:
-    """The caption of each figure of :func:`make`."""
+def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> str:
+    """The caption of :func:`make`."""
     about, folder = shown(experiment, results_dir), Path(results_dir)
     model, table = _model(folder / "thresholds.json"), _table(folder / "thresholds.csv")
     edge = model["calibrated_boundary"]
     differences = [abs(float(linear_memory(table, rate)) / memory - 1.0) for rate, memory in PUBLISHED.items()]
-    text = (
+    return (
         f"{about.title}. Memory of the fluid equilibrium against the arrival rate. The paper's two-parameter model "
         f"(line) meets its four published values (squares) within {100 * max(differences):.2f} % and the capacity "
         f"C = {model['capacity']:,.0f} tokens at {model['boundary_rate']:.1f} requests/s (paper: "
@@ -64,7 +76,6 @@ def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str,
         f"end at {edge['rate']:.1f} requests/s with {edge['memory']:,.0f} tokens "
         f"(limit: {edge['binding']}). Computed, not simulated; scale '{about.scale}'."
     )
-    return {f"{about.id}_mstar": text}
 
 
 def linear_memory(table: pl.DataFrame, rate: float | np.ndarray) -> np.ndarray:
@@ -102,7 +113,7 @@ def _draw(table: pl.DataFrame, model: dict[str, Any]) -> Figure:
     figure = style.new_figure(style.MIDDLE, height, entries)
     axes = style.add_axes(figure, 0.75, 0.42, style.MIDDLE - 0.88, height - 0.5)
     last = max(PUBLISHED) + 6.0
-    first = float(table["rate"].filter(table["rate"] > 0).min())
+    first = float(lowest(table["rate"].filter(table["rate"] > 0)))
     _linear_curve(axes, table, first, last)
     axes.plot(list(PUBLISHED), list(PUBLISHED.values()), **_published_style(), label="published", zorder=4)
     known = table.filter(pl.col("calibrated_memory").is_finite() & (pl.col("rate") <= edge["rate"]))

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.tables import highest
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import read_table, runs, shown
 from fluidwait.drawing.style import Style
@@ -39,7 +40,7 @@ BANDED = "exact"  # the one with its confidence band among the distances, where 
 PUBLISHED_LINE = {"linestyle": (0, (1.0, 1.0)), "linewidth": 2.6, "alpha": 0.5}
 
 
-def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Figure]:
+def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> Figure:
     """``{<id>_reference: figure}``: latencies (a), and the distance of ours in percent for each policy (b, c).
 
     Reads ``reference.csv``: policy (sarathi or wait), rate, published (s), and for each of :data:`VARIANTS` its mean
@@ -48,32 +49,31 @@ def make(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, Fi
     Raises:
         ConfigError: the file or a column is missing, a value is not a number, or there is no published policy.
     """
-    about = shown(experiment, results_dir)
+    shown(experiment, results_dir)
     curves = _curves(Path(results_dir) / "reference.csv")
     with style.journal():
-        return {f"{about.id}_reference": _draw(curves)}
+        return _draw(curves)
 
 
-def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> dict[str, str]:
-    """The caption of each figure of :func:`make`."""
+def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> str:
+    """The caption of :func:`make`."""
     about, folder = shown(experiment, results_dir), Path(results_dir)
     summary = read_table(folder / "summary.csv", ("requests", "replications"), ("policy",))  # of the same scale
     curves = _curves(folder / "reference.csv")
-    text = (
+    return (
         f"{about.title}. Our runs with the settings of the published ones, beside the latencies published with the "
         "paper's earlier code (wide dotted lines). (a) Mean latency, logarithmic. (b, c) Distance of ours, linear "
         f"within ±{style.LINEAR_PERCENT:g} % and logarithmic beyond; {_distances(curves)}. Bands (where there is more "
         f"than one replication; in b and c for exact arrivals only): 95 % Student-t confidence intervals. "
         f"{runs(summary)}, all requests counted as in the published runs, scale '{about.scale}'."
     )
-    return {f"{about.id}_reference": text}
 
 
 def _distances(curves: Mapping[str, pl.DataFrame]) -> str:
     """Largest distance of every policy: our model on the published arrivals, and the earlier code replayed."""
     parts = []
     for key, curve in curves.items():
-        ours, replayed = (curve[f"{name}_distance"].abs().max() for name in ("stream", "replayed"))
+        ours, replayed = (highest(curve[f"{name}_distance"].abs()) for name in ("stream", "replayed"))
         parts.append(
             f"{POLICIES[key]} on the published arrivals: at most {ours:.1f} % with our iteration times and scheduler, "
             f"at most {replayed:.1f} % with those of the earlier code"

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fluidwait.base.tables import load_table
+from fluidwait.base.tables import highest, load_table, lowest
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import read_table
 from fluidwait.real.bundle import Bundle
@@ -95,8 +95,8 @@ def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
         f"{100 * target.window:g} % of the requests by arrival order, at shares of the capacity that the calibrated "
         "fluid model predicts. Below: how much lower it is than under vLLM's own scheduler on the same requests at "
         "equal limits (tokens and requests per batch, KV blocks), paired by replication; policies took turns in "
-        "alternating order; shifted sideways to be told apart. Bands and bars: 95 % Student-t intervals, from "
-        f"{LEAST} replications on. Mean "
+        "alternating order; points are shifted sideways so that all are seen. Bands and bars: 95 % Student-t "
+        f"intervals, from {LEAST} replications on. Mean "
         f"reduction over the rates: {found}.{'' if bundle.about.pace is None else metered}"
     )
 
@@ -137,7 +137,7 @@ def _latency(axes: Axes, table: pl.DataFrame, chosen: dict) -> None:
 def _gain(axes: Axes, table: pl.DataFrame, chosen: dict) -> None:
     axes.axhline(0.0, color=style.FAINT, linewidth=0.8, zorder=1)
     keys = table["policy"].unique(maintain_order=True)
-    apart = DODGE * (table["rate"].max() - table["rate"].min())
+    apart = DODGE * (highest(table["rate"]) - lowest(table["rate"]))
     for place, key in enumerate(keys):
         part = table.filter(pl.col("policy") == key).sort("rate")
         rate = part["rate"] + apart * (place - (len(keys) - 1) / 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -10,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fluidwait.base.tables import load_table
+from fluidwait.base.tables import highest, load_table, lowest
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import read_table
 from fluidwait.real.bundle import Bundle
@@ -83,14 +84,15 @@ def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
         if metered:
             text += (
                 f"; on a machine taken to be as fast as in the calibration, {_spread(table['unpaced_error'])} (it took "
-                f"{table['speed'].min():.2f} to {table['speed'].max():.2f} times as long)"
+                f"{lowest(table['speed']):.2f} to {highest(table['speed']):.2f} times as long)"
             )
         text += f"; if it is also told how long the run's batches took, {_spread(table['adjusted_error'])}."
     return text
 
 
 def _spread(errors: pl.Series) -> str:
-    return f"{100 * errors.min():.3g} to {100 * errors.max():.3g} %, median {100 * errors.median():.3g} %"
+    median = cast(float, errors.median())
+    return f"{100 * lowest(errors):.3g} to {100 * highest(errors):.3g} %, median {100 * median:.3g} %"
 
 
 def _generations(axes: Axes, table: pl.DataFrame) -> None:
@@ -118,8 +120,8 @@ def _pairs(axes: Axes, table: pl.DataFrame, chosen: dict) -> None:
         shown = part.sample(min(MOST, part.height), seed=0)
         options = look.options() | {"linestyle": "none", "markersize": 2.2, "markeredgewidth": 0.4, "alpha": 0.6}
         axes.plot(shown["real"], shown["simulated"], **options, label=key, zorder=3)
-        low = min(low, part["real"].min(), part["simulated"].min())
-        high = max(high, part["real"].max(), part["simulated"].max())
+        low = min(low, lowest(part["real"]), lowest(part["simulated"]))
+        high = max(high, highest(part["real"]), highest(part["simulated"]))
     ends = np.array([low / 1.15, high * 1.15])
     axes.plot(ends, ends, **EQUAL, zorder=2)
     axes.fill_between(ends, 0.9 * ends, 1.1 * ends, color="#f0f0f0", linewidth=0, zorder=1)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fluidwait.base.tables import highest
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import read_table
 from fluidwait.studies.figures.axes import HORIZON, decades
@@ -35,14 +36,14 @@ def make(folder: Path, scale: str) -> Figure:
         if tables[1].filter(pl.col("policy") == "nested_wait").n_unique(["case", "thresholds"]) > 1:
             entries.append(Line2D([], [], label="Nested WAIT, other thresholds", **OTHERS))
         figure = style.new_figure(style.TWO_COLUMNS, HEIGHT + 0.75, entries)
-        first = None
+        panels: list[Axes] = []
         for place, (table, title) in enumerate(zip(tables, ("FCFS", "output lengths unknown"), strict=True)):
-            axes = style.add_axes(figure, 0.6 + 3.5 * place, 0.42, WIDTH, HEIGHT, sharey=first)
+            axes = style.add_axes(figure, 0.6 + 3.5 * place, 0.42, WIDTH, HEIGHT, sharey=panels[0] if panels else None)
             _panel(axes, table, looks)
             style.panel_title(axes, "ab"[place], f"{title}, C = M*")
-            first = first or axes
-        style.plain_log_axis(first.yaxis)
-        first.set_ylabel("throughput gap (% of throughput*)")
+            panels.append(axes)
+        style.plain_log_axis(panels[0].yaxis)
+        panels[0].set_ylabel("throughput gap (% of throughput*)")
         return figure
 
 
@@ -54,7 +55,7 @@ def caption(folder: Path, scale: str) -> str:
         "E11, throughput gaps with the equilibrium memory C = M* and thresholds at equality, relative to throughput*, "
         "against the scaled horizon. (a) FCFS, which admits whatever fits, is evicted and keeps a constant gap; WAIT's "
         "vanishes. (b) Two types with equal prompts and different outputs: policies that cannot tell them apart keep a "
-        f"constant gap, WAIT, which can, does not (at {wait['iterations']:,.0f} iterations "
+        f"constant gap; WAIT, which can, does not (at {wait['iterations']:,.0f} iterations "
         f"{100 * wait['relative_gap']:.2g} %"
     )
     if best is not None:
@@ -65,7 +66,7 @@ def caption(folder: Path, scale: str) -> str:
         )
     text += (
         "). Requests not completed at the horizon count as lost, without drain; the same requests for all policies. "
-        f"{int(known['replications'].max())} replications; bands: 95 % Student-t intervals; scale '{scale}'."
+        f"{int(highest(known['replications']))} replications; bands: 95 % Student-t intervals; scale '{scale}'."
     )
     return text
 
@@ -105,7 +106,7 @@ def _panel(axes: Axes, table: pl.DataFrame, looks: dict[str, style.Style]) -> No
     groups = table.sort("iterations").group_by(["case", "policy", "thresholds"], maintain_order=True)
     for place, ((case, policy, thresholds), curve) in enumerate(groups):
         x, mean = curve["iterations"], 100 * curve["relative_gap"]
-        if policy == "nested_wait" and (case, thresholds) != (best["case"], best["thresholds"]):
+        if policy == "nested_wait" and best is not None and (case, thresholds) != (best["case"], best["thresholds"]):
             axes.plot(x, mean, zorder=2, label=f"{case} {thresholds}", **OTHERS)
             continue
         axes.plot(x, mean, zorder=3 + 0.01 * place, label=case, **looks[case].options())

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fluidwait.base.tables import highest, lowest
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import read_table
 from fluidwait.studies.figures.axes import decades
@@ -81,7 +82,7 @@ def _tokens(axes: Axes, table: pl.DataFrame, looks: dict) -> None:
 
 def _frequency(axes: Axes, table: pl.DataFrame, looks: dict) -> None:
     decades(axes)
-    floor = table["delta"].min() / 30
+    floor = lowest(table["delta"]) / 30
     for place, (horizon, (color, marker)) in enumerate(looks.items()):
         rows = table.filter(pl.col("iterations") == horizon).sort("delta")
         x = rows["delta"].to_numpy() * 1.12 ** (place - 1)
@@ -89,7 +90,7 @@ def _frequency(axes: Axes, table: pl.DataFrame, looks: dict) -> None:
         axes.vlines(x, low, rows["high"], color=color, linewidth=0.9)
         axes.plot(x, middle, color=color, marker=marker, markersize=3.4, linestyle="none", label=f"{horizon:g}")
         axes.plot(x, rows["high"], color=color, marker="_", markersize=5, linestyle="none")
-    ends = np.array([table["delta"].min() / 2, table["delta"].max() * 2])
+    ends = np.array([lowest(table["delta"]) / 2, highest(table["delta"]) * 2])
     axes.plot(ends, ends, color=style.INK, linewidth=0.9, label="bound")
     axes.set_ylim(floor / 1.5, 1.0)
     axes.set_xlim(ends)

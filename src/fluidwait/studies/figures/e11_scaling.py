@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fluidwait.base.tables import highest, lowest
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import read_table
 from fluidwait.studies.figures.axes import HORIZON, decades
@@ -47,18 +48,18 @@ def make(folder: Path, scale: str) -> Figure:
 
 def caption(folder: Path, scale: str) -> str:
     curves, exponents = _tables(folder)
-    least, most = (int(x) for x in (curves["replications"].min(), curves["replications"].max()))
-    decades_fitted = exponents["decades"]
+    least, most = (int(x) for x in (lowest(curves["replications"]), highest(curves["replications"])))
+    decades_fitted, horizons = exponents["decades"], curves["iterations"]
     return (
         "E11, scaling exponents of WAIT and Nested WAIT in the paper's model. (a) Throughput gap, (b) "
         "service-normalised latency and (c) TTFT against the scaled horizon, when the conditions on the thresholds "
         "hold with equality (filled) and with slack (open). The gap counts the decode tokens of requests not completed "
         "at the horizon, without drain; it includes those in service. Grey: the slopes of the theorems' upper bounds, "
         "-1/2, -1, 1/2 and 0. (d) Least-squares exponents over the last "
-        f"{decades_fitted.min():.2g} to {decades_fitted.max():.2g} decades with 95 % bootstrap intervals over "
+        f"{lowest(decades_fitted):.2g} to {highest(decades_fitted):.2g} decades with 95 % bootstrap intervals over "
         "replications; a bar marks the theorem's bound, which a smaller exponent obeys too. Nested WAIT at equality "
         f"lies outside its theorem (unlimited memory). {least} to {most} replications, horizons from "
-        f"{curves['iterations'].min():,.0f} to {curves['iterations'].max():,.0f} iterations of a full batch; bands: "
+        f"{lowest(horizons):,.0f} to {highest(horizons):,.0f} iterations of a full batch; bands: "
         f"95 % Student-t intervals; no warm-up is removed; scale '{scale}'."
     )
 
@@ -111,11 +112,11 @@ def _panel(axes: Axes, curves: pl.DataFrame, quantity: str, looks: dict[str, dic
 
 def _guides(axes: Axes, curves: pl.DataFrame, slopes: tuple[float, float]) -> None:
     """A line of each slope, above the last points of the cases that it bounds."""
-    x = np.geomspace(curves["iterations"].min(), curves["iterations"].max(), 2)
+    x = np.geomspace(lowest(curves["iterations"]), highest(curves["iterations"]), 2)
     for slope, with_slack in zip(slopes, (False, True), strict=True):
         bounded = curves.filter((pl.col("slack") > 0) == with_slack)
         if not bounded.is_empty():
-            height = (bounded["mean"] / bounded["iterations"].pow(slope)).max()
+            height = highest(bounded["mean"] / bounded["iterations"].pow(slope))
             axes.plot(x, 1.5 * height * x**slope, color=style.FAINT, linewidth=0.9, zorder=2)
 
 

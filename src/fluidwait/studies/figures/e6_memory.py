@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from matplotlib.axes import Axes
@@ -10,13 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
+from fluidwait.base.tables import highest, lowest
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import read_table
 from fluidwait.studies.figures.axes import decades, whole_counts
 
 INPUTS = ("memory.csv", "answers.csv")
 
-TERMS = {
+TERMS: dict[str, dict[str, Any]] = {
     "total": {"color": style.INK, "linestyle": "-", "linewidth": 1.6},
     "base": {"color": "#0072B2", "linestyle": "-"},
     "buffer": {"color": "#D55E00", "linestyle": style.DASHED},
@@ -50,11 +52,11 @@ def caption(folder: Path, scale: str) -> str:
     best = answers.filter(pl.col("choice") == "main")
     told = []
     for (rate,), rows in best.group_by(["rate"], maintain_order=True):
-        low, high = rows["best"].min(), rows["best"].max()
+        low, high = lowest(rows["best"]), highest(rows["best"])
         segments = f"{low:g}" if low == high else f"{low:g} to {high:g}"
         told.append(
-            f"{segments} segments at {rate:g} requests/s, where base is {100 * rows['base_share'].min():.0f} to "
-            f"{100 * rows['base_share'].max():.0f} % of it"
+            f"{segments} segments at {rate:g} requests/s, where base is {100 * lowest(rows['base_share']):.0f} to "
+            f"{100 * highest(rows['base_share']):.0f} % of it"
         )
     horizon, risk = _middle(table)
     return (
@@ -99,7 +101,7 @@ def _terms(axes: Axes, table: pl.DataFrame) -> None:
         [least["segments"]], [least["total"] * 1.22], marker="v", markersize=5, color=style.INK, linestyle="none",
         zorder=4, label="least",
     )  # fmt: skip
-    whole_counts(axes, [n for n in (1, 2, 5, 10, 20, 50, 100, 200) if n <= table["segments"].max()])
+    whole_counts(axes, [n for n in (1, 2, 5, 10, 20, 50, 100, 200) if n <= highest(table["segments"])])
     axes.set(xlabel="number of segments L", ylabel="memory (KV tokens)")
 
 

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from fluidwait.base.config import ConfigError, FluidwaitError, Strict
+from fluidwait.base.errors import ConfigError, FluidwaitError
+from fluidwait.base.models import Strict
 from fluidwait.device.hardware import ModelShape
 
 RECORDER = "fluidwait.engines.vllm.load.recorder"

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fluidwait.base.config import FluidwaitError
+from fluidwait.base.errors import FluidwaitError
 from fluidwait.workload import Requests
 
 LEAD = 0.05

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fluidwait.base.config import ConfigError
+from fluidwait.base.errors import ConfigError
 from fluidwait.engines.vllm.load.generator import LoadError, Sender
 
 PREEMPTIONS = "vllm:num_preemptions_total"

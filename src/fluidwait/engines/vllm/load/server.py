@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from fluidwait.base.config import FluidwaitError
+from fluidwait.base.errors import FluidwaitError
 from fluidwait.device.hardware import ModelShape
 from fluidwait.engines.vllm.load.engine import EngineSettings, engine_options, write_model
 

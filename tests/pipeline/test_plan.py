@@ -1,0 +1,296 @@
+"""The steps of everything that ships and of a small project: what they make, from what, and what runs them again."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fluidwait import cli
+from fluidwait.artifacts import step as steps
+from fluidwait.artifacts.canonical import plain
+from fluidwait.artifacts.sidecar import read_sidecar
+from fluidwait.artifacts.step import Artifact, Step
+from fluidwait.artifacts.verify import verify
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.files import sidecar_path
+from fluidwait.base.paths import ROOT_VARIABLE, project_root
+from fluidwait.base.yaml_files import load_yaml
+from fluidwait.pipeline.plan import Plan
+from fluidwait.pipeline.selection import read_selection
+from projects import CHECKOUT, plan_of
+
+SMALL = """
+id: small
+title: Small
+hardware: a100-80g_llama-2-7b
+workload: p512d20
+rates: [12, 24]
+figures: [latency, gap]
+boundary: {resolution: 1}
+scales:
+  tiny: {requests: 80, replications: 2, tuning_requests: 60, audit_requests: 0}
+policies:
+  sarathi: {use: sarathi, label: Sarathi}
+  sarathi_tuned: {use: sarathi, label: "Sarathi, tuned", grid: {token_budget: [256, 512]}}
+"""
+
+
+def shipped(scale: str, **change) -> Plan:
+    """The plan of ``config/config.yaml``."""
+    return Plan(read_selection(load_yaml(CHECKOUT / "config" / "config.yaml") | {"scale": scale} | change))
+
+
+@pytest.fixture(scope="module", params=["quick", "paper"])
+def plan(request) -> Plan:
+    found = shipped(request.param)
+    assert len(found.steps) > 40
+    return found
+
+
+# --- everything that ships -----------------------------------------------------------------------------------------
+
+
+def all_steps(plan: Plan) -> list[Step]:
+    """With those that a name would hide."""
+    last = ("claims", "report", "appendix")
+    return [*plan._results, *(step for step in plan.steps.values() if step.rule.kind in last)]
+
+
+def test_names_are_unique(plan):
+    counts = Counter(step.name for step in all_steps(plan))
+    assert [name for name, count in counts.items() if count > 1] == []
+    assert set(counts) == set(plan.steps)
+
+
+def test_no_file_is_made_by_two_steps(plan):
+    counts = Counter(file for step in all_steps(plan) for file in step.outputs)
+    assert [file for file, count in counts.items() if count > 1] == []
+
+
+def test_whatever_a_step_reads_is_made_by_another_or_there(plan):
+    made = {file for step in plan.steps.values() for file in step.outputs}
+    for step in plan.steps.values():
+        assert [file for file in step.inputs if file not in made and not (CHECKOUT / file).is_file()] == [], step.name
+
+
+def test_no_step_waits_for_itself(plan):
+    """Steps can be made one after the other."""
+    todo, made = dict(plan.steps), set()
+    outputs = {file for step in todo.values() for file in step.outputs}
+    while todo:
+        ready = [name for name, step in todo.items() if not (set(step.inputs) & outputs) - made]
+        assert ready, sorted(todo)
+        made |= {file for name in ready for file in todo.pop(name).outputs}
+
+
+def test_what_the_workflow_is_asked_for_is_made_by_its_steps(plan):
+    made = {file for step in plan.steps.values() for file in step.outputs}
+    targets = plan.targets()
+    assert targets and set(targets) <= made and len(set(targets)) == len(targets)
+
+
+def test_the_steps_of_a_rule_differ_in_their_wildcards_only(plan):
+    for name, found in plan.rules().items():
+        assert {pattern(step) for step in found} == {pattern(found[0])}, name
+        assert len({tuple(sorted(step.wildcards.items())) for step in found}) == len(found), name
+
+
+def pattern(step: Step) -> tuple:
+    """What Snakemake makes a rule of."""
+    rule = step.rule
+    return rule.name, rule.kind, rule.outputs, rule.wanted, rule.whole_machine, tuple(rule.exhibits)
+
+
+def test_the_options_of_a_job_make_the_same_step(plan):
+    """One of every rule: what Snakemake runs is what it has the key of."""
+    for found in plan.rules().values():
+        step = found[-1]
+        words = shlex.split(plan.options(step))
+        given = dict(zip(words[::2], words[1::2], strict=True))
+        again = shipped(given["--scale"], **({"only": given["--only"]} if "--only" in given else {})).step(step.name)
+        assert (again.name, again.outputs, again.inputs) == (step.name, step.outputs, step.inputs)
+        assert again.key == step.key, step.name
+
+
+# --- what runs them again ------------------------------------------------------------------------------------------
+
+
+def keys(plan: Plan) -> dict[str, str]:
+    return {name: step.key for name, step in plan.steps.items()}
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    """The kinds of the steps whose keys differ."""
+    assert set(before) == set(after)
+    return {name.split("/")[0] for name in before if before[name] != after[name]}
+
+
+@pytest.mark.parametrize(
+    ("module", "kinds"),
+    [
+        ("fluidwait.experiments.figures.latency", {"figures"}),
+        ("fluidwait.experiments.figures.memory", {"figures"}),
+        ("fluidwait.experiments.boundaries_figure", {"boundaries_figure"}),
+        ("fluidwait.drawing.saving", {"figures", "boundaries_figure", "study_figure", "real_figure"}),
+        ("fluidwait.studies.figures.e11_gap", {"study_figure"}),
+        ("fluidwait.real.figures.e9", {"real_figure"}),
+        ("fluidwait.experiments.tables.reference", {"table"}),
+        ("fluidwait.experiments.audit", {"audit"}),
+        ("fluidwait.report.captions", {"report"}),
+        ("fluidwait.claims.sentences", {"claims", "report"}),
+    ],
+)
+def test_changed_code_runs_again_what_imports_it_only(module, kinds, monkeypatch):
+    before, fingerprint = keys(shipped("quick")), steps.code_fingerprint
+
+    def edited(code):
+        return {name: f"{digest} edited" if name == module else digest for name, digest in fingerprint(code).items()}
+
+    monkeypatch.setattr(steps, "code_fingerprint", edited)
+    steps._fingerprint.cache_clear()
+    try:
+        found = changed(before, keys(shipped("quick")))
+    finally:
+        steps._fingerprint.cache_clear()
+    assert kinds & found and found <= kinds | {"report", "appendix"}
+
+
+def with_small(monkeypatch, root: Path, text: str = SMALL, **selected) -> Plan:
+    """The plan of a project with the small experiment and the first part of E11."""
+    monkeypatch.setenv(ROOT_VARIABLE, str(root))
+    if not (root / "config").is_dir():
+        for name in ("config", "data", "paper"):
+            shutil.copytree(CHECKOUT / name, root / name)
+        chosen = {"scale": "tiny", "experiments": ["small"], "studies": [], "real": []}
+        (root / "config" / "config.yaml").write_text(yaml.safe_dump(chosen))
+    (root / "config" / "experiments" / "small.yaml").write_text(text)
+    return plan_of("tiny", ["small"], **selected)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kinds"),
+    [
+        # a label stands in tables of means, too, but nothing is simulated again
+        ("label: Sarathi}", "label: Another}", {"figures", "summary", "parameters", "boundaries"}),
+        ("title: Small", "title: Other", {"figures", "parameters"}),
+        ("figures: [latency, gap]", "figures: [latency]", {"figures"}),
+        ("figures: [latency, gap]", "figures: [gap, latency]", {"figures"}),
+    ],
+)
+def test_a_changed_word_of_an_experiment_simulates_nothing_again(old, new, kinds, tmp_path, monkeypatch):
+    before = keys(with_small(monkeypatch, tmp_path))
+    assert old in SMALL
+    assert changed(before, keys(with_small(monkeypatch, tmp_path, SMALL.replace(old, new)))) == kinds
+
+
+def test_a_changed_setting_runs_again_what_depends_on_it(tmp_path, monkeypatch):
+    before = with_small(monkeypatch, tmp_path)
+    after = with_small(monkeypatch, tmp_path, SMALL.replace("[256, 512]", "[256, 384]"))
+    names = {name for name, key in keys(before).items() if keys(after)[name] != key}
+    assert "sweep/small/sarathi_tuned" in names and "sweep/small/sarathi" not in names
+    assert not {name for name in names if name.startswith(("thresholds", "figures"))}
+
+
+# --- one step by its name ------------------------------------------------------------------------------------------
+
+
+def every_file(root: Path) -> set[str]:
+    found = (path for top in ("results", "figures") for path in (root / top).rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix() for path in found}
+
+
+def test_make_writes_the_files_of_a_step_and_no_others_with_its_identity(tmp_path, monkeypatch, capsys):
+    plan = with_small(monkeypatch, tmp_path)
+    for name, step in plan.steps.items():
+        if name == "appendix":
+            continue  # of Snakemake's benchmark files
+        before = every_file(tmp_path)
+        assert cli.main(["make", name, *shlex.split(plan.options(step))]) == 0, capsys.readouterr().err
+        sidecars = {sidecar_path(file).as_posix() for file in step.outputs}
+        assert every_file(tmp_path) - before == set(step.outputs) | sidecars
+        assert [f"wrote {file}" for file in step.outputs] == capsys.readouterr().out.splitlines()[-len(step.outputs) :]
+        for product, output in zip(step.products, step.outputs, strict=True):
+            if isinstance(product, Artifact):
+                assert read_sidecar(tmp_path / output).config == plain(product.identity), output
+    assert verify(tmp_path / "results", tmp_path) == verify(tmp_path / "figures", tmp_path) == []
+
+
+def test_steps_lists_every_step(tmp_path, monkeypatch, capsys):
+    plan = with_small(monkeypatch, tmp_path)
+    assert cli.main(["steps"]) == 0
+    shown = capsys.readouterr().out
+    listed = [line.split()[0] for line in shown.splitlines()]
+    assert [name for name in listed if name in plan.steps] == list(plan.steps)
+
+
+MISTAKES = {
+    "sweep/small/sarathy": "'sweep/small/sarathy' is no step of scale 'tiny' (did you mean 'sweep/small/sarathi'?)",
+    "sweeps/small/sarathi": "'sweeps/small/sarathi' is no step of scale 'tiny' (did you mean 'sweep/small/sarathi'?)",
+    "sweep/smal/sarathi": "'sweep/smal/sarathi' is no step of scale 'tiny' (did you mean 'sweep/small/sarathi'?)",
+    "audit/small": "'audit/small' is no step of scale 'tiny' (did you mean 'summary/small'?)",
+    "threshold": "'threshold' is no step of scale 'tiny' (did you mean 'thresholds'?)",
+    "sweep/e1/sarathi": "experiment e1: scale 'tiny' is not defined",
+    "": "'' is no step of scale 'tiny' (valid: ",
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_step_that_is_not_there_is_told_with_the_nearest(name, tmp_path, monkeypatch, capsys):
+    with_small(monkeypatch, tmp_path)
+    assert cli.main(["make", name]) == 2
+    told = capsys.readouterr().err
+    assert MISTAKES[name] in told and told.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+# --- only ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", ["quick", "paper"])
+def test_only_makes_exactly_one_experiment(scale):
+    plan = shipped(scale, only="e1")
+    assert (plan.selection.made(), plan.selection.studies, plan.selection.real) == (["e1"], [], [])
+    own = {"claims", "report", "appendix", "boundaries", "boundaries_figure", "parameters", "thresholds"}
+    for step in plan.steps.values():
+        if step.rule.kind not in own and not step.rule.kind.startswith("real_"):
+            assert step.subject[0] == "e1"
+    folders = {Path(file).parts[2] for file in plan.targets() if file.startswith("results/") and file.count("/") > 2}
+    assert folders == {"e1"}
+    drawn = {Path(file).stem for file in plan.targets() if file.startswith("figures/")}
+    assert drawn and all(name == "boundaries" or name.startswith("e1_") for name in drawn)
+    assert not {stem for stem in drawn if "truncated" in stem or "small" in stem}
+    assert not [file for file in plan.targets() if "recordings" in file or "_cpu" in file or "_gpu" in file]
+
+
+def test_only_takes_experiments_studies_and_targets_alike():
+    selection = shipped("paper", only="e6, cpu,e2").selection
+    assert (selection.made(), selection.studies, selection.real) == (["e2"], ["e6"], ["cpu"])
+    selection = shipped("paper", only=["e7_two"]).selection
+    assert (selection.made(), selection.studies, selection.real) == (["e7_two"], [], [])  # a variant, alone
+    selection = shipped("paper", only="").selection
+    assert (selection.made(), selection.studies, selection.real) == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    ("only", "told"),
+    [
+        ("e1_truncate", "no experiment, study or real target 'e1_truncate' (did you mean 'e1_truncated'?)"),
+        ("e1,e66", "no experiment, study or real target 'e66' (did you mean 'e6'?)"),
+        ("gpus", "no experiment, study or real target 'gpus' (did you mean 'gpu'?)"),
+    ],
+)
+def test_a_wrong_name_is_one_line_with_the_nearest(only, told, capsys):
+    with pytest.raises(ConfigError) as error:
+        shipped("quick", only=only)
+    assert str(error.value) == f"config/config.yaml or --config: only: {told}"
+    assert cli.main(["steps", "--scale", "quick", "--only", only]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_this_is_the_checkout():
+    assert project_root() == CHECKOUT

@@ -48,8 +48,8 @@ def caption(table: str | Path, scale: str, sizes: Mapping[str, Mapping[str, int]
         "intervals over the replications (where there is more than one; many are narrower than the marker), as a share "
         "of the fluid bound: the largest rate of the calibrated fluid model, with the best batch that fits the memory "
         "and without a policy's limits. A tuned policy runs at each rate with the settings chosen for the nearest rate "
-        "of the sweep. Common random numbers across policies; drift of the number in system over the last three quarters "
-        f"of the arrivals; requests per run, {runs}; scale '{scale}'."
+        "of the sweep. Common random numbers across policies; drift of the number in system over the last three "
+        f"quarters of the arrivals; requests per run, {runs}; scale '{scale}'."
     )
 
 

@@ -67,6 +67,24 @@ def test_every_file_that_ships_is_accepted_and_a_misspelt_key_is_not(path):
     assert faults(schema, {key: value for key, value in data.items() if key != next(iter(schema["required"]))})
 
 
+def test_only_an_experiment_that_extends_another_may_leave_keys_out():
+    schema = schemas.schemas()["experiment.schema.json"]
+    change = {"id": "mine", "rates": None, "scales": {"quick": {"requests": 50}}, "policies": {"wait": None}}
+    assert faults(schema, change | {"extends": "e1"}) == []
+    for wrong in (
+        {},
+        {"extends": 3},
+        {"extends": "e1", "scales": {"quick": {"request": 50}}},
+        {"extends": "e1", "i": 1},
+    ):
+        assert faults(schema, change | wrong)
+    for needed in ("title", "rates", "policies"):
+        whole = yaml.safe_load((CHECKOUT / "config" / "experiments" / "e1.yaml").read_text())
+        assert faults(schema, whole) == []
+        assert faults(schema, {key: value for key, value in whole.items() if key != needed})
+        assert faults(schema, whole | {needed: None})
+
+
 def test_infinity_as_a_default_moves_into_the_description():
     schema = schemas.schemas()["policy_wait.schema.json"]["properties"]["max_wait"]
     assert "default" not in schema and schema["description"].endswith("(default: .inf)")

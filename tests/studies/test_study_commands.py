@@ -23,7 +23,7 @@ FIGURES = ("e6", "e11_scaling", "e11_gap", "e11_overflow")
 
 def small_project(folder: Path) -> Path:
     """A project with the small studies and nothing else to make."""
-    for name in ("config", "data"):
+    for name in ("config", "data", "paper"):
         shutil.copytree(CHECKOUT / name, folder / name)
     for data in (e6_data(), e11_data()):
         (folder / "config" / "studies" / f"{data['id']}.yaml").write_text(yaml.safe_dump(data))
@@ -80,13 +80,17 @@ MISTAKES = {
     "an unknown part": ("study_runs/e11/on", "tiny", "(did you mean 'study_runs/e11/one'?)"),
     "an unknown gap": ("study_gaps/e11/fcfs", "tiny", "(did you mean 'study_gaps/e11/fcfs_gap'?)"),
     "an unknown figure": ("study_figure/e11/e11_scalin", "tiny", "(did you mean 'study_figure/e11/e11_scaling'?)"),
-    "the wrong study": ("study_table/e6/toy", "tiny", "'study_table/e6/toy' is no step of scale 'tiny' (valid: "),
+    "the wrong study": (
+        "study_table/e6/toy",
+        "tiny",
+        "'study_table/e6/toy' is no step of scale 'tiny' (did you mean '",
+    ),
     "no such study": ("study_table/e12/toy", "tiny", "(did you mean 'study_table/e11/toy'?)"),
     "a study without an id": ("study_table/none/toy", "tiny", "none.yaml: id: required key is missing"),
     "an id that is none": ("study_table/odd/toy", "tiny", "odd.yaml: id: 'e1' is not a study (did you mean 'e11'?)"),
     "an id that is a list": ("study_table/list/toy", "tiny", "list.yaml: id: '[1.5]' is not a study"),
     "an id that is a mapping": ("study_table/mapping/toy", "tiny", "is not a study"),
-    "missing runs": ("study_scaling/e11", "tiny", "results/tiny/e11/runs/one.csv: "),
+    "missing runs": ("study_scaling/e11", "tiny", "results/tiny/e11/runs/nested.csv: cannot be read (No such file"),
 }
 
 

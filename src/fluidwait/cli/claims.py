@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -36,8 +37,9 @@ def claims(
     data = [scorecard.as_data(judgement, scale) for judgement in judgements]
     if write and only is None and file is None:
         folder = project_root() / "results" / scale
-        for name, product in zip(scorecard.FILES, scorecard.products(judgements, scale), strict=True):
-            product.make(folder / name)
+        with contextlib.chdir(project_root()):  # inputs are told from there
+            for name, product in zip(scorecard.FILES, scorecard.products(judgements, scale), strict=True):
+                product.make(folder / name)
     scorecard.show(data, scale)
     if compare is not None:
         different = scorecard.differences(data, compare, common=only is not None)

@@ -37,7 +37,7 @@ def schemas() -> dict[str, dict[str, Any]]:
     found = {"workload": of_model(Workload), "hardware": of_model(Hardware)}
     # The experiments read the same files as the command line, so they are looked up only here.
     if importlib.util.find_spec("fluidwait.experiments.experiment"):
-        found["experiment"] = of_model(importlib.import_module("fluidwait.experiments.experiment").Experiment)
+        found["experiment"] = of_experiment(importlib.import_module("fluidwait.experiments.experiment").Experiment)
     if importlib.util.find_spec("fluidwait.studies.registry"):
         models = importlib.import_module("fluidwait.studies.registry").MODELS
         found |= {f"study_{name}": of_model(model) for name, model in models.items()}
@@ -61,6 +61,35 @@ def of_policy(name: str, settings: type[BaseModel]) -> dict[str, Any]:
     schema["properties"] = {"policy": {"const": name}} | schema.get("properties", {})
     schema["required"] = ["policy", *schema.get("required", [])]
     return schema
+
+
+def of_experiment(model: type[BaseModel]) -> dict[str, Any]:
+    """The schema of an experiment, whole or one that ``extends`` another.
+
+    What such a file leaves out is that of the other; ``null`` leaves a key of the other out. So it does in a scale, and
+    of the policies it does with whole entries.
+    """
+    whole = of_model(model)
+    properties, parts = whole["properties"], dict(whole["$defs"])
+    scale = parts["Scale"]
+    partial = {key: _or_null(value) for key, value in scale["properties"].items()}
+    parts["ExtendingScale"] = {k: v for k, v in scale.items() if k != "required"} | {"properties": partial}
+    changed = {key: _or_null(value) for key, value in properties.items() if key != "id"}
+    for key, entry in (("scales", {"$ref": "#/$defs/ExtendingScale"}), ("policies", {"$ref": "#/$defs/PolicyEntry"})):
+        changed[key] = properties[key] | {"additionalProperties": _or_null(entry)}
+    extends = {"type": "string", "description": "name of the experiment in config/experiments that it changes"}
+    return whole | {
+        "$defs": parts,
+        "properties": {"id": properties["id"], "extends": extends} | changed,
+        "required": ["id"],
+        "if": {"required": ["extends"]},
+        "else": {"properties": properties, "required": whole["required"]},
+    }
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    described = {"description": schema["description"]} if "description" in schema else {}
+    return {"anyOf": [schema, {"type": "null"}]} | described
 
 
 def write_schemas(folder: Path) -> list[Path]:

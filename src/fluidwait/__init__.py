@@ -19,6 +19,7 @@ __all__ = [
     "plot",
     "simulate",
     "sweep",
+    "sweep_experiment",
 ]
 
 

@@ -24,7 +24,7 @@ from fluidwait.experiments.setting import resolve
 from fluidwait.stats.metrics import Metrics
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-LINES = textwrap.dedent(api.__doc__.split("::\n", 1)[1].split("\nHardware,", 1)[0])
+LINES = textwrap.dedent(api.__doc__.split("::\n", 1)[1].split("\n``fw.sweep_experiment", 1)[0])
 
 
 def in_python(lines: str, folder: Path, **environment: str) -> str:
@@ -62,6 +62,11 @@ def test_every_name_is_there_and_told():
         fw.simulat  # noqa: B018
 
 
+def test_the_readme_shows_these_lines():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert f"```python\n{LINES.strip()}\n```" in readme
+
+
 def test_no_result_depends_on_the_notebook():
     for module in ("fluidwait.experiments.sweep", "fluidwait.engines.simulator", "fluidwait.report.document"):
         assert not [name for name in imported_modules(module) if name.startswith("fluidwait.api")]
@@ -90,7 +95,9 @@ workload: p512d20
 rates: [10, 20]
 seed: 5
 scales: {tiny: {requests: 200, replications: 2, tuning_requests: 40, audit_requests: 0}}
-policies: {sarathi: {use: sarathi, label: Sarathi}}
+policies:
+  sarathi: {use: sarathi, label: Sarathi}
+  tuned: {use: sarathi, label: tuned, grid: {token_budget: [128, 512]}}
 """
 
 
@@ -104,6 +111,22 @@ def test_a_sweep_is_that_of_an_experiment(tmp_path):
     table = fw.sweep(["sarathi"], "p512d20", rates=[10, 20], requests=200, replications=2, seed=5)
     for name in ("rate", "replication", *Metrics._fields):
         assert table[name].to_list() == expected[name].to_list(), name
+
+
+def test_an_experiment_is_swept_as_by_the_workflow(tmp_path):
+    (tmp_path / "small.yaml").write_text(EXPERIMENT)
+    setting = resolve(fw.load_experiment(tmp_path / "small.yaml"))
+    table = fw.sweep_experiment(setting.experiment, "tiny")
+    assert table["policy"].unique(maintain_order=True).to_list() == ["sarathi", "tuned"]
+    for key, tuning in (("sarathi", None), ("tuned", str(tmp_path / "tuning.csv"))):
+        if tuning is not None:
+            sweeps.tuning(setting, key, "tiny").make(Path(tuning))
+        runs, metrics = tmp_path / f"{key}.parquet", tmp_path / f"{key}.csv"
+        sweeps.records(setting, key, "tiny", tuning).make(runs)
+        summary.metrics(setting.experiment, str(runs)).make(metrics)
+        ours, expected = table.filter(policy=key), pl.read_csv(metrics)
+        for name in ("rate", "replication", *Metrics._fields):
+            assert ours[name].to_list() == expected[name].to_list(), name
 
 
 def test_a_sweep_gives_every_policy_the_same_requests():
@@ -144,6 +167,8 @@ def test_the_figure_shows_the_means(tmp_path):
         (lambda: fw.sweep(["orca", "orca"], "p512d20", [1]), "two policies are called 'orca'"),
         (lambda: fw.sweep([], "p512d20", [1]), "needs a policy, a rate and a replication"),
         (lambda: fw.sweep(["orca", "wait"], "p512d20", [10, 400]), "no feasible thresholds"),
+        (lambda: fw.sweep_experiment("e1", "tiny"), "scale 'tiny' is not defined"),
+        (lambda: fw.sweep_experiment("e1", "quick", ["orac"]), "no policy 'orac'"),
         (lambda: fw.plot(pl.DataFrame({"a": [1]})), "no column"),
         (lambda: fw.plot(pl.DataFrame({"a": [1]}), "mean_latncy"), "did you mean 'mean_latency'"),
     ],

@@ -338,18 +338,6 @@ def test_configuration_hash_covers_config_inputs_and_code(project):
     assert make_table(project) not in (first, second)
 
 
-def test_wall_time_of_the_caller_is_kept(project):
-    write_artifact(
-        project / "results" / "x.txt",
-        lambda p, _: p.write_text("x"),
-        config={},
-        rule="r",
-        wall_seconds=12.3,
-        root=project,
-    )
-    assert read_sidecar(project / "results" / "x.txt").wall_seconds == 12.3
-
-
 def test_failing_writer_leaves_neither_artifact_nor_sidecar(project):
     with pytest.raises(ZeroDivisionError):
         write_artifact(project / "results" / "x.txt", lambda *_: 1 / 0, config={}, rule="r", root=project)

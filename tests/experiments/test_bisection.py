@@ -12,7 +12,6 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_stability import batch_server, single_server
 
 from fluidwait.artifacts.sidecar import read_sidecar
 from fluidwait.artifacts.verify import verify
@@ -25,6 +24,7 @@ from fluidwait.experiments.experiment import Experiment, load_experiment
 from fluidwait.experiments.setting import resolve
 from fluidwait.stats.metrics import mean_interval
 from fluidwait.stats.stability import MARGIN, drift, fitted_rate
+from queue_laws import batch_server, single_server
 
 N = 4000
 SETS, REPLICATIONS = 30, 10

@@ -21,9 +21,11 @@ from fluidwait.engines.vllm.calibrate import COLUMNS
 from fluidwait.engines.vllm.load import engine as loadgen_engine
 from fluidwait.real import bundle as bundles
 from fluidwait.real.bundle import Points, read_bundle
+from fluidwait.real.fidelity import fit, generations, replay
+from fluidwait.real.gains import runs, steps
 from fluidwait.real.record import record
+from fluidwait.real.replica import Simulator
 from fluidwait.real.steps import machine_steps
-from fluidwait.real.tables import Simulator, fit, generations, replay, runs, steps
 from fluidwait.real.target import load_target
 from fluidwait.stats.metrics import check_run
 

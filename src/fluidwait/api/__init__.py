@@ -13,6 +13,8 @@
     table = fw.sweep(["wait_chunked", sarathi], "p512d20", rates=[8, 14, 20], requests=1000, replications=3)
     fw.plot(table, "mean_latency").savefig("latency.png")
 
+``fw.sweep_experiment("e3_tight", scale="quick")`` runs an experiment, with its memory, evictions and tuned policies.
+
 Hardware, workloads, policies and experiments are given by their names in ``data/`` and ``config/``, as paths of YAML
 files, or loaded. Every mistake is a :class:`FluidwaitError` with one line. Numbers are those of ``fluidwait simulate``
 and of an experiment's sweep with the same seed.
@@ -20,7 +22,7 @@ and of an experiment's sweep with the same seed.
 
 from fluidwait.api.plotting import plot
 from fluidwait.api.simulation import Simulation, Traffic, generate, simulate
-from fluidwait.api.sweeping import sweep
+from fluidwait.api.sweeping import sweep, sweep_experiment
 from fluidwait.base.errors import FluidwaitError
 from fluidwait.device.hardware import load_hardware
 from fluidwait.experiments.experiment import load_experiment
@@ -39,4 +41,5 @@ __all__ = [
     "plot",
     "simulate",
     "sweep",
+    "sweep_experiment",
 ]

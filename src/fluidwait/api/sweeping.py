@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,12 @@ from fluidwait.api.simulation import (
 )
 from fluidwait.base.errors import ConfigError
 from fluidwait.device.hardware import Hardware, load_hardware
+from fluidwait.experiments.check import check_policy
+from fluidwait.experiments.experiment import Experiment, load_experiment
+from fluidwait.experiments.setting import Setting, check_requests, resolve
+from fluidwait.experiments.sweep import columns_of, run_once, search, winners_in
 from fluidwait.policies import Policy, load_policy
+from fluidwait.stats.metrics import run_metrics
 from fluidwait.workload import Workload, load_workload
 
 AnyPolicy = str | Path | dict[str, Any] | Policy
@@ -68,6 +74,45 @@ def sweep(
     order = list(chosen)
     jobs.sort(key=lambda item: order.index(item[0]["policy"]))
     return pl.DataFrame([place | run(job, engine).metrics._asdict() for place, job in jobs], infer_schema_length=None)
+
+
+def sweep_experiment(
+    experiment: str | Path | Experiment, scale: str = "quick", policies: Sequence[str] | None = None
+) -> pl.DataFrame:
+    """Run policies of an experiment at all its rates and replications, those with a grid tuned first.
+
+    Args:
+        experiment: name in ``config/experiments``, path of a YAML file, or loaded.
+        scale: key under ``scales``.
+        policies: keys under ``policies``; all without it.
+
+    Returns:
+        As of :func:`sweep`: the numbers in ``results/<scale>/<experiment>/metrics``.
+
+    Raises:
+        ConfigError: something in the experiment is wrong, or there is no such scale or policy.
+    """
+    setting = resolve(experiment if isinstance(experiment, Experiment) else load_experiment(experiment))
+    check_requests(setting, scale)
+    keys = list(setting.experiment.policies) if policies is None else list(policies)
+    for key in keys:
+        check_policy(setting, key, scale)
+    rows = [row for key in keys for row in _runs_of(setting, key, scale)]
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _runs_of(setting: Setting, key: str, scale: str) -> Iterator[dict[str, Any]]:
+    """Place and metrics of every run of a policy of an experiment."""
+    experiment = setting.experiment
+    horizons, replications = experiment.horizons_at(scale), range(experiment.scale(scale).replications)
+    best = winners_in(search(setting, key, scale)) if experiment.entry(key).grid else {}
+    for rate in experiment.rates_at(scale):
+        policy = setting.policy(key, best.get(rate))
+        for n, replication in itertools.product(horizons, replications):
+            requests = setting.evaluation(scale, n, rate, replication)
+            columns = columns_of(requests, run_once(setting, policy, requests, rate))
+            metrics = run_metrics(columns, window=experiment.window)
+            yield {"policy": key, "rate": rate, "replication": replication} | metrics._asdict()
 
 
 def _named(policies: Sequence[AnyPolicy] | Mapping[str, AnyPolicy]) -> dict[str, Policy]:

@@ -65,7 +65,6 @@ def write_artifact(
     rule: str,
     packages: Iterable[str] = PACKAGES,
     root: str | Path | None = None,
-    wall_seconds: float | None = None,
 ) -> str:
     """Write an artifact and its sidecar, both or neither, and return the configuration hash.
 
@@ -81,7 +80,6 @@ def write_artifact(
         packages: installed packages whose versions matter for this artifact.
         root: project root that recorded paths are relative to; that of :func:`fluidwait.base.paths.project_root` when
             not given.
-        wall_seconds: computing time in seconds; the time of ``writer`` when not given.
 
     Raises:
         ConfigError: an input is missing, a module does not exist, or the folder cannot be written.
@@ -95,7 +93,6 @@ def write_artifact(
     started = time.perf_counter()
     with files.temporary(sidecar_path(path)) as temporary_sidecar, files.temporary(path) as temporary:
         writer(temporary, key)
-        seconds = time.perf_counter() - started if wall_seconds is None else wall_seconds
         sidecar = Sidecar(
             artifact=path.name,
             sha256=file_sha256(temporary),
@@ -108,7 +105,7 @@ def write_artifact(
             python=platform.python_version(),
             git=git_state(root),
             device={"machine": platform.machine(), "processors": os.cpu_count()},
-            wall_seconds=round(seconds, 3),
+            wall_seconds=round(time.perf_counter() - started, 3),
         )
         temporary_sidecar.write_bytes((sidecar.model_dump_json(indent=1) + "\n").encode())
         files.sync(temporary_sidecar)  # on disk before either has its name: what can fail has not failed

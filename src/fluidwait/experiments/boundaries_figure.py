@@ -47,9 +47,9 @@ def caption(table: str | Path, scale: str, sizes: Mapping[str, Mapping[str, int]
         "Stability boundary λ* of every policy, found by bisection of the arrival rate, with 95 % Student-t confidence "
         "intervals over the replications (where there is more than one; many are narrower than the marker), as a share "
         "of the fluid bound: the largest rate of the calibrated fluid model, with the best batch that fits the memory "
-        "and no limit of a policy. A tuned policy runs at each rate with the settings chosen for the nearest rate of "
-        "the sweep. Common random numbers across policies; drift of the number in system over the last three quarters "
-        f"of the arrivals; requests per run, {runs}; scale '{scale}'."
+        "and without a policy's limits. A tuned policy runs at each rate with the settings chosen for the nearest rate "
+        "of the sweep. Common random numbers across policies; drift of the number in system over the last three "
+        f"quarters of the arrivals; requests per run, {runs}; scale '{scale}'."
     )
 
 

@@ -133,7 +133,8 @@ def _mistakes_of(path: Path, where: str) -> Iterator[None]:
         raise
     except Exception as error:
         frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        own = isinstance(error, SyntaxError) and error.filename == str(path)
-        line = error.lineno if own else frames[-1] if frames else None
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            frames = [error.lineno]
+        line = frames[-1] if frames else None
         at = f"{where}:{line}" if line else where
         raise ConfigError(f"{at}: {type(error).__name__}: {error}") from error

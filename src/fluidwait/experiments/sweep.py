@@ -102,7 +102,7 @@ def tuning(setting: Setting, key: str, scale: str) -> Artifact:
     policy refuses (more segments than requests in service, say) are kept with the reason and without a latency.
     """
     return Artifact(
-        lambda path, _: _tuning_table(setting, key, scale).write_csv(path),
+        lambda path, _: search(setting, key, scale).write_csv(path),
         identity(setting, key, scale),
         code_of(setting, key),
         rule="tune",
@@ -110,7 +110,8 @@ def tuning(setting: Setting, key: str, scale: str) -> Artifact:
     )
 
 
-def _tuning_table(setting: Setting, key: str, scale: str) -> pl.DataFrame:
+def search(setting: Setting, key: str, scale: str) -> pl.DataFrame:
+    """The table of :func:`tuning`."""
     sizes, entry = setting.experiment.scale(scale), setting.experiment.entry(key)
     rows = []
     for rate in setting.experiment.rates_at(scale):
@@ -140,9 +141,12 @@ def _try(setting: Setting, key: str, change: dict[str, Any], samples: list[Reque
 
 def winners(tuning: str | Path | None) -> dict[float, dict[str, Any]]:
     """The chosen combination of every rate; empty without a tuning table."""
-    if tuning is None:
-        return {}
-    table = load_table(tuning).filter(pl.col("winner"))
+    return {} if tuning is None else winners_in(load_table(tuning))
+
+
+def winners_in(table: pl.DataFrame) -> dict[float, dict[str, Any]]:
+    """The chosen combination of every rate, in a table of :func:`search`."""
+    table = table.filter(pl.col("winner"))
     return {rate: json.loads(settings) for rate, settings in zip(table["rate"], table["settings"], strict=True)}
 
 

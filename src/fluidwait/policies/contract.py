@@ -108,7 +108,7 @@ class Limits(NamedTuple):
 class Needs(NamedTuple):
     """What ``prepare`` reads of its context: all that an engine in service has to learn from its traffic first."""
 
-    any_output: int | None = None  # tokens: an output length that does for all traffic; None: the lengths have a say
+    any_output: int | None = None  # tokens: an output length that serves for all traffic; None: the lengths matter
     times: bool = True  # iteration times
     rate: bool = True  # arrival rate
     load: bool = False  # a little more load matters, so that knobs are to be prepared anew however little changed

@@ -83,7 +83,7 @@ def memory_size(knobs: Knobs) -> int:
 
 
 def queue_depth(knobs: Knobs) -> int:
-    """Waiting requests, from the head of the queue, that an engine need show: where types come mixed, all that enter.
+    """Waiting requests that decide a plan, counted from the head of the queue; if types come mixed, all that enter.
 
     A type of which none is among them waits until those before it have entered.
     """

@@ -52,7 +52,7 @@ class Preparation:
         self._pending: Future | None = None
         self._next_look = -math.inf
         self.learns = not self._known()
-        """Whether the traffic has a say: finished requests and iterations need not be noted otherwise."""
+        """Whether the plan depends on the traffic. If not, finished requests and iterations need not be noted."""
         if not self.learns:
             self.prepared = self._compute(0.0)
         else:

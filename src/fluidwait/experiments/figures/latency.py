@@ -58,7 +58,7 @@ def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> str:
         f"{about.title}. (a) Mean end-to-end latency against the arrival rate; the axis is linear below the grey line "
         "and logarithmic above it. (b) Effective completion rate in the measurement window, with the ideal line. (c) "
         f"{_words(folder, about)}; the black tick is the predicted boundary of the policy where there is one. "
-        "Dotted: fluid bound, the calibrated fluid model with the engine's memory and no limit of a policy. "
+        "Dotted: fluid bound, the calibrated fluid model with the engine's memory, without a policy's limits. "
         "Bands (where there is more than one replication): 95 % "
         f"Student-t confidence intervals; common random numbers across policies; {sample(summary, about)}."
     )

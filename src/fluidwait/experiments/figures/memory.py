@@ -65,9 +65,9 @@ def caption(results_dir: str | Path, experiment: Mapping[str, Any]) -> str:
     )
     return (
         f"{about.title}. KV tokens resident, as a share of the KV memory, against time: one replication, from the "
-        "first arrival to the last completion; a row per policy, a column per arrival rate. Of long runs the least and "
-        "the largest value of each of 1,000 stretches are drawn. Dashed: the whole memory. Ticks above it: evictions, "
-        f"which number {counts}. Scale '{about.scale}'."
+        "first arrival to the last completion; a row per policy, a column per arrival rate. Long runs are cut into "
+        "1,000 stretches, and the least and the largest value of each are drawn. Dashed: the whole memory. Ticks above "
+        f"it: evictions ({counts}). Scale '{about.scale}'."
     )
 
 

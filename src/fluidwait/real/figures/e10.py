@@ -95,8 +95,8 @@ def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
         f"{100 * target.window:g} % of the requests by arrival order, at shares of the capacity that the calibrated "
         "fluid model predicts. Below: how much lower it is than under vLLM's own scheduler on the same requests at "
         "equal limits (tokens and requests per batch, KV blocks), paired by replication; policies took turns in "
-        "alternating order; shifted sideways to be told apart. Bands and bars: 95 % Student-t intervals, from "
-        f"{LEAST} replications on. Mean "
+        "alternating order; points are shifted sideways so that all are seen. Bands and bars: 95 % Student-t "
+        f"intervals, from {LEAST} replications on. Mean "
         f"reduction over the rates: {found}.{'' if bundle.about.pace is None else metered}"
     )
 

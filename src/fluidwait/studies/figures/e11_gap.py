@@ -55,7 +55,7 @@ def caption(folder: Path, scale: str) -> str:
         "E11, throughput gaps with the equilibrium memory C = M* and thresholds at equality, relative to throughput*, "
         "against the scaled horizon. (a) FCFS, which admits whatever fits, is evicted and keeps a constant gap; WAIT's "
         "vanishes. (b) Two types with equal prompts and different outputs: policies that cannot tell them apart keep a "
-        f"constant gap, WAIT, which can, does not (at {wait['iterations']:,.0f} iterations "
+        f"constant gap; WAIT, which can, does not (at {wait['iterations']:,.0f} iterations "
         f"{100 * wait['relative_gap']:.2g} %"
     )
     if best is not None:

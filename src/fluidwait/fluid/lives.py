@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fluidwait.device.timing import iteration_time
+from fluidwait.device.timing import BatchSums, iteration_time
 from fluidwait.fluid.calibrated import Semantics, life_sums
 from fluidwait.fluid.segments import LARGEST_RATIO, Boundaries, check_boundaries, check_in_service, check_margin
 from fluidwait.fluid.thresholds import enough
@@ -117,7 +117,7 @@ def cheapest_batch(model: TimeModel, decodes: float, least: int, most: int) -> i
         return least
 
     def seconds(tokens: int) -> float:
-        return iteration_time(model, tokens, 0, 0, 0, 0, 0, 0, 0)
+        return iteration_time(model, BatchSums(tokens))
 
     alone = seconds(int(np.ceil(decodes)))
     sizes = range(most, max(least, int(decodes) + 1) - 1, -1)

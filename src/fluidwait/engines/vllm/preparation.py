@@ -15,7 +15,7 @@ import numpy as np
 
 from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.device.hardware import load_hardware
-from fluidwait.device.timing import iteration_time, linear
+from fluidwait.device.timing import BatchSums, iteration_time, linear
 from fluidwait.engines.core import context_of, serving
 from fluidwait.engines.vllm.estimates import Traffic
 from fluidwait.engines.vllm.settings import SOURCE, SchedulerSettings
@@ -68,6 +68,10 @@ class Preparation:
     def load(self, now: float) -> float:
         """Arrival rate over the rate at the stability boundary; nan when the latter is unknown."""
         return self.traffic.rate(now) / self.prepared.capacity_rate if self.prepared else math.nan
+
+    def nearest_type(self, prompt: int, output: int) -> int:
+        """The request type of the workload that is nearest to these lengths (tokens)."""
+        return int(np.argmin(np.abs(self.law.prompt - prompt) + np.abs(self.law.output - output)))
 
     def close(self) -> None:
         self._worker.shutdown(wait=False, cancel_futures=True)
@@ -135,8 +139,8 @@ class Preparation:
         """Mean lengths, the time of a decode batch and of a prefill; the rate where the policy uses it."""
         marks = [law.share @ law.prompt, law.share @ law.output]
         if times is not None:
-            marks += [iteration_time(times, 64, 64 * 512, 0, 0, 0, 0, 64, 64 * 512)]
-            marks += [iteration_time(times, 512, 512, 1, 512, 512**2, 0, 0, 0)]
+            marks += [iteration_time(times, BatchSums(64, 64 * 512, decodes=64, decode_context=64 * 512))]
+            marks += [iteration_time(times, BatchSums(512, 512, 1, 512, 512**2))]
         if self.needs.rate:
             marks.append(rate)
         return np.array(marks)

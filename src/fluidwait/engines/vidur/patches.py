@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 
@@ -56,12 +57,15 @@ def reset_ids() -> None:
     BaseEvent._id = 0
 
 
-def _subclasses(cls) -> list[type]:
+def _subclasses(cls) -> list[Any]:
     return [s for child in cls.__subclasses__() for s in [child, *_subclasses(child)]]
 
 
 class ReplayedRequest(Request):
     """A Vidur request that knows its place in our arrays, with ``restart`` repaired (see the module's text)."""
+
+    _num_prefill_tokens: int
+    _num_decode_tokens: int
 
     def __init__(self, index: int, arrived_at: float, prompt: int, output: int, semantics: Semantics):
         super().__init__(arrived_at, prompt, output)

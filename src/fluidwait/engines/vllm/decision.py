@@ -10,7 +10,7 @@ import hashlib
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fluidwait.engines.core import bind
 from fluidwait.engines.vllm import requests
@@ -41,6 +41,9 @@ from fluidwait.policies.contract import (
     jit_cached,
     to_prefill,
 )
+
+plan: Any
+"""Of the policy; :func:`compiled` puts it in the place of this name."""
 
 # rows of the work space, int64: of what the policy plans, and lists of slots
 TOKENS, ADMIT, CHUNK_OF, ORDER, PREFILLED = 0, 1, 2, 3, 4

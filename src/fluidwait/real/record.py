@@ -52,11 +52,7 @@ PACK_EVERY = 120.0
 Say = Callable[[str], None]
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def record(target: Target, folder: Path, say: Say = _say) -> Bundle:
+def record(target: Target, folder: Path, say: Say = partial(print, flush=True)) -> Bundle:
     """Record into ``folder``, or go on where an earlier call stopped.
 
     Raises:

@@ -50,9 +50,10 @@ PACK_EVERY = 120.0
 """Seconds between two bundles of what there is: a recording that is killed leaves the last one."""
 
 Say = Callable[[str], None]
+_say = partial(print, flush=True)
 
 
-def record(target: Target, folder: Path, say: Say = partial(print, flush=True)) -> Bundle:
+def record(target: Target, folder: Path, say: Say = _say) -> Bundle:
     """Record into ``folder``, or go on where an earlier call stopped.
 
     Raises:

@@ -89,7 +89,7 @@ def compiled(module):
 
 def _run(knobs, memory, state, time_model, semantics, rows, check):
     n = len(state.arrival)
-    zero = np.int64(0)  # a literal 0 has a type of its own: what is called with it would be compiled twice
+    zero: Any = np.int64(0)  # a literal 0 has a type of its own: what is called with it would be compiled twice
     free, head, tail, residents, finished, iterations = semantics.blocks, zero, zero, zero, zero, zero
     now, busy, kv_tokens, peak, evictions = 0.0, 0.0, zero, zero, zero
     fruitless, most_fruitless = zero, core.most_fruitless(state)
@@ -157,7 +157,8 @@ def _start(state, time_model, semantics, admitted, free, head, residents, kv_tok
 @jit
 def _serve(state, semantics, residents, free):
     """The planned residents: their sums, how many, the free blocks left, and whether that is within the contract."""
-    zero, good = np.int64(0), True
+    zero: Any = np.int64(0)
+    good = True
     tokens, batch, batch_kv = zero, zero, zero
     prefills, prefill_tokens, prefill_squares, prefill_context = zero, zero, zero, zero
     decodes, decode_context = zero, zero

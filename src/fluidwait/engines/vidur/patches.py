@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 
@@ -56,7 +57,7 @@ def reset_ids() -> None:
     BaseEvent._id = 0
 
 
-def _subclasses(cls) -> list[type]:
+def _subclasses(cls) -> list[Any]:
     return [s for child in cls.__subclasses__() for s in [child, *_subclasses(child)]]
 
 
@@ -82,7 +83,7 @@ class ReplayedRequest(Request):
     def restart(self) -> None:
         """As Vidur's, repaired."""
         half_prefilled = not self.is_prefill_complete
-        lengths = self._num_prefill_tokens, self._num_decode_tokens
+        lengths: Any = self.num_prefill_tokens, self.num_decode_tokens
         super().restart()
         if not self._recompute:
             lengths = self._original

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from vidur.entities import Batch
@@ -130,6 +131,10 @@ class PolicyScheduler(BaseReplicaScheduler):
 
     def _explain(self, status: int, where: int, time) -> str:
         return simulator.explain(status, where, time, self._job.policy.name, self._state)
+
+
+decide: Any
+"""Of the policy; :func:`core.specialise` puts it in the place of this name."""
 
 
 @cache

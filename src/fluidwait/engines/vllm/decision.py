@@ -10,7 +10,7 @@ import hashlib
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fluidwait.engines.core import bind
 from fluidwait.engines.vllm import requests
@@ -61,6 +61,10 @@ STOCK_CHUNK = 5  # the same without a policy
 WHOLE_PROMPTS = 6  # 1 when the policy does not split prompts
 BY_PRIORITY = 7  # 1 when the engine ranks requests by priority, and not as they come
 RULE_ROWS = 8
+
+
+plan: Any
+"""Of the policy; :func:`compiled` puts it in the place of this name."""
 
 
 class Decision(NamedTuple):

@@ -82,7 +82,7 @@ class Gate:
         elif self.planner is None:
             output = self._within_limits(now, schedule)
         else:
-            output = self._as_planned(now, schedule)
+            output = self._as_planned(self.planner, now, schedule)
         self.report.when_due(now)
         return output
 
@@ -96,8 +96,9 @@ class Gate:
         self.report.count(everyone, max(inside - before, 0), output)  # in one step vLLM preempts or admits
         return output
 
-    def _as_planned(self, now: float, schedule):
-        planner, book = self.planner, self.book
+    def _as_planned(self, planner: Planner, now: float, schedule):
+        """vLLM's own step over the requests that the policy's plan serves."""
+        book = self.book
         head = read_head(self.engine, planner.depth, self.stock.by_priority)
         for request in head.preempted:
             book.table.evicted(book.slot(request))

@@ -86,7 +86,7 @@ class ReplayedRequest(Request):
     def restart(self) -> None:
         """As Vidur's, repaired."""
         half_prefilled = not self.is_prefill_complete
-        lengths = self._num_prefill_tokens, self._num_decode_tokens
+        lengths: Any = self.num_prefill_tokens, self.num_decode_tokens
         super().restart()
         if not self._recompute:
             lengths = self._original

@@ -134,7 +134,7 @@ class PolicyScheduler(BaseReplicaScheduler):
 
 
 decide: Any
-"""Of the policy; :func:`decide_for` puts it in the place of this name."""
+"""Of the policy; :func:`core.specialise` puts it in the place of this name."""
 
 
 @cache

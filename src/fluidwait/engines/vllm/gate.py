@@ -97,6 +97,7 @@ class Gate:
         return output
 
     def _as_planned(self, planner: Planner, now: float, schedule):
+        """vLLM's own step over the requests that the policy's plan serves."""
         book = self.book
         head = read_head(self.engine, planner.depth, self.stock.by_priority)
         for request in head.preempted:

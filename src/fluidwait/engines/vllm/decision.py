@@ -66,10 +66,6 @@ BY_PRIORITY = 7  # 1 when the engine ranks requests by priority, and not as they
 RULE_ROWS = 8
 
 
-plan: Any
-"""Of the policy; :func:`compiled` puts it in the place of this name."""
-
-
 class Decision(NamedTuple):
     """What :func:`decide` found and wrote."""
 

@@ -246,15 +246,25 @@ def test_a_step_whose_last_file_fails_leaves_none_of_its_tables(tmp_path, capsys
     assert [path for path in (project / "results").rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("there", ["a folder", "a device", "a circle"])
+@pytest.mark.parametrize("there", ["a folder", "a pipe"])
 def test_a_report_that_cannot_be_written_leaves_no_data(there, tmp_path, monkeypatch, capsys):
     project = make_project(tmp_path / "project")
     monkeypatch.setenv(ROOT_VARIABLE, str(project))
     folder = project / "results" / "quick"
     folder.mkdir(parents=True)
     pdf = folder / "report.pdf"
-    {"a folder": pdf.mkdir, "a device": lambda: os.mkfifo(pdf), "a circle": lambda: pdf.symlink_to(pdf)}[there]()
+    {"a folder": pdf.mkdir, "a pipe": lambda: os.mkfifo(pdf)}[there]()
     assert cli.main(["make", "report", "--scale", "quick", "--only", ""]) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and "report.pdf: cannot be written" in told
     assert list(folder.iterdir()) == [pdf]
+
+
+def test_a_report_that_cannot_be_typeset_leaves_no_data(tmp_path, monkeypatch, capsys):
+    project = make_project(tmp_path / "project")
+    monkeypatch.setenv(ROOT_VARIABLE, str(project))
+    (project / "paper" / "report.typ").write_text("#unknown")
+    assert cli.main(["make", "report", "--scale", "quick", "--only", ""]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "report.typ: error: unknown variable" in told
+    assert list((project / "results" / "quick").iterdir()) == []

@@ -78,14 +78,20 @@ def test_whatever_a_step_reads_is_made_by_another_or_there(plan):
         assert [file for file in step.inputs if file not in made and not (CHECKOUT / file).is_file()] == [], step.name
 
 
-def test_no_step_waits_for_itself(plan):
-    """Steps can be made one after the other."""
-    todo, made = dict(plan.steps), set()
+def in_order(plan: Plan) -> list[Step]:
+    """The steps, each after those that make what it reads."""
+    todo, made, found = dict(plan.steps), set(), []
     outputs = {file for step in todo.values() for file in step.outputs}
     while todo:
-        ready = [name for name, step in todo.items() if not (set(step.inputs) & outputs) - made]
-        assert ready, sorted(todo)
-        made |= {file for name in ready for file in todo.pop(name).outputs}
+        ready = [todo[name] for name in todo if not (set(todo[name].inputs) & outputs) - made]
+        assert ready, f"these wait for each other: {sorted(todo)}"
+        found += ready
+        made |= {file for step in ready for file in todo.pop(step.name).outputs}
+    return found
+
+
+def test_no_step_waits_for_itself(plan):
+    assert len(in_order(plan)) == len(plan.steps)
 
 
 def test_what_the_workflow_is_asked_for_is_made_by_its_steps(plan):
@@ -115,6 +121,17 @@ def test_the_options_of_a_job_make_the_same_step(plan):
         again = shipped(given["--scale"], **({"only": given["--only"]} if "--only" in given else {})).step(step.name)
         assert (again.name, again.outputs, again.inputs) == (step.name, step.outputs, step.inputs)
         assert again.key == step.key, step.name
+
+
+def test_two_steps_that_make_one_file_are_refused(tmp_path, monkeypatch):
+    with_small(monkeypatch, tmp_path)
+    studies = tmp_path / "config" / "studies"
+    shutil.copy(studies / "e6.yaml", studies / "another.yaml")
+    with pytest.raises(ConfigError) as error:
+        plan_of("quick", studies=["e6", "another"]).rules()
+    told = "study_figure/e6/e6 and study_figure/another/e6 both make figures/quick/e6.png; make one of them at a time"
+    assert str(error.value) == told
+    assert plan_of("quick", studies=["another"]).rules()
 
 
 # --- what runs them again ------------------------------------------------------------------------------------------
@@ -176,7 +193,7 @@ def with_small(monkeypatch, root: Path, text: str = SMALL, **selected) -> Plan:
     ("old", "new", "kinds"),
     [
         # a label stands in tables of means, too, but nothing is simulated again
-        ("label: Sarathi}", "label: Another}", {"figures", "summary", "parameters", "boundaries"}),
+        ("label: Sarathi}", "label: Another}", {"figures", "summary", "parameters"}),
         ("title: Small", "title: Other", {"figures", "parameters"}),
         ("figures: [latency, gap]", "figures: [latency]", {"figures"}),
         ("figures: [latency, gap]", "figures: [gap, latency]", {"figures"}),
@@ -189,9 +206,9 @@ def test_a_changed_word_of_an_experiment_simulates_nothing_again(old, new, kinds
 
 
 def test_a_changed_setting_runs_again_what_depends_on_it(tmp_path, monkeypatch):
-    before = with_small(monkeypatch, tmp_path)
-    after = with_small(monkeypatch, tmp_path, SMALL.replace("[256, 512]", "[256, 384]"))
-    names = {name for name, key in keys(before).items() if keys(after)[name] != key}
+    before = keys(with_small(monkeypatch, tmp_path))
+    after = keys(with_small(monkeypatch, tmp_path, SMALL.replace("[256, 512]", "[256, 384]")))
+    names = {name for name, key in before.items() if after[name] != key}
     assert "sweep/small/sarathi_tuned" in names and "sweep/small/sarathi" not in names
     assert not {name for name in names if name.startswith(("thresholds", "figures"))}
 
@@ -206,11 +223,11 @@ def every_file(root: Path) -> set[str]:
 
 def test_make_writes_the_files_of_a_step_and_no_others_with_its_identity(tmp_path, monkeypatch, capsys):
     plan = with_small(monkeypatch, tmp_path)
-    for name, step in plan.steps.items():
-        if name == "appendix":
+    for step in in_order(plan):
+        if step.name == "appendix":
             continue  # of Snakemake's benchmark files
         before = every_file(tmp_path)
-        assert cli.main(["make", name, *shlex.split(plan.options(step))]) == 0, capsys.readouterr().err
+        assert cli.main(["make", step.name, *shlex.split(plan.options(step))]) == 0, capsys.readouterr().err
         sidecars = {sidecar_path(file).as_posix() for file in step.outputs}
         assert every_file(tmp_path) - before == set(step.outputs) | sidecars
         assert [f"wrote {file}" for file in step.outputs] == capsys.readouterr().out.splitlines()[-len(step.outputs) :]

@@ -2,7 +2,7 @@
 
 In flow balance x requests enter per iteration, and x P(output > t) of them are at stage t of their output, so x is the
 number in service over the mean life E[output]. The paper's own rule (:func:`fluidwait.fluid.segments.design`) counts
-every request to the end of its segment instead. With equal lengths that is the same; with random ones it lets in too
+every request to the end of its segment instead. With equal lengths that is the same; with random ones it admits too
 few.
 
 Lengths are random, so whatever a batch holds spreads about that mean. Entries are evenly spaced and lives independent,

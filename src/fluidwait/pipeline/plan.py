@@ -107,9 +107,10 @@ class Plan:
 
         Raises:
             ConfigError: a key stands for a tuned policy in one experiment and for an untuned one in another, so that
-                the workflow could not tell by the names of the files which rule makes them.
+                the workflow could not tell by the names of the files which rule makes them; or two steps make one file.
         """
         _check_tuned_keys(self.settings)
+        _check_outputs(self.steps.values())
         found: dict[str, list[Step]] = {}
         for step in self.steps.values():
             found.setdefault(step.rule.name, []).append(step)
@@ -200,6 +201,15 @@ def _check_tuned_keys(settings: dict[str, Setting]) -> None:
             if key in found and entry.grid is None:
                 other = f"experiment {found[key]}"
                 raise ConfigError(f"experiment {name}: policies.{key}: no grid here, but one in {other}; rename one")
+
+
+def _check_outputs(steps: Iterable[Step]) -> None:
+    """Two studies of one id draw figures of one name, and ``a_b`` with figure ``c`` is ``a`` with figure ``b_c``."""
+    found: dict[str, str] = {}
+    for step in steps:
+        for file in step.outputs:
+            if (other := found.setdefault(file, step.name)) != step.name:
+                raise ConfigError(f"{other} and {step.name} both make {file}; make one of them at a time")
 
 
 def _check_writable(folder: Path) -> None:

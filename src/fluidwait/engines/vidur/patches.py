@@ -64,6 +64,9 @@ def _subclasses(cls) -> list[Any]:
 class ReplayedRequest(Request):
     """A Vidur request that knows its place in our arrays, with ``restart`` repaired (see the module's text)."""
 
+    _num_prefill_tokens: int
+    _num_decode_tokens: int
+
     def __init__(self, index: int, arrived_at: float, prompt: int, output: int, semantics: Semantics):
         super().__init__(arrived_at, prompt, output)
         self.index, self._original, self._recompute = index, (prompt, output), semantics.recompute

@@ -41,6 +41,9 @@ from fluidwait.policies.contract import (
     to_prefill,
 )
 
+plan: Any
+"""Of the policy; :func:`compiled` puts it in the place of this name."""
+
 # rows of the work space, int64: of what the policy plans, and lists of slots
 TOKENS, ADMIT, CHUNK_OF, ORDER, PREFILLED = 0, 1, 2, 3, 4
 WORK_ROWS = 5
@@ -60,10 +63,6 @@ STOCK_CHUNK = 5  # the same without a policy
 WHOLE_PROMPTS = 6  # 1 when the policy does not split prompts
 BY_PRIORITY = 7  # 1 when the engine ranks requests by priority, and not as they come
 RULE_ROWS = 8
-
-
-plan: Any
-"""Of the policy; :func:`compiled` puts it in the place of this name."""
 
 
 class Decision(NamedTuple):

@@ -71,7 +71,7 @@ class Preparation:
 
     def nearest_type(self, prompt: int, output: int) -> int:
         """The request type of the workload that is nearest to these lengths (tokens)."""
-        assert self.law is not None  # of a policy that tells request types apart
+        assert self.law is not None  # else there are no types
         return int(np.argmin(np.abs(self.law.prompt - prompt) + np.abs(self.law.output - output)))
 
     def close(self) -> None:
@@ -116,13 +116,14 @@ class Preparation:
         times = self._time_model()
         rate = self.settings.rate or self.traffic.rate(now)
         marks = self._marks(law, times, rate)
-        if old is not None and not np.all(np.abs(marks - old.marks) <= self.settings.drift * np.abs(old.marks)):
-            old = None
-        if old is not None and not self.needs.load:
-            return old
+        steady = None
+        if old is not None and np.all(np.abs(marks - old.marks) <= self.settings.drift * np.abs(old.marks)):
+            steady = old
+        if steady is not None and not self.needs.load:
+            return steady
         knobs = self._knobs(context_of(law, rate, times, self._linear(times), serving(self.size.capacity, 1)))
-        if old is not None and _same(knobs, old.knobs):
-            return old
+        if steady is not None and _same(knobs, steady.knobs):
+            return steady
         return Prepared(knobs, law, self._boundary(law, times, knobs), marks)
 
     def _time_model(self):

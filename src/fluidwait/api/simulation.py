@@ -17,7 +17,6 @@ from fluidwait.engines.core import Semantics
 from fluidwait.engines.rehearsal import rehearse
 from fluidwait.experiments.sweep import columns_of
 from fluidwait.policies import Policy, load_policy
-from fluidwait.policies.contract import Context
 from fluidwait.stats.metrics import Metrics, run_metrics
 from fluidwait.workload import (
     Requests,
@@ -170,15 +169,12 @@ def prepare(
 
 
 def _knobs(policy: Policy, traffic: Traffic, machine: Hardware, times: TimeModel, rules: Semantics) -> Any:
-    linear = machine.timing.linear
-    d0, d1 = (linear.d0, linear.d1) if linear else (float("nan"), float("nan"))  # refused by the policies that ask
     rate = mean_rate(traffic.workload, traffic.rate, len(traffic.requests.arrival))
-    capacity = rules.blocks * rules.block_size
-    context = Context(length_law(traffic.workload), rate, times, (d0, d1), capacity, rules.prefill_emits)
+    context = core.context_of(length_law(traffic.workload), rate, times, machine.linear, rules)
     try:
         return policy.prepare(context)
     except ConfigError as error:
-        if linear is None and str(error).startswith("d0:"):
+        if machine.timing.linear is None and str(error).startswith("d0:"):
             raise ConfigError(
                 f"{machine.name}: timing.linear: '{policy.name}' needs the paper's d0 and d1; not in this hardware file"
             ) from None

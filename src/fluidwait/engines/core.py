@@ -244,14 +244,14 @@ def specialise(template: Any, policy: ModuleType, sources: list[ModuleType]) -> 
     one process, but Numba does not cache such code.)
     """
     digest = hashlib.sha256()
-    for path in dict.fromkeys([*(str(module.__file__) for module in sources), *_policy_sources(policy)]):
+    for path in dict.fromkeys([*(str(module.__file__) for module in sources), *policy_sources(policy)]):
         digest.update(Path(path).read_bytes())
     tag = f"{policy.__name__.rpartition('.')[2]}_{digest.hexdigest()[:16]}"
     decide_with_policy = jit(bind(decide, f"decide_{tag}", plan=policy.plan))
     return jit_cached(bind(template, f"{template.__name__}_{tag}", decide=decide_with_policy))
 
 
-def _policy_sources(policy: ModuleType) -> list[str]:
+def policy_sources(policy: ModuleType) -> list[str]:
     """Files whose code is compiled into a policy: the contract's, its own, those of policies that it borrows from."""
     borrowed = {value.__module__ for value in vars(policy).values() if isinstance(value, CPUDispatcher)}
     own = [str(module.__file__) for module in (contract, policy)]

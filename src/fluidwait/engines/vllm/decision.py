@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from fluidwait.engines.core import bind
+from fluidwait.engines.core import bind, policy_sources
 from fluidwait.engines.vllm import requests
 from fluidwait.engines.vllm.requests import (
     ALIVE,
@@ -29,7 +29,6 @@ from fluidwait.engines.vllm.requests import (
     SERVICE,
     STAGE,
 )
-from fluidwait.policies import contract, nested_wait
 from fluidwait.policies.contract import (
     NO_LIMIT,
     Plan,
@@ -275,7 +274,7 @@ def _decision(view, counts, slots, residents, work, step, rules, admitted, wake)
 def compiled(policy: ModuleType):
     """:func:`decide` for a policy, as machine code."""
     digest = hashlib.sha256()
-    for source in (contract.__file__, nested_wait.__file__, policy.__file__, requests.__file__, __file__):
-        digest.update(Path(str(source)).read_bytes())
+    for source in (*policy_sources(policy), str(requests.__file__), __file__):
+        digest.update(Path(source).read_bytes())
     tag = f"{policy.__name__.rpartition('.')[2]}_{digest.hexdigest()[:16]}"
     return jit_cached(bind(decide, f"decide_{tag}", plan=policy.plan))

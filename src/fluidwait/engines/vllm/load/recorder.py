@@ -24,6 +24,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine.core import EngineCore
 
 from fluidwait.device.timing import BatchSums
+from fluidwait.engines.vllm.load.patches import add_calls
 
 STOCK = f"{__name__}:stock"
 """The name that stands for the scheduler vLLM would take itself."""
@@ -179,9 +180,4 @@ def describe(core: EngineCore) -> str:
     )
 
 
-EngineCore.fluidwait_exchange = exchange
-EngineCore.fluidwait_take_log = take_log
-EngineCore.fluidwait_hold = hold
-EngineCore.fluidwait_limit = limit
-EngineCore.fluidwait_waiting = waiting
-EngineCore.fluidwait_describe = describe
+add_calls(exchange=exchange, take_log=take_log, hold=hold, limit=limit, waiting=waiting, describe=describe)

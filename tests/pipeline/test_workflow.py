@@ -172,7 +172,7 @@ def planned(project: Path, source: Path | None = None) -> set[str]:
     return set(re.findall(r"^(?:local)?rule (\w+):$", done.stdout, re.MULTILINE))
 
 
-REPORTED = {"report", "appendix", "all"}  # they are of every result
+REPORTED = {"report", "appendix", "default"}  # they are of every result
 
 
 def test_a_changed_figure_runs_figures_only(project, tmp_path):

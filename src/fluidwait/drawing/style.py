@@ -220,7 +220,7 @@ def handles(labels: Mapping[str, str], looks: Mapping[str, Style]) -> list[Line2
 
 
 def new_figure(width: float, height: float, entries: Sequence[Line2D]) -> JournalFigure:
-    """A figure of ``width`` by ``height`` inches, plus the legend of ``entries`` above, if any, in as few rows as fit."""
+    """A figure of ``width`` by ``height`` inches plus the legend of ``entries``, if any, in as few rows as fit."""
     figure = JournalFigure(figsize=(width, height))
     if entries:
         legend = _fitting_legend(figure, entries)

@@ -33,7 +33,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402
 
 from conftest import LLAMA  # noqa: E402
 from fluidwait.device.hardware import load_hardware  # noqa: E402
-from fluidwait.device.timing import iteration_time  # noqa: E402
+from fluidwait.device.timing import BatchSums, iteration_time  # noqa: E402
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
 
 A100 = "a100-80g_llama-2-7b"
@@ -43,7 +43,8 @@ PROMPT, OUTPUT = 16, 100  # tokens
 def a100_iteration(running: int) -> float:
     """Seconds of a batch that decodes ``running`` requests half way through their output, with Llama-2-7B."""
     kv_tokens = running * (PROMPT + OUTPUT // 2)
-    return iteration_time(load_hardware(A100).time_model(), running, kv_tokens, 0, 0, 0, 0, running, kv_tokens)
+    sums = BatchSums(running, kv_tokens, decodes=running, decode_context=kv_tokens)
+    return iteration_time(load_hardware(A100).time_model(), sums)
 
 
 class Server:

@@ -12,7 +12,7 @@ import yaml
 
 from fluidwait import cli
 from fluidwait.device.hardware import load_hardware
-from fluidwait.device.timing import iteration_time
+from fluidwait.device.timing import BatchSums, iteration_time
 
 A100 = "a100-80g_llama-2-7b"
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -70,7 +70,7 @@ def measurements() -> str:
             continue
         context, prefills = decodes * each, int(chunk > 0)
         sums = (chunk + decodes, chunk + context, prefills, chunk, chunk**2, 0, decodes, context)
-        seconds = iteration_time(times._replace(per_kv=0.0), *sums)
+        seconds = iteration_time(times._replace(per_kv=0.0), BatchSums(*sums))
         tokens, kv, *rest = sums
         rows.append(",".join(map(repr, [tokens, *rest, kv, float(seconds)])))
     return write("m.csv", "\n".join([header, *rows]) + "\n")

@@ -15,7 +15,7 @@ from fluidwait.base.yaml_files import load_yaml
 from fluidwait.device.hardware import load_hardware
 from fluidwait.device.iteration_times import calibrate_iterations
 from fluidwait.device.operator_times import calibrate_profile
-from fluidwait.device.timing import iteration_time
+from fluidwait.device.timing import BatchSums, iteration_time
 
 ROOT = project_root()
 A100 = ROOT / "data" / "hardware" / "a100-80g_llama-2-7b.yaml"
@@ -79,7 +79,7 @@ def test_the_fit_predicts_the_sampled_kernels():
         tokens = q if row["phase"] == "prefill" else n
         sums = (0, 1, q, q * q, q * k, 0, 0) if row["phase"] == "prefill" else (0, 0, 0, 0, 0, n, n * (k + 1))
         measured = attention + tm.compute[tokens]
-        errors[row["phase"]].append(abs(iteration_time(tm, tokens, *sums) / measured - 1))
+        errors[row["phase"]].append(abs(iteration_time(tm, BatchSums(tokens, *sums)) / measured - 1))
     assert np.mean(errors["prefill"]) < 0.015
     assert np.mean(errors["decode"]) < 0.04
     assert max(errors["decode"]) < 0.17
@@ -282,7 +282,7 @@ def measured(tmp_path: Path, rows: list[dict], columns=(*SUMS, "seconds")) -> Pa
 
 def predictions(hardware, rows: list[dict]) -> np.ndarray:
     tm = hardware.time_model()
-    return np.array([iteration_time(tm, *(r[c] for c in SUMS)) for r in rows])
+    return np.array([iteration_time(tm, BatchSums(*(r[c] for c in SUMS))) for r in rows])
 
 
 def test_straight_compute_and_attention_are_recovered(tmp_path):
@@ -364,7 +364,7 @@ def test_decode_only_measurements_leave_prefill_at_zero(tmp_path):
 def test_prediction_beyond_the_measurements_grows(tmp_path):
     rows = iterations(200, lambda q: 1e-2 * np.ceil(q / 128))
     tm = calibrate_iterations(measured(tmp_path, rows), TEMPLATE, tmp_path / "hw.yaml").time_model()
-    times = [iteration_time(tm, q, q, 0, 0, 0, 0, 0, 0) for q in range(0, 20_000, 50)]
+    times = [iteration_time(tm, BatchSums(q, q)) for q in range(0, 20_000, 50)]
     assert np.all(np.diff(times) >= 0)
 
 

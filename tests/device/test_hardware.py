@@ -9,7 +9,7 @@ from fluidwait.base.models import parse
 from fluidwait.base.paths import project_root
 from fluidwait.base.yaml_files import load_yaml
 from fluidwait.device.hardware import Hardware, load_hardware
-from fluidwait.device.timing import iteration_time
+from fluidwait.device.timing import BatchSums, iteration_time
 
 A100 = "a100-80g_llama-2-7b"
 
@@ -103,7 +103,7 @@ def test_between_entries_the_staircase_rounds_up(a100):
 
 def test_extrapolation_beyond_the_table_grows(a100):
     tm = a100.time_model()
-    times = [iteration_time(tm, q, 0, 0, 0, 0, 0, 0, 0) for q in (4096, 4097, 5000, 10_000, 100_000)]
+    times = [iteration_time(tm, BatchSums(q)) for q in (4096, 4097, 5000, 10_000, 100_000)]
     assert times == sorted(times)
     assert times[1] > times[0]
     per_token = (times[-1] - times[0]) / (100_000 - 4096)
@@ -118,7 +118,7 @@ def test_straight_lines_between_entries():
 
 def test_a_profile_without_a_table_is_a_straight_line():
     tm = parse(Hardware, small(timing={"profile": {"compute_slope": 0.25}}), "s").time_model()
-    assert iteration_time(tm, 8, 0, 0, 0, 0, 0, 0, 0) == 2.0
+    assert iteration_time(tm, BatchSums(8)) == 2.0
 
 
 def test_linear_timing_is_the_papers(a100):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluidwait.device.timing import TimeModel, iteration_time, linear
+from fluidwait.device.timing import BatchSums, TimeModel, iteration_time, linear
 
 STAIRS = TimeModel(0.002, 1e-7, np.array([0.0, 0.01, 0.01, 0.02]), 0.004, 3e-4, 5e-6, 2e-9, 5e-9, 2e-4, 3e-5, 2.7e-7)
 chunks = st.lists(st.tuples(st.integers(1, 4096), st.integers(0, 4096)), max_size=12)
@@ -18,7 +18,7 @@ def time_of(tm: TimeModel, prefills: list[tuple[int, int]], decodes: list[int]) 
     reads = sum(k + 1 for k in decodes)
     squares, cross = sum(c * c for c, _ in prefills), sum(c * k for c, k in prefills)
     kv = sum(c + k for c, k in prefills) + reads
-    return iteration_time(tm, q + len(decodes), kv, len(prefills), q, squares, cross, len(decodes), reads)
+    return iteration_time(tm, BatchSums(q + len(decodes), kv, len(prefills), q, squares, cross, len(decodes), reads))
 
 
 @settings(deadline=None)  # the first call compiles
@@ -57,7 +57,7 @@ def test_every_coefficient_enters_once():
     }
     assert sorted(expected) == sorted(names)
     for name, factor in expected.items():
-        assert iteration_time(TimeModel(**(zero | {name: 0.5})), *sums) == 0.5 * factor, name
+        assert iteration_time(TimeModel(**(zero | {name: 0.5})), BatchSums(*sums)) == 0.5 * factor, name
 
 
 def test_the_prefill_launch_is_paid_once_and_only_when_something_prefills():
@@ -75,12 +75,12 @@ def test_the_decode_launch_is_paid_only_when_something_decodes():
 
 def test_the_staircase_is_looked_up_and_extended_by_its_slope():
     stairs = TimeModel(0.0, 0.0, STAIRS.compute, STAIRS.compute_slope, *[0.0] * 7)
-    times = [iteration_time(stairs, q, 0, 0, 0, 0, 0, 0, 0) for q in range(6)]
+    times = [iteration_time(stairs, BatchSums(q)) for q in range(6)]
     assert times == pytest.approx([0.0, 0.01, 0.01, 0.02, 0.024, 0.028], rel=1e-15)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(3, 10**6), st.integers(0, 10**6))
 def test_beyond_the_table_more_tokens_never_take_less_time(tokens, more):
-    first, second = (iteration_time(STAIRS, q, 0, 0, 0, 0, 0, 0, 0) for q in (tokens, tokens + more))
+    first, second = (iteration_time(STAIRS, BatchSums(q)) for q in (tokens, tokens + more))
     assert second >= first

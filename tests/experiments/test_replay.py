@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
-from fluidwait.device.timing import iteration_time
+from fluidwait.device.timing import BatchSums, iteration_time
 from fluidwait.engines.simulator import simulate
 from fluidwait.experiments import replay
 from fluidwait.experiments.experiment import load_experiment
@@ -95,7 +95,7 @@ def test_sarathi_equals_the_simulator_under_the_same_iteration_times(setting, ra
     def ours(chunks, decodes):
         prefill = sum(q for q, _ in chunks)
         squares, context = sum(q * q for q, _ in chunks), sum(q * k for q, k in chunks)
-        return iteration_time(model, prefill + decodes, 0, len(chunks), prefill, squares, context, decodes, 0)
+        return iteration_time(model, BatchSums(prefill + decodes, 0, len(chunks), prefill, squares, context, decodes))
 
     count = 1000
     ones = np.ones(count, dtype=np.int64)

@@ -20,6 +20,7 @@ from fluidwait.device.timing import TimeModel
 from fluidwait.experiments import audit, boundaries, sweep
 from fluidwait.experiments.experiment import Experiment, load_experiment
 from fluidwait.experiments.setting import resolve
+from fluidwait.policies import load_policy
 from fluidwait.stats.metrics import run_metrics
 
 SMALL = {
@@ -257,3 +258,16 @@ def test_a_scale_without_an_audit_leaves_an_empty_table(small, tmp_path):
     out = tmp_path / "audit.csv"
     making.audit(small.model_copy(update={"scales": scales}), "tiny", out)
     assert pl.read_csv(out).columns == list(audit.SCHEMA) and pl.read_csv(out).is_empty()
+
+
+def test_predicted_boundary_of_a_users_policy_comes_from_its_limits(small, tmp_path, monkeypatch):
+    """The same limits, the same prediction; "not modelled" unless the file says that a backlog fills its batches."""
+    setting = resolve(small)
+    expected = boundaries.predicted_boundary(setting, "sarathi")
+    for name, names in (("says", "Settings, fills_batches, limits, plan"), ("silent", "Settings, limits, plan")):
+        path = tmp_path / f"{name}.py"
+        path.write_text(f"from fluidwait.policies.sarathi import {names}\n")
+        own = load_policy({"policy": str(path)})
+        monkeypatch.setattr(type(setting), "policy", lambda *_, own=own: own)
+        found = boundaries.predicted_boundary(setting, "sarathi")
+        assert found == (expected if name == "says" else (None, "not modelled"))

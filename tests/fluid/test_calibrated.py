@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fluidwait.base.errors import ConfigError
 from fluidwait.device.hardware import load_hardware
-from fluidwait.device.timing import TimeModel, iteration_time, linear
+from fluidwait.device.timing import BatchSums, TimeModel, iteration_time, linear
 from fluidwait.fluid.calibrated import calibrated_boundary, calibrated_equilibrium, life_sums
 from fluidwait.fluid.equilibrium import boundary, equilibrium
 
@@ -120,7 +120,7 @@ def staircases(draw) -> TimeModel:
 def _tau(model, law, requests, chunk):
     """The iteration time of ``requests`` per iteration, from the mean sums."""
     sums = [float(law.share @ s) * requests for s in life_sums(law, chunk)]
-    return iteration_time(model, math.ceil(sums[0] * (1 - 1e-9)), *sums[1:8])
+    return iteration_time(model, BatchSums(math.ceil(sums[0] * (1 - 1e-9)), *sums[1:8]))
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,6 +17,7 @@ from fluidwait.artifacts.verify import verify
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.device.iteration_times import SUMS
+from fluidwait.device.timing import BatchSums
 from fluidwait.engines.vllm.calibrate import COLUMNS
 from fluidwait.engines.vllm.load import engine as loadgen_engine
 from fluidwait.real import bundle as bundles
@@ -153,7 +154,7 @@ def test_the_other_load_judges_the_fit_without_taking_part(recorded):
     iterations = pl.read_csv(folder / "validation.csv")
     model = Simulator(bundle)  # one iteration of the table stands for `count` equal ones
     errors = [
-        abs(model.seconds(b) / s - 1)
+        abs(model.seconds(BatchSums(*b)) / s - 1)
         for b, s in zip(iterations.select(SUMS).rows(), iterations["seconds"], strict=True)
     ]
     assert row["rows"].to_list() == [other]

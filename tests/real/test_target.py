@@ -123,7 +123,7 @@ def test_a_mistake_is_one_line(mistake, tmp_path, capsys):
 
 def test_a_rehearsal_needs_a_place(capsys):
     assert main(["real", "record", "gpu", "--rehearse"]) == 2
-    assert "a rehearsal is no measurement" in capsys.readouterr().err
+    assert "a rehearsal needs --out" in capsys.readouterr().err
 
 
 def test_no_such_bundle_is_one_line(tmp_path, monkeypatch, capsys):

@@ -12,7 +12,7 @@ from fluidwait.cli.printing import print_table, writing
 
 app = typer.Typer(help="Fit a hardware file from measured times.", rich_markup_mode=None)
 
-Template = Annotated[Path, typer.Option(help="hardware file with the sizes; its profile and residuals are replaced")]
+Template = Annotated[Path, typer.Option(help="hardware file to start from; its profile and residuals are replaced")]
 Out = Annotated[Path, typer.Option(help="hardware file to write")]
 
 

@@ -13,7 +13,7 @@ from fluidwait.cli.exits import FAILED
 def verify(
     results: Annotated[Path | None, typer.Argument(help="folder; without it, the project's results")] = None,
 ) -> None:
-    """Name every artifact that is stale, missing, altered, untracked or made by another environment."""
+    """Name every artifact that is stale, missing, altered, untracked or made in another environment."""
     from fluidwait.artifacts import verify as verification
     from fluidwait.base.paths import project_root
 

@@ -12,14 +12,14 @@ from fluidwait.cli.exits import FAILED
 
 
 def claims(
-    scale: Annotated[str, typer.Option(help="whose results are judged")] = "paper",
+    scale: Annotated[str, typer.Option(help="scale whose results are judged")] = "paper",
     file: Annotated[Path | None, typer.Option(help="claims of your own; nothing is written")] = None,
-    only: Annotated[str | None, typer.Option(help="claims to judge, as C1,C7; all without")] = None,
+    only: Annotated[str | None, typer.Option(help="claims to judge, e.g. C1,C7 (default: all)")] = None,
     experiments: Annotated[str | None, typer.Option(help="judge only by these experiments")] = None,
     compare: Annotated[Path | None, typer.Option(help="another claims.json; exit code 1 if a verdict differs")] = None,
     write: Annotated[bool, typer.Option(help="write claims.json and the scorecard to the results")] = True,
 ) -> None:
-    """Judge every claim of the paper by the results at hand, after verifying them."""
+    """Judge every claim of the paper from the available results, after verifying them."""
     from fluidwait.base.paths import project_root
     from fluidwait.claims import scorecard
     from fluidwait.claims.claim import load_claims

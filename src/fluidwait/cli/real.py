@@ -19,16 +19,16 @@ def record(
     out: Annotated[Path | None, typer.Option(help="folder; without it data/<device>/<machine>")] = None,
     budget: Annotated[float | None, typer.Option(min=1, help="seconds, instead of the target's")] = None,
     kv_blocks: Annotated[int | None, typer.Option(min=1, help="KV blocks, instead of the target's")] = None,
-    rehearse: Annotated[bool, typer.Option("--rehearse", help="with a tiny model on this CPU, to try it out")] = False,
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="try the steps with a tiny model on this CPU")] = False,
 ) -> None:
-    """Calibrate vLLM on this machine and run every policy on it; goes on where it was interrupted."""
+    """Calibrate vLLM on this machine and run every policy on it; continues where it was interrupted."""
     from fluidwait.real.bundle import home
     from fluidwait.real.machine import describe_machine
     from fluidwait.real.record import record as run
     from fluidwait.real.target import load_target, rehearsal
 
     if rehearse and out is None:
-        raise typer.BadParameter("a rehearsal is no measurement: say where to put it", param_hint="--out")
+        raise typer.BadParameter("a rehearsal needs --out: it is no measurement to keep", param_hint="--out")
     chosen = load_target(target, {"budget": budget}, {"kv_blocks": kv_blocks})
     if rehearse:
         chosen = rehearsal(chosen)
@@ -39,7 +39,7 @@ def record(
 
 @app.command()
 def keep(bundle: BundleFolder) -> None:
-    """Copy a bundle to data/<device>/<machine>, from where it can be committed and drawn anywhere."""
+    """Copy a bundle to data/<device>/<machine>, so that it can be committed."""
     from fluidwait.real.bundle import keep as copy
     from fluidwait.real.bundle import read_bundle
 
@@ -61,13 +61,13 @@ def draw(
 
 @app.command()
 def load(
-    url: Annotated[str, typer.Argument(help="of an OpenAI-compatible server, http://host:port")],
+    url: Annotated[str, typer.Argument(help="URL of an OpenAI-compatible server, http://host:port")],
     workload: Annotated[str, typer.Option(help="name in config/workloads, or a YAML file")],
     rate: Annotated[float, typer.Option(min=1e-6, help="requests/s")],
     out: Out,
     requests: Annotated[int, typer.Option(min=1, help="number of requests")] = 100,
     seed: Annotated[int, typer.Option(min=0)] = 1,
-    model: Annotated[str | None, typer.Option(help="name of the model; the server's first without it")] = None,
+    model: Annotated[str | None, typer.Option(help="name of the model (default: the server's first)")] = None,
     vocabulary: Annotated[int, typer.Option(min=4, help="prompts are random token ids below this")] = 1000,
 ) -> None:
     """Send a workload to a server, open loop, and record every request."""

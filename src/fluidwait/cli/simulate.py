@@ -36,12 +36,12 @@ def simulate(
     policy: Annotated[str, typer.Option(help="name in config/policies, or a YAML file")],
     workload: Annotated[str, typer.Option(help="name in config/workloads, or a YAML file")],
     rate: Annotated[float | None, typer.Option(help="requests/s; without it, the workload's own")] = None,
-    requests: Annotated[int, typer.Option(help="requests to run, all to completion")] = 2000,
+    requests: Annotated[int, typer.Option(help="number of requests; each is served to its end")] = 2000,
     hardware: Annotated[str, typer.Option(help="name in data/hardware, or a YAML file")] = "a100-80g_llama-2-7b",
-    seed: Annotated[int, typer.Option(help="names the random streams")] = 1,
+    seed: Annotated[int, typer.Option(help="random seed")] = 1,
     engine: Annotated[Engine, typer.Option(help="our compiled simulator, or Vidur")] = Engine.simulator,
     semantics: Annotated[SemanticsName, typer.Option(help="see docs/engines.md")] = SemanticsName.serving,
-    time_model: Annotated[TimeModelName, typer.Option(help="measured, or d0 and d1")] = TimeModelName.profile,
+    time_model: Annotated[TimeModelName, typer.Option(help="measured profile, or d0 + d1")] = TimeModelName.profile,
     out: Annotated[Path | None, typer.Option(help="also write every request to this Parquet file")] = None,
 ) -> None:
     """Run a policy once and print what the requests experienced."""
@@ -60,9 +60,9 @@ def simulate(
 
 
 def compile_policies(
-    policies: Annotated[list[str] | None, typer.Argument(metavar="[POLICY...]", help="all, when none is named")] = None,
+    policies: Annotated[list[str] | None, typer.Argument(metavar="[POLICY...]", help="(default: all)")] = None,
 ) -> None:
-    """Compile the simulator for the policies in config/policies, once per machine; else their first runs do.
+    """Compile the simulator for the policies in config/policies, so that their first runs start at once.
 
     In one process, so that what the policies share is compiled once.
     """

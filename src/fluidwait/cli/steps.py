@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-Scale = Annotated[str | None, typer.Option(help="quick, paper, or another; without it that of config/config.yaml")]
-Only = Annotated[str | None, typer.Option(help="experiments, studies and real targets, as e1,e6; without it all")]
+Scale = Annotated[str | None, typer.Option(help="quick, paper, ... (default: as in config/config.yaml)")]
+Only = Annotated[str | None, typer.Option(help="experiments, studies and real targets, e.g. e1,e6 (default: all)")]
 
 
 def make(
@@ -16,7 +16,7 @@ def make(
     scale: Scale = None,
     only: Only = None,
 ) -> None:
-    """Make the files of one step of the workflow from those of the steps before it, which must be there."""
+    """Make one step of the workflow; the steps before it must have been made."""
     _with_one_thread()
     found = _plan(scale, only).step(step)
     found.make()

@@ -17,7 +17,7 @@ def table(
     output_column: Annotated[str, typer.Option(help="column of the output lengths, tokens")] = "output",
     max_prompt: Annotated[int | None, typer.Option(help="longest prompt kept")] = None,
     max_output: Annotated[int | None, typer.Option(help="longest output kept")] = None,
-    empty: Annotated[str, typer.Option(help="an empty prompt or output: refuse, drop, or one (token)")] = "refuse",
+    empty: Annotated[str, typer.Option(help="an empty prompt or output: refuse, drop, or one (a token)")] = "refuse",
 ) -> None:
     """Turn a data set of requests into a small table of lengths for a workload."""
     from fluidwait.workload import table as workload_table

@@ -13,7 +13,7 @@ from fluidwait.cli.printing import json_text, print_table
 
 def thresholds(
     config: Annotated[Path, typer.Argument(help="an experiment, or a YAML file with hardware, workload and rates")],
-    json: Annotated[str | None, typer.Option(help="write the numbers as JSON to this file; - is the screen")] = None,
+    json: Annotated[str | None, typer.Option(help="write JSON to this file (- for standard output)")] = None,
 ) -> None:
     """Print the fluid model of a workload: equilibrium, thresholds and their memory at each rate."""
     from fluidwait.base.files import write_output

@@ -16,7 +16,7 @@ from fluidwait.base.errors import ConfigError
 from fluidwait.base.models import Strict, parse
 from fluidwait.base.paths import project_root, stamp_of
 from fluidwait.base.yaml_files import load_yaml
-from fluidwait.device.timing import TimeModel, iteration_time, linear
+from fluidwait.device.timing import BatchSums, TimeModel, iteration_time, linear
 
 GIB = 2**30
 MOST_TOKENS = 10_000_000  # of a batch in a table of times, which has an entry for each number up to its last
@@ -94,8 +94,9 @@ class ProfileTiming(Strict):
         if not all(0 <= s < np.inf for s in self.seconds):
             raise ValueError("seconds must be finite and not negative")
         model = self.time_model()
-        for phase, sums in (("prefill", (1, 1, 1, 1, 1, 0, 0, 0)), ("decode", (1, 2, 0, 0, 0, 0, 1, 2))):
-            if not iteration_time(model, *sums) > 0:
+        one = {"prefill": BatchSums(1, 1, 1, 1, 1), "decode": BatchSums(1, 2, decodes=1, decode_context=2)}
+        for phase, sums in one.items():
+            if not iteration_time(model, sums) > 0:
                 raise ValueError(f"a batch of one {phase} token takes no time, and time would stand still")
         return self
 

@@ -64,34 +64,36 @@ def kept_on_disk(function, **options):
         ) from None
 
 
-@kept_on_disk
-def iteration_time(
-    tm, tokens, kv_tokens, prefills, prefill_tokens, prefill_squares, prefill_context, decodes, decode_context
-):
-    """Seconds that one iteration takes. Arguments are integer sums over the batch, so its order cannot matter.
+class BatchSums(NamedTuple):
+    """Sums over a batch, whole numbers, so that its order cannot matter: all that its time depends on."""
 
-    tokens           tokens computed, prefill and decode
-    kv_tokens        sum of (cached + computed) over the batch: the paper's sum of l_i + s_i
-    prefills         prefill chunks
-    prefill_tokens   sum of chunk lengths
-    prefill_squares  sum of chunk length^2
-    prefill_context  sum of chunk length x tokens already cached
-    decodes          decodes
-    decode_context   sum of KV tokens read by decodes (cached + 1 each)
-    """
+    tokens: int = 0  # computed, prefill and decode
+    kv_tokens: int = 0  # cached + computed over the batch: the paper's sum of l_i + s_i
+    prefills: int = 0  # prefill chunks
+    prefill_tokens: int = 0  # chunk lengths
+    prefill_squares: int = 0  # chunk length^2
+    prefill_context: int = 0  # chunk length x tokens already cached
+    decodes: int = 0
+    decode_context: int = 0  # KV tokens read by decodes (cached + 1 each)
+
+
+@kept_on_disk
+def iteration_time(tm, sums):
+    """Seconds that one iteration takes: a :class:`TimeModel`, and the :class:`BatchSums` of its batch."""
+    tokens = sums.tokens
     last = tm.compute.shape[0] - 1
     compute = tm.compute[tokens] if tokens <= last else tm.compute[last] + tm.compute_slope * (tokens - last)
-    begin = tm.prefill_launch if prefills > 0 else 0.0
+    begin = tm.prefill_launch if sums.prefills > 0 else 0.0
     prefill = (
         begin
-        + tm.prefill_request * prefills
-        + tm.prefill_token * prefill_tokens
-        + tm.prefill_square * prefill_squares
-        + tm.prefill_context * prefill_context
+        + tm.prefill_request * sums.prefills
+        + tm.prefill_token * sums.prefill_tokens
+        + tm.prefill_square * sums.prefill_squares
+        + tm.prefill_context * sums.prefill_context
     )
-    launch = tm.decode_launch if decodes > 0 else 0.0
-    decode = launch + tm.decode_request * decodes + tm.decode_context * decode_context
-    return tm.base + tm.per_kv * kv_tokens + compute + prefill + decode
+    launch = tm.decode_launch if sums.decodes > 0 else 0.0
+    decode = launch + tm.decode_request * sums.decodes + tm.decode_context * sums.decode_context
+    return tm.base + tm.per_kv * sums.kv_tokens + compute + prefill + decode
 
 
 def linear(d0: float, d1: float) -> TimeModel:

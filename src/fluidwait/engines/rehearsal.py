@@ -22,6 +22,7 @@ from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.device.timing import TimeModel
 from fluidwait.engines import core, simulator
 from fluidwait.engines.core import Semantics
+from fluidwait.engines.feasibility import check_requests, reservation
 from fluidwait.policies.contract import Plan, View
 from fluidwait.policies.file import check_result, line_of, mistake, raised
 
@@ -60,8 +61,8 @@ def rehearse(requests, policy, knobs: Any, time_model: TimeModel, semantics: Sem
         return
     few = requests._replace(**{name: getattr(requests, name)[:REQUESTS] for name in requests._fields})
     few = few._replace(output=np.minimum(few.output, OUTPUT))
-    semantics = simulator.reservation(policy, knobs, semantics)
-    simulator.check_requests(few, policy, knobs, semantics)
+    semantics = reservation(policy, knobs, semantics)
+    check_requests(few, policy, knobs, semantics)
     _check_answers(policy, knobs)
     state = core.new_state(few, semantics)
     memory = np.zeros(policy.memory_size(knobs), dtype=np.int64)

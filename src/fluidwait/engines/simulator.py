@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fluidwait.base.errors import ConfigError
 from fluidwait.device import timing
-from fluidwait.device.timing import TimeModel, iteration_time
+from fluidwait.device.timing import BatchSums, TimeModel, iteration_time
 from fluidwait.engines import core
 from fluidwait.engines.core import EngineError, Semantics, State, admission_blocks, decide, new_state
+from fluidwait.engines.feasibility import check_requests, reservation
 from fluidwait.policies.contract import jit
 
 DONE, STRANDED, OVERCOMMITTED, BAD_PLAN, BROKEN_INVARIANT, FRUITLESS = range(6)
@@ -81,71 +81,6 @@ def _once(requests, policy, knobs, time_model, semantics, rows, check) -> Run:
     return Run(state.first_token, state.completion, state.evictions, iterations, busy, peak, None)
 
 
-def reservation(policy, knobs, semantics: Semantics) -> Semantics:
-    """``semantics`` with the blocks that this policy reserves for a whole sequence at admission, if it does.
-
-    Raises:
-        ConfigError: it reserves less than a block.
-    """
-    tokens = policy.reserved_tokens(knobs)
-    if tokens is None:
-        return semantics
-    if tokens < semantics.block_size:
-        raise ConfigError(
-            f"{policy.name}: reserves {tokens} tokens for a request, less than one block of memory "
-            f"(nearest valid value: {semantics.block_size})"
-        )
-    return semantics._replace(reserved_blocks=tokens // semantics.block_size)
-
-
-def check_requests(requests, policy, knobs, semantics: Semantics) -> None:
-    """Refuse requests that could never be admitted, never finish, or that the policy was not made for.
-
-    Raises:
-        ConfigError: names the first such request and the longest that fits.
-    """
-    length = requests.prompt + requests.output
-    limits = _limits(requests, policy, knobs, semantics)
-    most = np.min([np.broadcast_to(limit, length.shape) for limit, _ in limits], axis=0)
-    if np.any(length > most):
-        r = int(np.argmax(length > most))
-        reason = next(reason for limit, reason in limits if np.broadcast_to(limit, length.shape)[r] == most[r])
-        raise ConfigError(
-            f"request {r}: prompt {requests.prompt[r]} + output {requests.output[r]} = {length[r]} tokens, "
-            f"but {reason} (nearest valid value: {most[r]})"
-        )
-    longest = policy.longest_output(knobs, requests.kind)
-    if np.any(requests.output > longest):
-        r = int(np.argmax(requests.output > longest))
-        raise ConfigError(
-            f"request {r}: output {requests.output[r]} tokens, but '{policy.name}' is set up for outputs of at "
-            f"most {longest[r]} tokens of its type (nearest valid value: {longest[r]})"
-        )
-
-
-def _limits(requests, policy, knobs, semantics: Semantics) -> list[tuple[Any, str]]:
-    """What bounds prompt + output, each as (tokens or int64[N] of them by request, the reason in words).
-
-    Raises:
-        ConfigError: the policy reserves more for a request than the memory holds.
-    """
-    blocks, size, longest = semantics.blocks, semantics.block_size, policy.longest_prompt(knobs)
-    limits: list[tuple[Any, str]] = [(longest, f"'{policy.name}' prefills at most {longest} tokens at once")]
-    if semantics.reserved_blocks > 0:
-        reserved = semantics.reserved_blocks * size
-        reason = f"'{policy.name}' reserves {reserved} tokens for a request"
-        if semantics.reserved_blocks > blocks:
-            raise ConfigError(f"{policy.name}: {reason}, the KV memory has {blocks * size}")
-        return [*limits, (reserved, reason)]
-    usable = (blocks - semantics.watermark) * size
-    limits.append((usable, f"the KV memory holds {usable} tokens of one request"))
-    # The last decode starts with the KV of all tokens but those that it and the prefill yield, and a spare block.
-    decoding = (blocks - 1) * size + (2 if semantics.prefill_emits else 1)
-    decodes = requests.output > (1 if semantics.prefill_emits else 0)
-    reason = f"the KV memory holds {decoding} tokens of one request and the spare block that every decode asks for"
-    return [*limits, (np.where(decodes, decoding, usable), reason)]
-
-
 @cache
 def compiled(module):
     """The simulator specialised to one policy; compiled on the first call ever, then read from Numba's cache."""
@@ -154,7 +89,7 @@ def compiled(module):
 
 def _run(knobs, memory, state, time_model, semantics, rows, check):
     n = len(state.arrival)
-    zero = np.int64(0)  # a literal 0 has a type of its own: what is called with it would be compiled twice
+    zero: Any = np.int64(0)  # a literal 0 has a type of its own: what is called with it would be compiled twice
     free, head, tail, residents, finished, iterations = semantics.blocks, zero, zero, zero, zero, zero
     now, busy, kv_tokens, peak, evictions = 0.0, 0.0, zero, zero, zero
     fruitless, most_fruitless = zero, core.most_fruitless(state)
@@ -207,11 +142,26 @@ def _run(knobs, memory, state, time_model, semantics, rows, check):
 @jit
 def _start(state, time_model, semantics, admitted, free, head, residents, kv_tokens):
     """Carry out the plan up to the end of the iteration: memory, residency, and the time that the batch takes."""
-    zero = np.int64(0)
+    served, batch, free, good = _serve(state, semantics, residents, free)
+    sums, entered, free, came_cached, valid = _admit(state, semantics, admitted, free, head, residents, served)
+    close_gaps(state, admitted, head)
+    status = DONE if good and valid and admitted >= 0 else BAD_PLAN
+    if free < 0:
+        status = OVERCOMMITTED
+    batch += entered
+    duration = iteration_time(time_model, sums) if batch > 0 else 0.0
+    kv_tokens += came_cached + sums.tokens
+    return duration, sums.tokens, batch, free, head + admitted, residents + entered, kv_tokens, status
+
+
+@jit
+def _serve(state, semantics, residents, free):
+    """The planned residents: their sums, how many, the free blocks left, and whether that is within the contract."""
+    zero: Any = np.int64(0)
+    good = True
     tokens, batch, batch_kv = zero, zero, zero
     prefills, prefill_tokens, prefill_squares, prefill_context = zero, zero, zero, zero
     decodes, decode_context = zero, zero
-    status = BAD_PLAN if admitted < 0 else DONE
     for k in range(residents):
         q = state.tokens[k]
         if q == 0:
@@ -220,14 +170,14 @@ def _start(state, time_model, semantics, admitted, free, head, residents, kv_tok
         cached = state.cached[r]
         if cached < state.goal[r]:
             if q < 0 or q > state.goal[r] - cached:
-                status = BAD_PLAN
+                good = False
             prefills += 1
             prefill_tokens += q
             prefill_squares += q * q
             prefill_context += q * cached
         else:
             if q != 1:
-                status = BAD_PLAN
+                good = False
             decodes += 1
             decode_context += cached + 1
             if cached >= state.held[r] * semantics.block_size:
@@ -236,23 +186,34 @@ def _start(state, time_model, semantics, admitted, free, head, residents, kv_tok
         batch += 1
         tokens += q
         batch_kv += cached + q
+    sums = BatchSums(
+        tokens, batch_kv, prefills, prefill_tokens, prefill_squares, prefill_context, decodes, decode_context
+    )
+    return sums, batch, free, good
+
+
+@jit
+def _admit(state, semantics, admitted, free, head, residents, served):
+    """The planned admissions: the sums with them, how many, the free blocks left, the KV tokens that came with them,
+    and whether they are within the contract."""
+    entered, came_cached, good = np.int64(0), np.int64(0), True
+    tokens, batch_kv, prefills, prefill_tokens, prefill_squares, prefill_context, decodes, decode_context = served
     for i in range(admitted):
         position, q = state.admit[i], state.chunk[i]
         r = state.waiting[head + position]
         cached = state.cached[r]
         if q < 1 or q > state.goal[r] - cached:
-            status = BAD_PLAN
+            good = False
         state.held[r] = admission_blocks(semantics, state.goal[r])
         free -= state.held[r]
         if free < 0:
             break
-        state.resident[residents] = r
-        state.tokens[residents] = q
-        residents += 1
-        batch += 1
+        state.resident[residents + entered] = r
+        state.tokens[residents + entered] = q
+        entered += 1
         tokens += q
         batch_kv += cached + q
-        kv_tokens += cached
+        came_cached += cached
         if 0 < cached == state.goal[r] - 1:  # prefilled elsewhere
             decodes += 1
             decode_context += cached + 1
@@ -261,24 +222,10 @@ def _start(state, time_model, semantics, admitted, free, head, residents, kv_tok
             prefill_tokens += q
             prefill_squares += q * q
             prefill_context += q * cached
-    if free < 0:
-        status = OVERCOMMITTED
-    close_gaps(state, admitted, head)
-    head += admitted
-    duration = 0.0
-    if batch > 0:
-        duration = iteration_time(
-            time_model,
-            tokens,
-            batch_kv,
-            prefills,
-            prefill_tokens,
-            prefill_squares,
-            prefill_context,
-            decodes,
-            decode_context,
-        )
-    return duration, tokens, batch, free, head, residents, kv_tokens + tokens, status
+    sums = BatchSums(
+        tokens, batch_kv, prefills, prefill_tokens, prefill_squares, prefill_context, decodes, decode_context
+    )
+    return sums, entered, free, came_cached, good
 
 
 @jit

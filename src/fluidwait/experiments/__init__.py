@@ -1,1 +1,1 @@
-"""Running grids of points, and what is read off them: metrics, confidence intervals, the stability boundary."""
+"""Sweeps of policies over arrival rates, and their metrics, confidence intervals and stability boundaries."""

@@ -8,13 +8,13 @@ offered requests that accumulates, about 1 - μ/λ above the boundary μ:
    θ = 2/sqrt(N) (0.014 at N = 20,000), and by a straight line between them the rate λ_θ at which drift = θ;
 2. **λ* = (1 - θ) λ_θ**, what the server completes per second while the share θ is left behind.
 
-Why not the rule for a single run, drift <= 0.75/sqrt(N)? So close to the boundary the number in system is still
-fluctuating, by much when many requests are in service, and where a single run crosses is mostly chance; a bisection
-with it also ends 0.6/sqrt(N) of μ too high. At θ the backlog is growing surely, and the step from λ_θ to λ* is exact as
-long as the server completes the same number per second at λ_θ as at λ*, 1.4 % lower.
+Why not the rule for a single run, drift <= 0.75/sqrt(N)? So close to the boundary the number in system still
+fluctuates, strongly when many requests are in service, and it is mostly chance where a single run crosses. A bisection
+with that rule also ends 0.6/sqrt(N) of μ too high. At θ the backlog surely grows, and the step from λ_θ to λ* is exact
+if the server completes as many per second at λ_θ as at λ*, 1.4 % lower.
 
-Arrival times are scaled so that their fitted rate (:func:`fitted_rate`) is exactly the λ asked for: what N arrivals
-happen to bring more or less than λ would otherwise be most of the noise. docs/stability.md has the measured bias, and
+Arrival times are scaled so that their fitted rate (:func:`fitted_rate`) is exactly the λ asked for. Otherwise most of
+the noise would be by how much N arrivals happen to miss λ. docs/stability.md has the measured bias, and
 how often the interval covers μ.
 """
 

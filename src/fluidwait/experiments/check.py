@@ -10,7 +10,7 @@ import numpy as np
 
 from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.engines import rehearsal
-from fluidwait.engines.simulator import check_requests, reservation
+from fluidwait.engines.feasibility import check_requests, reservation
 from fluidwait.experiments import bisection
 from fluidwait.experiments.experiment import KEY, Experiment
 from fluidwait.experiments.kinds import figure_kinds, table_kinds

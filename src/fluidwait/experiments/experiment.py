@@ -1,7 +1,7 @@
 """An experiment: which requests meet which policies, at which rates, how often; read from one YAML file.
 
 What it names is loaded and checked by :mod:`fluidwait.experiments.setting`, which imports the compiler; tables and
-figures get by without.
+figures do without.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The settings of every experiment in one table: a row per experiment and policy, nothing left to a default unsaid."""
+"""The settings of every experiment in one table: a row per experiment and policy, defaults written out."""
 
 from __future__ import annotations
 

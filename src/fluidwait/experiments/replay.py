@@ -1,13 +1,13 @@
 """The published runs of E1 again: arrivals, iteration times and schedulers as the paper's earlier code has them.
 
-This shares nothing with our engines, on purpose: it is there to show which of the earlier code's choices make the
-published latencies, by producing them. All requests have :data:`PROMPT` and :data:`OUTPUT` tokens.
+This shares nothing with our engines, on purpose. It shows which choices of the earlier code make the published
+latencies, by reproducing them. All requests have :data:`PROMPT` and :data:`OUTPUT` tokens.
 
 * **Arrivals**: exponential gaps, not truncated, from Python's ``random`` with seed 42; a draw for the request's type
   precedes every gap (:func:`arrivals`).
 * **Iteration times**: a random forest looks up each operator, at batch sizes rounded up to 8 tokens, and attention from
   its kernel's measurements, as one chunk for all prefills of a batch (:class:`Predictor`).
-* **WAIT**: a cap on the requests in service and two bounds on tokens. Its quota per batch and its gate have no part
+* **WAIT**: a cap on the requests in service and two bounds on tokens. Its quota per batch and its gate have no effect
   (:func:`wait`).
 """
 

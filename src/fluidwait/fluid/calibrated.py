@@ -23,7 +23,7 @@ import numpy as np
 from numba import njit
 
 from fluidwait.base.errors import ConfigError
-from fluidwait.device.timing import iteration_time
+from fluidwait.device.timing import BatchSums, iteration_time
 from fluidwait.fluid.equilibrium import check_capacity
 from fluidwait.fluid.thresholds import check_rate, enough, within
 
@@ -234,9 +234,10 @@ def _times(model, tokens, requests, sums):
     out = np.empty(tokens.shape[0])
     for i in range(tokens.shape[0]):
         x = requests[i]
-        out[i] = iteration_time(
-            model, tokens[i], x * sums[1], x * sums[2], x * sums[3], x * sums[4], x * sums[5], x * sums[6], x * sums[7]
+        batch = BatchSums(
+            tokens[i], x * sums[1], x * sums[2], x * sums[3], x * sums[4], x * sums[5], x * sums[6], x * sums[7]
         )
+        out[i] = iteration_time(model, batch)
     return out
 
 

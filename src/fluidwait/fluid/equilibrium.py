@@ -1,8 +1,8 @@
 """Fluid equilibrium of the paper's two-parameter model: iteration time, KV memory and the stability region.
 
-The iteration time of a batch is ``d0 + d1 * (KV tokens of the batch)``. Type j arrives at rate lambda_j =
-rate * share_j with prompt
-l_j and output l'_j. One request is batched l'_j + 1 times and holds l_j + s tokens at stage s = 0..l'_j.
+The iteration time of a batch is ``d0 + d1 * (KV tokens of the batch)``. Type j arrives at rate
+lambda_j = rate * share_j with prompt l_j and output l'_j. One request is batched l'_j + 1 times and holds l_j + s
+tokens at stage s = 0..l'_j.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 In flow balance x requests enter per iteration, and x P(output > t) of them are at stage t of their output, so x is the
 number in service over the mean life E[output]. The paper's own rule (:func:`fluidwait.fluid.segments.design`) counts
-every request to the end of its segment instead. With equal lengths that is the same; with random ones it lets in too
+every request to the end of its segment instead. With equal lengths that is the same; with random ones it admits too
 few.
 
 Lengths are random, so whatever a batch holds spreads about that mean. Entries are evenly spaced and lives independent,
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fluidwait.device.timing import iteration_time
+from fluidwait.device.timing import BatchSums, iteration_time
 from fluidwait.fluid.calibrated import Semantics, life_sums
 from fluidwait.fluid.segments import LARGEST_RATIO, Boundaries, check_boundaries, check_in_service, check_margin
 from fluidwait.fluid.thresholds import enough
@@ -117,7 +117,7 @@ def cheapest_batch(model: TimeModel, decodes: float, least: int, most: int) -> i
         return least
 
     def seconds(tokens: int) -> float:
-        return iteration_time(model, tokens, 0, 0, 0, 0, 0, 0, 0)
+        return iteration_time(model, BatchSums(tokens))
 
     alone = seconds(int(np.ceil(decodes)))
     sizes = range(most, max(least, int(decodes) + 1) - 1, -1)

@@ -1,6 +1,6 @@
 """Segments over decode progress: continuation probabilities, caps of chunked WAIT, thresholds of Nested WAIT.
 
-Boundaries 0 = r_0 < r_1 < ... < r_L are output lengths; r_L is the longest, or past it. A request reaches
+Segment ends 0 = r_0 < r_1 < ... < r_L are output lengths; r_L is at least the longest output. A request reaches
 segment k when its output is longer than r_{k-1}; p_k = P(output > r_{k-1}) / P(output > r_{k-2}) for k = 2..L.
 """
 

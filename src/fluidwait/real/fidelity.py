@@ -9,7 +9,6 @@ import polars as pl
 
 from fluidwait.artifacts.records import Run, iter_runs
 from fluidwait.base.tables import load_table
-from fluidwait.device.iteration_times import SUMS
 from fluidwait.engines.simulator import Run as Simulated
 from fluidwait.real.bundle import VALIDATION, Bundle
 from fluidwait.real.pace import Clock
@@ -89,7 +88,7 @@ def _validated(bundle: Bundle) -> dict[str, float]:
     Of every iteration, or of every group where iterations are told apart only in groups.
     """
     table, simulator = load_table(bundle.path(VALIDATION)), Simulator(bundle)
-    table = table.with_columns(pl.Series("predicted", [simulator.seconds(row) for row in table.select(SUMS).rows()]))
+    table = table.with_columns(pl.Series("predicted", simulator.seconds_of(table)))
     if "group" in table.columns:
         table = table.group_by("group", maintain_order=True).agg(pl.col("seconds", "predicted").sum(), count=1)
     every = table["count"].to_numpy()

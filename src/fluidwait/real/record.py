@@ -50,10 +50,7 @@ PACK_EVERY = 120.0
 """Seconds between two bundles of what there is: a recording that is killed leaves the last one."""
 
 Say = Callable[[str], None]
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+_say = partial(print, flush=True)
 
 
 def record(target: Target, folder: Path, say: Say = _say) -> Bundle:

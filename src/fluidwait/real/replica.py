@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from fluidwait.device.iteration_times import SUMS
-from fluidwait.device.timing import TimeModel, iteration_time
+from fluidwait.device.timing import BatchSums, TimeModel, iteration_time
 from fluidwait.engines.core import context_of, serving
 from fluidwait.engines.simulator import Run as Simulated
 from fluidwait.engines.simulator import simulate
@@ -15,9 +14,6 @@ from fluidwait.policies.contract import Limits
 from fluidwait.real.bundle import Bundle
 from fluidwait.real.target import Target, workload_of
 from fluidwait.workload import Requests
-
-PLACES = [SUMS.index(name) for name in ("tokens", "kv_tokens", *SUMS[1:-1])]
-"""Where the arguments of ``iteration_time`` stand in ``SUMS``."""
 
 
 class Simulator:
@@ -41,11 +37,15 @@ class Simulator:
 
     def predicted(self, batches: pl.DataFrame) -> float:
         """Seconds that these batches take by the time model."""
-        return sum(self.seconds(row) for row in batches.select(SUMS).iter_rows())
+        return sum(self.seconds_of(batches))
 
-    def seconds(self, sums: tuple[int, ...]) -> float:
-        """Seconds that a batch takes by the time model; its ``SUMS``."""
-        return iteration_time(self.time_model, *(sums[i] for i in PLACES))
+    def seconds(self, sums: BatchSums) -> float:
+        """Seconds that a batch takes by the time model."""
+        return iteration_time(self.time_model, sums)
+
+    def seconds_of(self, batches: pl.DataFrame) -> list[float]:
+        """Seconds that each of these batches takes by the time model; a column per sum."""
+        return [self.seconds(BatchSums(*row)) for row in batches.select(BatchSums._fields).iter_rows()]
 
     def generation(self, batch: int) -> float:
         """Seconds that a batch of equal requests takes, all at once on an idle engine."""

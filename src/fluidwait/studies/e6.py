@@ -4,7 +4,8 @@
     boundary  sum_{k>=2} (l_k + r_{k-1}) n_k                                  paused below the threshold
     buffer    sum_{k>=2} (l_k + r_{k-1}) ln(L (1 + T/d0) / delta) / theta_k   overflow probability <= delta up to T
 
-Few segments count every request as longer than it is, so base is large; many have many boundaries to keep queues at.
+With few segments every request counts as longer than it is, so base is large. With many there are many queues between
+segments.
 
 **Where the setting is open.** The terms need thresholds for every L, and the paper does not say which. Here
 n_k = n_1 prod q_i with q_k = p_k + margin, at most 0.99, or half-way from p_k to 1 where p_k is larger than 0.98

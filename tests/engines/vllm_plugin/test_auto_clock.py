@@ -17,7 +17,8 @@ from virtual_clock import serve, virtual_time  # noqa: E402
 
 from fluidwait.device.hardware import load_hardware
 from fluidwait.engines import core, simulator  # noqa: E402
-from fluidwait.engines.vllm import WaitScheduler, gate, preparation
+from fluidwait.engines.vllm import WaitScheduler, preparation
+from fluidwait.engines.vllm import clock as plugin_clock
 from fluidwait.policies import load_policy  # noqa: E402
 from fluidwait.workload import generate, load_workload  # noqa: E402
 
@@ -96,6 +97,6 @@ def test_the_clock_is_put_back(engine_options):
         scheduler = make_scheduler(engine_options, WaitScheduler, fluidwait="auto")
         assert scheduler.gate.preparation.current(clock.monotonic()) is None
         scheduler.shutdown()
-        assert gate.time is clock
-    assert gate.time is time
+        assert plugin_clock.time is clock
+    assert plugin_clock.time is time
     assert preparation.ThreadPoolExecutor is concurrent.futures.ThreadPoolExecutor

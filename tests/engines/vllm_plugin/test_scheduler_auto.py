@@ -19,12 +19,12 @@ from fake_engine import FakeEngine, make_request, make_scheduler  # noqa: E402
 from prometheus_client import CollectorRegistry, generate_latest  # noqa: E402
 
 from fluidwait.base.errors import ConfigError
-from fluidwait.device.timing import iteration_time
+from fluidwait.device.timing import BatchSums, iteration_time
 from fluidwait.engines.vllm import VERSIONS, WaitScheduler, interface
 from fluidwait.engines.vllm import counters as metrics
 from fluidwait.engines.vllm.estimates import Traffic  # noqa: E402
-from fluidwait.engines.vllm.gate import describe  # noqa: E402
 from fluidwait.engines.vllm.preparation import Preparation
+from fluidwait.engines.vllm.report import describe  # noqa: E402
 from fluidwait.engines.vllm.settings import read_settings  # noqa: E402
 from fluidwait.policies.contract import EngineSize
 
@@ -76,7 +76,7 @@ def test_estimates_find_what_was_put_in():
 
 
 def seconds(times, tokens: int, kv: int) -> float:
-    return iteration_time(times, tokens, kv, 0, 0, 0, 0, 0, 0)
+    return iteration_time(times, BatchSums(tokens, kv))
 
 
 def test_the_time_of_a_batch_is_a_stair_not_a_line():
@@ -208,13 +208,13 @@ def test_auto_mode_in_the_engine(engine_options):
     entry = {"policy": "auto", "least": 50, "refresh": 0.01}
     engine = FakeEngine(make_scheduler(engine_options, WaitScheduler, fluidwait=entry))
     gate, sent, deadline = engine.scheduler.gate, 0, time.monotonic() + 60
-    while gate._plan is None or sent < 300:
+    while gate._prepared is None or sent < 300:
         assert time.monotonic() < deadline
         while len(engine.scheduler.requests) < 20:
             engine.add(make_request(f"r{sent}", 20 + sent % 30, 5 + sent % 20))
             sent += 1
         engine.step()
-    assert gate._counts["steps"] > 0
+    assert gate.report.counts["steps"] > 0
     engine.drain()
     assert {engine.tokens[f"r{i}"] - (5 + i % 20) for i in range(sent)} == {0}
 
@@ -274,7 +274,7 @@ def test_admissions_leave_blocks_free_whether_vllm_has_a_watermark_or_not(engine
     entry = {"policy": "fluid_budget", "settings": {"batch_tokens": 2000, "watermark": 0.2}}
     scheduler = make_scheduler(engine_options, WaitScheduler, blocks=100, fluidwait=entry)
     if not own:
-        scheduler.gate._stock_watermark = None
+        scheduler.gate.stock._watermark = None
         monkeypatch.setattr(scheduler.kv_cache_manager, "watermark_blocks", 0, raising=False)
     elif not hasattr(scheduler.kv_cache_manager, "watermark_blocks"):
         pytest.skip("this vLLM has no watermark")
@@ -312,7 +312,7 @@ def test_status_reaches_prometheus(engine_options, tmp_path):
         engine.add(make_request(f"r{i}", 20, 20))
     for _ in range(5):
         engine.step()
-    gate._report(time.monotonic()).result()
+    gate.report.tell(time.monotonic()).result()
     path = metrics.status_path(scheduler.vllm_config, 0)
     status = json.loads(path.read_text())
     assert status["waiting_held"] == 3 and status["held_steps"]["gate"] == 5
@@ -363,8 +363,8 @@ def test_status_of_engines_with_several_api_servers(tmp_path):
 def test_log_line(engine_options):
     entry = {"policy": "wait_chunked", "settings": {"in_service": 8, "boundaries": [20], "max_wait": 1.0}}
     gate = make_scheduler(engine_options, WaitScheduler, fluidwait=entry).gate
-    gate._report(time.monotonic()).result()
-    status = metrics.read_status(gate._status.path)
+    gate.report.tell(time.monotonic()).result()
+    status = metrics.read_status(gate.report.status.path)
     assert describe(status, "").startswith("fluidwait: first come, first served, for now")
     status |= {"active": 1, "fluid_load": 0.5, "in_service_limit": 8}
     assert "50% of the fluid bound" in describe(status, "")

@@ -27,7 +27,7 @@ def engine_of(options, entry) -> FakeEngine:
 
 
 def came(engine: FakeEngine, name: str) -> float:
-    table = engine.scheduler.gate.table
+    table = engine.scheduler.gate.book.table
     return float(table.times[ARRIVAL, table.slot_of[name]])
 
 

@@ -47,7 +47,7 @@ def test_the_same_tokens_as_without_us(engine, entry):
         engine.use(WaitScheduler, entry, blocks)
         assert texts(engine, prompts(24), params) == expected
         engine.assert_empty()
-    assert engine.scheduler.gate._counts["steps"] > 20
+    assert engine.scheduler.gate.report.counts["steps"] > 20
 
 
 def test_several_choices_and_stop_tokens_and_stop_strings(engine):

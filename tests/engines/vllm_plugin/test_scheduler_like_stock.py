@@ -386,7 +386,7 @@ def test_a_session_that_asks_for_more_gets_it(engine_options, entry):
     assert engine.tokens["session"] == 32
     engine.scheduler.add_request(request("session", 1, 1))
     engine.drain()
-    assert engine.scheduler.gate.table.slot_of == {}
+    assert engine.scheduler.gate.book.table.slot_of == {}
 
 
 def test_an_idle_session_leaves_the_token_limit_in_force(engine_options):
@@ -414,7 +414,7 @@ def test_a_name_may_come_again_at_once(engine_options):
     engine.reasons.clear()
     engine.add(second)
     engine.step()
-    table = engine.scheduler.gate.table
+    table = engine.scheduler.gate.book.table
     assert table.request[table.slot_of["name"]] is second
     engine.drain()
     assert engine.tokens["name"] == 5

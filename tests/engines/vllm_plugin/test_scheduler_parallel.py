@@ -46,7 +46,7 @@ def test_tensor_parallel_gives_the_same_tokens(engine_options, word_tokenizer):
     engine.use(WaitScheduler, ENTRY)
     assert texts(engine, prompts(16), params) == expected
     engine.assert_empty()
-    assert engine.scheduler.gate._counts["admitted"] == 16
+    assert engine.scheduler.gate.report.counts["admitted"] == 16
     engine.llm.llm_engine.engine_core.shutdown()
 
 

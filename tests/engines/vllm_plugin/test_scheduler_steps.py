@@ -55,8 +55,8 @@ def assert_empty(engine: FakeEngine, blocks: int = 1000) -> None:
     assert scheduler.get_request_counts() == (0, 0)
     assert not scheduler.requests
     assert free_blocks(scheduler) == blocks - 1
-    scheduler.gate._forget_finished()
-    assert not scheduler.gate.table.slot_of
+    scheduler.gate.book.forget_finished()
+    assert not scheduler.gate.book.table.slot_of
 
 
 @DEPTHS
@@ -330,7 +330,7 @@ def test_a_lone_request_is_served_within_max_wait(engine_options, entry, depth):
     total = time.monotonic() - started
     assert first <= 0.3 and total <= 0.5  # the steps themselves take milliseconds
     assert (first >= 0.2) == (entry is NESTED)  # one request fills the chunked policy's empty segment
-    assert engine.scheduler.gate._counts["empty_steps"] < 400  # it naps instead of spinning
+    assert engine.scheduler.gate.report.counts["empty_steps"] < 400  # it naps instead of spinning
     assert_empty(engine)
 
 
@@ -420,15 +420,19 @@ def mixture_of_lengths(folder):
 def check_table(scheduler) -> None:
     """The arrays that the policy sees say what the engine's requests say."""
     gate = scheduler.gate
-    if gate._stale:
+    if gate.book.stale:
         return
-    slots = gate._slots[gate.table.counts[ALIVE, gate._slots] == 1]
-    by_slot = {gate.table.slot_of[r.request_id]: r for r in scheduler.running if r.request_id in gate.table.slot_of}
+    slots = gate.book.slots[gate.book.table.counts[ALIVE, gate.book.slots] == 1]
+    by_slot = {
+        gate.book.table.slot_of[r.request_id]: r for r in scheduler.running if r.request_id in gate.book.table.slot_of
+    }
     for slot in slots.tolist():
         request = by_slot.get(slot)
         if request is not None:
-            assert gate.table.counts[CACHED, slot] == request.num_computed_tokens
-            assert gate.table.counts[GENERATED, slot] == request.num_output_tokens + request.num_output_placeholders
+            assert gate.book.table.counts[CACHED, slot] == request.num_computed_tokens
+            assert (
+                gate.book.table.counts[GENERATED, slot] == request.num_output_tokens + request.num_output_placeholders
+            )
 
 
 REFUSED = [

@@ -19,9 +19,9 @@ from fake_engine import computed_before, make_request, make_scheduler, model_out
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from fluidwait.device.timing import TimeModel, iteration_time
+from fluidwait.device.timing import BatchSums, TimeModel, iteration_time
 from fluidwait.engines.vllm import WaitScheduler
-from fluidwait.engines.vllm import gate as plugin_gate
+from fluidwait.engines.vllm import clock as plugin_clock
 from fluidwait.engines.vllm import preparation as plugin_preparation
 from fluidwait.workload import Requests
 
@@ -66,7 +66,7 @@ class _AtOnce:
 def virtual_time() -> Iterator[Clock]:
     """The plug-in's clock, which moves only when told to."""
     clock = Clock()
-    with patch.object(plugin_gate, "time", clock), patch.object(plugin_preparation, "ThreadPoolExecutor", _AtOnce):
+    with patch.object(plugin_clock, "time", clock), patch.object(plugin_preparation, "ThreadPoolExecutor", _AtOnce):
         yield clock
 
 
@@ -199,7 +199,9 @@ class _Run:
             else:
                 decodes += 1
                 read += cached + 1
-        return iteration_time(self.time_model, tokens, kv, prefills, prefilled, squares, context, decodes, read)
+        return iteration_time(
+            self.time_model, BatchSums(tokens, kv, prefills, prefilled, squares, context, decodes, read)
+        )
 
     def _land(self) -> None:
         output, end = self.flights.popleft()

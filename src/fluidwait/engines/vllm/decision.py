@@ -10,9 +10,7 @@ import hashlib
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
-
-from llvmlite.binding import ffi
+from typing import Any, NamedTuple
 
 from fluidwait.engines.core import bind
 from fluidwait.engines.vllm import requests
@@ -44,29 +42,28 @@ from fluidwait.policies.contract import (
     to_prefill,
 )
 
+plan: Any
+"""Of the policy; :func:`compiled` puts it in the place of this name."""
+
 # rows of the work space, int64: of what the policy plans, and lists of slots
-TOKENS, ADMIT, CHUNK, ORDER, PREFILLED = 0, 1, 2, 3, 4
+TOKENS, ADMIT, CHUNK_OF, ORDER, PREFILLED = 0, 1, 2, 3, 4
 WORK_ROWS = 5
 
 
-def _no_dunder_functions() -> None:
-    """Let vLLM look at Numba's LLVM library without harm.
+# a step in numbers, int64: of the engine now, set before every decision
+DRAINING, RUNNING, FREE, ROOM = 0, 1, 2, 3  # nothing will arrive; requests running; KV blocks; requests that may enter
+STEP_ROWS = 4
 
-    vLLM's CPU worker asks every object of every loaded module for its ``__dict__``. The library object of llvmlite
-    takes any name for a function of the library, so that scan ends in an error when Numba was imported first, as it is
-    here when the engine runs in this process.
-    """
-    of_library = ffi._lib_wrapper.__getattr__
-
-    def guarded(library, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return of_library(library, name)
-
-    ffi._lib_wrapper.__getattr__ = guarded
-
-
-_no_dunder_functions()
+# the rules in numbers, int64: of the engine and of the knobs in force
+EXTRA = 0  # KV blocks that admissions may count on besides the free ones
+WATERMARK = 1  # KV blocks that admissions leave free
+BLOCK_SIZE = 2  # tokens
+BATCH_TOKENS = 3  # vLLM's limit
+CHUNK = 4  # vLLM's limit on the prefill tokens of a request and batch
+STOCK_CHUNK = 5  # the same without a policy
+WHOLE_PROMPTS = 6  # 1 when the policy does not split prompts
+BY_PRIORITY = 7  # 1 when the engine ranks requests by priority, and not as they come
+RULE_ROWS = 8
 
 
 class Decision(NamedTuple):
@@ -116,9 +113,7 @@ def _look(counts, times, now, block_size, slots, residents, last_stage):
         residents[n] = r
         n += 1
         times[SERVICE, r] = now - times[ARRIVAL, r] - times[HELD_FOR, r]
-        counts[STAGE, r] = counts[GENERATED, r]
-        if len(last_stage) > 0:
-            counts[STAGE, r] = min(counts[GENERATED, r], last_stage[counts[KIND, r]])
+        counts[STAGE, r] = min(counts[GENERATED, r], last_stage[counts[KIND, r]])
         if counts[CACHED, r] < counts[GOAL, r]:
             prefills += 1
             promised += counts[HELD, r] - blocks_for(counts[CACHED, r], block_size)
@@ -127,9 +122,10 @@ def _look(counts, times, now, block_size, slots, residents, last_stage):
 
 @jit
 def _finish_prefills(counts, residents, tokens):
+    """Where vLLM's limit cut a prompt, the rest follows at once: the policy plans a decode for it, or none."""
     for k in range(len(residents)):
         missing = counts[GOAL, residents[k]] - counts[CACHED, residents[k]]
-        if missing > 0:
+        if missing > 0 and tokens[k] <= 1:
             tokens[k] = missing
 
 
@@ -173,29 +169,30 @@ def _put_in_order(counts, slots, residents, work, victims):
     return n
 
 
+@jit
+def _known(counts, slots):
+    """Move the slots of requests that still run to the front; returns how many."""
+    known = 0
+    for k in range(len(slots)):
+        if counts[ALIVE, slots[k]]:
+            slots[known] = slots[k]
+            known += 1
+    return known
+
+
 def decide(
     now,  # s
-    draining,  # True when nothing will arrive
-    running,  # number of running requests
-    slots,  # uint64, theirs at the last step, in order
+    held_for,  # s, since the last step
+    step,  # int64[STEP_ROWS]
+    slots,  # uint64, of the requests that ran at the last step, in order
     held,  # uint64, slots of those held since the last step
-    held_for,  # s
     waiting,  # uint64, slots
     times,
     counts,
     residents,  # uint64, work space
     work,  # int64[WORK_ROWS, >= residents, >= waiting], work space
-    last_stage,  # int64 per type, or empty
-    free,  # KV blocks
-    extra,  # KV blocks that admissions may count on besides
-    watermark,  # KV blocks
-    block_size,  # tokens
-    room,  # requests that may enter
-    batch_tokens,  # vLLM's limit
-    chunk,  # vLLM's limit on the prefill tokens of a request and batch
-    stock_chunk,  # the same without a plan
-    whole_prompts,  # the policy knows no chunks
-    by_priority,  # the engine ranks requests by priority, and not as they come
+    last_stage,  # int64 per type
+    rules,  # int64[RULE_ROWS]
     knobs,
     memory,
 ):
@@ -204,27 +201,20 @@ def decide(
     While the planned tokens do not fit the free blocks, the last residents in the engine's order are left out and the
     policy is asked again; they are the first that vLLM preempts.
     """
-    known = 0
-    for k in range(len(slots)):
-        if counts[ALIVE, slots[k]]:
-            slots[known] = slots[k]
-            known += 1
-    if known != running:
+    known, free, block_size = _known(counts, slots), step[FREE], rules[BLOCK_SIZE]
+    if known != step[RUNNING]:
         return Decision(known, 0, 0, 0, 0, 0, 0, 0, now)
     for k in range(len(held)):
         if counts[ALIVE, held[k]]:
             times[HELD_FOR, held[k]] += held_for
-    if by_priority:
+    if rules[BY_PRIORITY]:
         _rank(counts, times, slots[:known])
     all_there, prefills, promised = _look(counts, times, now, block_size, slots[:known], residents, last_stage)
-    if all_there == 0:
-        watermark = 0
-    tokens, out = work[TOKENS], Plan(work[TOKENS], work[ADMIT], work[CHUNK])
-    left = all_there
+    left, out = all_there, Plan(work[TOKENS], work[ADMIT], work[CHUNK_OF])
     while True:
         view = View(
             now,
-            draining,
+            step[DRAINING] == 1,
             all_there - left,
             waiting,
             residents[:left],
@@ -235,22 +225,27 @@ def decide(
             counts[CACHED],
             counts[STAGE],
             counts[HELD],
-            free + extra - promised,
-            watermark,
+            free + rules[EXTRA] - promised,
+            rules[WATERMARK] if all_there > 0 else 0,
             block_size,
         )
-        tokens[:all_there] = 0
+        work[TOKENS, :all_there] = 0
         admitted, wake = plan(view, knobs, memory, out)  # noqa: F821
-        if prefills > 0 and whole_prompts:  # where vLLM's limit cut a prompt, the rest follows at once
-            _finish_prefills(counts, residents[:left], tokens)
-        if left <= 1 or _blocks_needed(view, tokens) <= free:
-            break
+        if prefills > 0 and rules[WHOLE_PROMPTS]:
+            _finish_prefills(counts, residents[:left], work[TOKENS])
+        if left <= 1 or _blocks_needed(view, work[TOKENS]) <= free:
+            return _decision(view, counts, slots[:known], residents[:all_there], work, step, rules, admitted, wake)
         left -= 1
         free += counts[HELD, residents[left]]
-    victims = all_there - left
+
+
+@jit
+def _decision(view, counts, slots, residents, work, step, rules, admitted, wake):
+    """What vLLM is to do for a plan: who takes part, in which order, and how many tokens it may give."""
+    victims, tokens = len(residents) - len(view.resident), work[TOKENS]
     served, total, prefilled = 0, 0, 0
     as_it_is, full = True, True  # vLLM by itself would do so, given its limit on prefills; without that limit too
-    for k in range(left):
+    for k in range(len(view.resident)):
         if tokens[k] == 0:
             as_it_is = False
             continue
@@ -261,17 +256,19 @@ def decide(
         if missing > 0:
             work[PREFILLED, prefilled] = r
             prefilled += 1
-            as_it_is = as_it_is and tokens[k] >= min(missing, chunk)
-            full = full and tokens[k] >= min(missing, stock_chunk)
+            as_it_is = as_it_is and tokens[k] >= min(missing, rules[CHUNK])
+            full = full and tokens[k] >= min(missing, rules[STOCK_CHUNK])
     full = full and as_it_is
     ordered = -1
-    if not as_it_is or (total > batch_tokens and not full):
-        ordered = _put_in_order(counts, slots[:known], residents[:all_there], work, victims)
-    admitted = min(admitted, max(room, 0))
+    if not as_it_is or (total > rules[BATCH_TOKENS] and not full):
+        ordered = _put_in_order(counts, slots, residents, work, victims)
+    admitted = min(admitted, max(step[ROOM], 0))
     for i in range(admitted):
-        total += out.chunk[i]
-        full = full and out.chunk[i] >= min(to_prefill(view, waiting[out.admit[i]]), stock_chunk)
-    return Decision(known, all_there, served, victims, admitted, NO_LIMIT if full else total, prefilled, ordered, wake)
+        chunk = work[CHUNK_OF, i]
+        total += chunk
+        full = full and chunk >= min(to_prefill(view, view.waiting[work[ADMIT, i]]), rules[STOCK_CHUNK])
+    total = NO_LIMIT if full else total
+    return Decision(len(slots), len(residents), served, victims, admitted, total, prefilled, ordered, wake)
 
 
 @cache

@@ -1,9 +1,9 @@
 """What the plug-in takes from vLLM, whose scheduler interface is not public and drifts from release to release.
 
-Everything that :mod:`fluidwait.engines.vllm.gate` and :mod:`fluidwait.engines.vllm.scheduler` touch is listed here, is
-the same from vLLM 0.20.2 to 0.32.0, and is checked when the engine starts, so that a drift is told in one line rather
-than found out by a stranded request. Where releases differ (``skipped_waiting`` up to 0.22; ``kv_holding_waiting``,
-``deferred_waiting`` and ``max_num_active_reqs`` later) the gate asks with ``getattr``.
+Everything that the modules of this folder touch is listed here, is the same from vLLM 0.20.2 to 0.32.0, and is checked
+when the engine starts, so that a drift is told in one line rather than found out by a stranded request. Where releases
+differ (``skipped_waiting`` up to 0.22; ``kv_holding_waiting``, ``deferred_waiting`` and ``max_num_active_reqs`` later)
+they ask with ``getattr``.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import numpy as np
 
 from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.device.hardware import load_hardware
-from fluidwait.device.timing import iteration_time, linear
+from fluidwait.device.timing import BatchSums, iteration_time, linear
 from fluidwait.engines.core import context_of, serving
 from fluidwait.engines.vllm.estimates import Traffic
 from fluidwait.engines.vllm.settings import SOURCE, SchedulerSettings
@@ -69,6 +69,11 @@ class Preparation:
         """Arrival rate over the rate at the stability boundary; nan when the latter is unknown."""
         return self.traffic.rate(now) / self.prepared.capacity_rate if self.prepared else math.nan
 
+    def nearest_type(self, prompt: int, output: int) -> int:
+        """The request type of the workload that is nearest to these lengths (tokens)."""
+        assert self.law is not None  # else there are no types
+        return int(np.argmin(np.abs(self.law.prompt - prompt) + np.abs(self.law.output - output)))
+
     def close(self) -> None:
         self._worker.shutdown(wait=False, cancel_futures=True)
 
@@ -111,12 +116,14 @@ class Preparation:
         times = self._time_model()
         rate = self.settings.rate or self.traffic.rate(now)
         marks = self._marks(law, times, rate)
-        steady = old is not None and np.all(np.abs(marks - old.marks) <= self.settings.drift * np.abs(old.marks))
-        if steady and not self.needs.load:
-            return old
+        steady = None
+        if old is not None and np.all(np.abs(marks - old.marks) <= self.settings.drift * np.abs(old.marks)):
+            steady = old
+        if steady is not None and not self.needs.load:
+            return steady
         knobs = self._knobs(context_of(law, rate, times, self._linear(times), serving(self.size.capacity, 1)))
-        if steady and _same(knobs, old.knobs):
-            return old
+        if steady is not None and _same(knobs, steady.knobs):
+            return steady
         return Prepared(knobs, law, self._boundary(law, times, knobs), marks)
 
     def _time_model(self):
@@ -135,8 +142,8 @@ class Preparation:
         """Mean lengths, the time of a decode batch and of a prefill; the rate where the policy uses it."""
         marks = [law.share @ law.prompt, law.share @ law.output]
         if times is not None:
-            marks += [iteration_time(times, 64, 64 * 512, 0, 0, 0, 0, 64, 64 * 512)]
-            marks += [iteration_time(times, 512, 512, 1, 512, 512**2, 0, 0, 0)]
+            marks += [iteration_time(times, BatchSums(64, 64 * 512, decodes=64, decode_context=64 * 512))]
+            marks += [iteration_time(times, BatchSums(512, 512, 1, 512, 512**2))]
         if self.needs.rate:
             marks.append(rate)
         return np.array(marks)

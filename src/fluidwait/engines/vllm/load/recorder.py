@@ -23,6 +23,8 @@ from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine.core import EngineCore
 
+from fluidwait.device.timing import BatchSums
+
 STOCK = f"{__name__}:stock"
 """The name that stands for the scheduler vLLM would take itself."""
 
@@ -53,7 +55,7 @@ class Recorder:
         planning = time.monotonic() - start
         for request_id in output.preempted_req_ids or ():
             self.preempted[request_id] = self.preempted.get(request_id, 0) + 1
-        self._flying.append((output, start, planning, *self._sums(output)))
+        self._flying.append((output, start, planning, *self._sums(output), self._resident_kv()))
         return output
 
     def update_from_output(self, scheduler_output, *args: Any, **kwargs: Any):
@@ -74,8 +76,10 @@ class Recorder:
         self._last_end = end if tokens > 0 and self._scheduler.has_unfinished_requests() else 0.0
         return result
 
-    def _sums(self, output) -> tuple[int, ...]:
-        """The columns of the log from ``tokens`` on."""
+    def _resident_kv(self) -> int:
+        return sum(request.num_computed_tokens for request in self._scheduler.running)
+
+    def _sums(self, output) -> BatchSums:
         prefills = prefill_tokens = squares = context = cached_prefill = decodes = decode_context = 0
         for request_id, count in output.num_scheduled_tokens.items():
             request = self._scheduler.requests[request_id]
@@ -90,9 +94,8 @@ class Recorder:
                 context += count * cached
                 cached_prefill += cached
         batch_kv = prefill_tokens + cached_prefill + decode_context
-        resident_kv = sum(request.num_computed_tokens for request in self._scheduler.running)
         tokens = prefill_tokens + decodes
-        return tokens, prefills, prefill_tokens, squares, context, decodes, decode_context, batch_kv, resident_kv
+        return BatchSums(tokens, batch_kv, prefills, prefill_tokens, squares, context, decodes, decode_context)
 
 
 class Origin(AsyncScheduler):

@@ -141,3 +141,7 @@ def test_figures_are_of_the_size_asked_for(tmp_path):
     figure = style.JournalFigure(figsize=(3.5, 2.0))
     save_figure(figure, tmp_path / "a.png", "0" * 64)
     assert matplotlib.image.imread(tmp_path / "a.png").shape[:2] == (400, 700)
+
+
+def test_a_figure_without_a_legend_has_the_size_asked_for():
+    assert style.new_figure(3.4, 2.0, []).get_size_inches().tolist() == [3.4, 2.0]

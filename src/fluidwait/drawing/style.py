@@ -220,10 +220,11 @@ def handles(labels: Mapping[str, str], looks: Mapping[str, Style]) -> list[Line2
 
 
 def new_figure(width: float, height: float, entries: Sequence[Line2D]) -> JournalFigure:
-    """A figure of ``width`` by ``height`` inches, plus the legend of ``entries`` above, in as few rows as fit."""
+    """A figure of ``width`` by ``height`` inches plus the legend of ``entries``, if any, in as few rows as fit."""
     figure = JournalFigure(figsize=(width, height))
-    legend = _fitting_legend(figure, entries)
-    figure.set_size_inches(width, height + _size(figure, legend)[1])
+    if entries:
+        legend = _fitting_legend(figure, entries)
+        figure.set_size_inches(width, height + _size(figure, legend)[1])
     return figure
 
 

@@ -142,26 +142,10 @@ def _run(knobs, memory, state, time_model, semantics, rows, check):
 @jit
 def _start(state, time_model, semantics, admitted, free, head, residents, kv_tokens):
     """Carry out the plan up to the end of the iteration: memory, residency, and the time that the batch takes."""
-    served, batch, free, good = _serve(state, semantics, residents, free)
-    sums, entered, free, came_cached, valid = _admit(state, semantics, admitted, free, head, residents, served)
-    close_gaps(state, admitted, head)
-    status = DONE if good and valid and admitted >= 0 else BAD_PLAN
-    if free < 0:
-        status = OVERCOMMITTED
-    batch += entered
-    duration = iteration_time(time_model, sums) if batch > 0 else 0.0
-    kv_tokens += came_cached + sums.tokens
-    return duration, sums.tokens, batch, free, head + admitted, residents + entered, kv_tokens, status
-
-
-@jit
-def _serve(state, semantics, residents, free):
-    """The planned residents: their sums, how many, the free blocks left, and whether that is within the contract."""
     zero: Any = np.int64(0)
-    good = True
-    tokens, batch, batch_kv = zero, zero, zero
+    tokens, batch, kv, decodes, decode_context = zero, zero, zero, zero, zero
     prefills, prefill_tokens, prefill_squares, prefill_context = zero, zero, zero, zero
-    decodes, decode_context = zero, zero
+    status = BAD_PLAN if admitted < 0 else DONE
     for k in range(residents):
         q = state.tokens[k]
         if q == 0:
@@ -170,14 +154,14 @@ def _serve(state, semantics, residents, free):
         cached = state.cached[r]
         if cached < state.goal[r]:
             if q < 0 or q > state.goal[r] - cached:
-                good = False
+                status = BAD_PLAN
             prefills += 1
             prefill_tokens += q
             prefill_squares += q * q
             prefill_context += q * cached
         else:
             if q != 1:
-                good = False
+                status = BAD_PLAN
             decodes += 1
             decode_context += cached + 1
             if cached >= state.held[r] * semantics.block_size:
@@ -185,35 +169,23 @@ def _serve(state, semantics, residents, free):
                 free -= 1
         batch += 1
         tokens += q
-        batch_kv += cached + q
-    sums = BatchSums(
-        tokens, batch_kv, prefills, prefill_tokens, prefill_squares, prefill_context, decodes, decode_context
-    )
-    return sums, batch, free, good
-
-
-@jit
-def _admit(state, semantics, admitted, free, head, residents, served):
-    """The planned admissions: the sums with them, how many, the free blocks left, the KV tokens that came with them,
-    and whether they are within the contract."""
-    entered, came_cached, good = np.int64(0), np.int64(0), True
-    tokens, batch_kv, prefills, prefill_tokens, prefill_squares, prefill_context, decodes, decode_context = served
+        kv += cached + q
     for i in range(admitted):
-        position, q = state.admit[i], state.chunk[i]
-        r = state.waiting[head + position]
+        r, q = state.waiting[head + state.admit[i]], state.chunk[i]
         cached = state.cached[r]
         if q < 1 or q > state.goal[r] - cached:
-            good = False
+            status = BAD_PLAN
         state.held[r] = admission_blocks(semantics, state.goal[r])
         free -= state.held[r]
         if free < 0:
             break
-        state.resident[residents + entered] = r
-        state.tokens[residents + entered] = q
-        entered += 1
+        state.resident[residents] = r
+        state.tokens[residents] = q
+        residents += 1
+        batch += 1
         tokens += q
-        batch_kv += cached + q
-        came_cached += cached
+        kv += cached + q
+        kv_tokens += cached
         if 0 < cached == state.goal[r] - 1:  # prefilled elsewhere
             decodes += 1
             decode_context += cached + 1
@@ -222,10 +194,12 @@ def _admit(state, semantics, admitted, free, head, residents, served):
             prefill_tokens += q
             prefill_squares += q * q
             prefill_context += q * cached
-    sums = BatchSums(
-        tokens, batch_kv, prefills, prefill_tokens, prefill_squares, prefill_context, decodes, decode_context
-    )
-    return sums, entered, free, came_cached, good
+    close_gaps(state, admitted, head)
+    if free < 0:
+        status = OVERCOMMITTED
+    sums = BatchSums(tokens, kv, prefills, prefill_tokens, prefill_squares, prefill_context, decodes, decode_context)
+    duration = iteration_time(time_model, sums) if batch > 0 else 0.0
+    return duration, tokens, batch, free, head + admitted, residents, kv_tokens + tokens, status
 
 
 @jit

@@ -16,7 +16,7 @@ from fluidwait.experiments import check as experiments
 from fluidwait.experiments.experiment import load_experiment
 from fluidwait.experiments.setting import Setting, check_requests, resolve
 from fluidwait.experiments.steps import experiment_steps, shared_steps, tuned
-from fluidwait.pipeline.selection import Selection, is_there
+from fluidwait.pipeline.selection import Selection, check_scale, is_there
 
 # Studies, the real engine, claims and the report are imported where they are asked for: most jobs are of an experiment.
 
@@ -167,6 +167,7 @@ class Plan:
         from fluidwait.real import sources as recordings
         from fluidwait.studies.registry import check_study
 
+        check_scale(self.selection)
         for setting in self.settings.values():
             check_requests(setting, self.scale)
             experiments.check(setting, self.scale)

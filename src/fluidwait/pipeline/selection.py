@@ -69,9 +69,14 @@ def read_selection(config: Mapping[str, Any]) -> Selection:
     """Check the workflow's configuration.
 
     Raises:
-        ConfigError: an unknown key, or a name that no file has.
+        ConfigError: an unknown key, a name that no file has, or nothing is selected.
     """
-    selection = _narrowed(parse(Selection, dict(config), SOURCE))
+    selection = parse(Selection, dict(config), SOURCE)
+    if "only" in config and not selection.only:
+        raise ConfigError(f"{SOURCE}: only: names nothing (an experiment, a study or a real target, or leave it out)")
+    selection = _narrowed(selection)
+    if not (selection.experiments or selection.studies or selection.real):
+        raise ConfigError(f"{SOURCE}: nothing to make: experiments, studies and real are empty")
     folders = {"experiments": selection.made(), "studies": selection.studies, "real": selection.real}
     for key, names in folders.items():
         _check_names(key, names, project_root() / "config" / key)

@@ -13,6 +13,7 @@ from fluidwait.experiments import check
 from fluidwait.experiments.experiment import load_experiment
 from fluidwait.experiments.setting import resolve
 from fluidwait.pipeline import selection
+from fluidwait.pipeline.plan import Plan
 from projects import CHECKOUT, plan_of
 
 FILE = "config/experiments/small.yaml"
@@ -272,5 +273,5 @@ def test_names_may_come_as_one_word():
 )
 def test_a_mistake_in_what_is_chosen_is_one_line(change, told):
     with pytest.raises(FluidwaitError) as error:
-        selection.read_selection(CONFIG | change)
+        Plan(selection.read_selection(CONFIG | change)).check()
     assert str(error.value).startswith("config/config.yaml or --config: ") and told in str(error.value)

@@ -29,6 +29,7 @@ from fluidwait.real.replica import Simulator
 from fluidwait.real.steps import machine_steps
 from fluidwait.real.target import load_target
 from fluidwait.stats.metrics import check_run
+from projects import make_project
 
 TARGET = """
 id: small
@@ -225,7 +226,7 @@ def test_the_same_requests_go_to_every_policy(recorded):
 
 def test_tables_and_figures_of_a_bundle(recorded, tmp_path, monkeypatch):
     folder, _ = recorded
-    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(ROOT_VARIABLE, str(make_project(tmp_path)))
     tables, *figures = machine_steps("small", str(folder), "tiny")
     tables.make()
     before = {name: (tmp_path / name).read_bytes() for name in tables.outputs}

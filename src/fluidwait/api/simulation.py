@@ -115,6 +115,9 @@ def generate(
     Raises:
         ConfigError: no rate, or an argument out of range.
     """
+    for name, value in (("rate", rate), ("requests", requests)):
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise ConfigError(f"{name} must be a number, found {value!r}")
     chosen = workload if isinstance(workload, Workload) else load_workload(workload)
     drawn = draw(chosen, n=requests, rate=rate, seed=seed, replication=replication, stretches=stretches)
     check_offered(chosen, requests, rate, f"workload {chosen.name}")
@@ -153,6 +156,8 @@ def prepare(
     time_model: TimeModelName = "profile",
 ) -> Job:
     """Load and check everything that a run needs; arguments and errors as of :func:`simulate`."""
+    if not isinstance(traffic, Traffic):
+        raise ConfigError(f"traffic must be what generate(...) returns, found {traffic!r}")
     _check_choice("semantics", semantics, SEMANTICS)
     _check_choice("time_model", time_model, TIME_MODELS)
     chosen = policy if isinstance(policy, Policy) else load_policy(policy)

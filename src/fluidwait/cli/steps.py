@@ -19,6 +19,7 @@ def make(
     """Make one step of the workflow; the steps before it must have been made."""
     _with_one_thread()
     found = _plan(scale, only).step(step)
+    _check_inputs(found)
     found.make()
     for file in found.outputs:
         print(f"wrote {file}")
@@ -28,8 +29,20 @@ def steps(scale: Scale = None, only: Only = None) -> None:
     """List the steps of the workflow: name, and the files that it makes."""
     from fluidwait.cli.printing import print_table
 
-    rows = [(step.name, _files(step.outputs)) for step in _plan(scale, only).steps.values()]
+    rows = [(step.name, _files(step.outputs)) for step in _plan(scale, only).wanted_steps()]
     print_table(("step", "files"), rows)
+
+
+def _check_inputs(step: Any) -> None:
+    from fluidwait.base.errors import ConfigError
+    from fluidwait.base.paths import project_root
+
+    missing = [file for file in step.inputs if not (project_root() / file).exists()]
+    if missing:
+        raise ConfigError(
+            f"{step.name}: {missing[0]} is not there: make the steps before it first (snakemake {step.outputs[0]} "
+            "makes them all)"
+        )
 
 
 def _with_one_thread() -> None:

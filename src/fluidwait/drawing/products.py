@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.step import Artifact, Exhibit, Rule, text
+from fluidwait.base.errors import ConfigError
 from fluidwait.drawing.saving import save_figure
 
 SUFFIXES = ("png", "pdf", "svg", "txt")
@@ -47,7 +48,7 @@ def figure_products(
         make, caption: called when the first of the files is written.
         code: module, or file, that draws.
     """
-    figure = cache(make)
+    figure = cache(lambda: _checked(make(), Figure, "make must return a figure", code))
     recorded: dict[str, Any] = {
         "identity": identity,
         "inputs": inputs,
@@ -59,6 +60,17 @@ def figure_products(
         save_figure(figure(), path, key)
 
     def write_caption(path: Path, key: str) -> None:
-        text(caption() + "\n")(path, key)
+        text(_checked(caption(), str, "caption must return a text", code) + "\n")(path, key)
 
     return tuple(Artifact(write_caption if suffix == "txt" else save, **recorded) for suffix in SUFFIXES)
+
+
+def _checked(made: Any, kind: type, demand: str, code: str) -> Any:
+    """What a file that draws has returned.
+
+    Raises:
+        ConfigError: it is of another kind.
+    """
+    if not isinstance(made, kind):
+        raise ConfigError(f"{code}: {demand}, found {type(made).__name__}")
+    return made

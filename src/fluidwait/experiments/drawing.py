@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fluidwait.artifacts.step import Artifact
+from fluidwait.base.errors import ConfigError
 from fluidwait.drawing.products import figure_products
 from fluidwait.experiments import boundaries_figure
 from fluidwait.experiments.experiment import replayed_rows
@@ -17,6 +18,8 @@ def described(setting: Setting, scale: str, kind: Kind) -> dict[str, Any]:
     """What a kind of figure knows of an experiment: id, title, labels in the order of drawing, scale, its arrivals."""
     experiment = setting.experiment
     keys = getattr(kind.module, "policies", lambda experiment: list(experiment.policies))(experiment)
+    if not isinstance(keys, list) or not set(keys) <= set(experiment.policies):
+        raise ConfigError(f"{kind.code}: policies must return a list of the experiment's policies, found {keys!r}")
     rows = replayed_rows(experiment, setting.workload, scale)
     return {
         "id": experiment.id,

@@ -15,10 +15,13 @@ from typing import NamedTuple
 
 from fluidwait.base.errors import ConfigError, FluidwaitError, nearest
 from fluidwait.base.paths import project_root
-from fluidwait.experiments.experiment import Experiment
+from fluidwait.experiments.experiment import KEY, Experiment
 
 CALLED = ("make", "caption", "policies", "table", "identity", "check")
 """Functions that a kind has or may have."""
+
+LISTED = ("INPUTS", "FILES", "CODE")
+"""Lists of names that a kind has or may have."""
 
 EVERY_EXPERIMENT = ("thresholds", "summary", "stability", "audit")
 """Tables that are no kind."""
@@ -38,8 +41,22 @@ class Kind(NamedTuple):
 
     def inputs(self, folder: str, policies: list[str]) -> tuple[str, ...]:
         """The experiment's tables that it reads, in ``folder``, each once."""
-        named = [name.format(policy=key) for name in getattr(self.module, "INPUTS", ()) for key in policies]
+        try:
+            named = [name.format(policy=key) for name in self.listed("INPUTS") for key in policies]
+        except (KeyError, ValueError, IndexError):
+            raise ConfigError(f"{self.code}: INPUTS: the only word in braces is {{policy}}") from None
         return tuple(f"{folder}/{name}" for name in dict.fromkeys(named))
+
+    def listed(self, name: str) -> tuple[str, ...]:
+        """What the file lists under this name: names of files or modules; nothing where it has no such list.
+
+        Raises:
+            ConfigError: it is no list of names.
+        """
+        found = getattr(self.module, name, ())
+        if not isinstance(found, tuple | list) or not all(isinstance(item, str) for item in found):
+            raise ConfigError(f"{self.code}: {name} must be a list of names, found {found!r}")
+        return tuple(found)
 
 
 def figure_kind(name: str) -> Kind:
@@ -66,7 +83,7 @@ def figure_kinds(experiment: Experiment) -> list[Kind]:
 
 def table_kinds(experiment: Experiment) -> list[Kind]:
     """The tables of an experiment: those that it lists, and those that its figures read."""
-    read = {Path(name).stem for kind in figure_kinds(experiment) for name in kind.module.INPUTS}
+    read = {Path(name).stem for kind in figure_kinds(experiment) for name in kind.listed("INPUTS")}
     own = _distinct("tables", [table_kind(name) for name in experiment.tables])
     known = {kind.name for kind in own}
     return own + [table_kind(name) for name in _shipped("tables") if name in read - known]
@@ -93,7 +110,12 @@ def _kind(folder: str, name: str, needed: tuple[str, ...]) -> Kind:
     for part in needed:
         if not hasattr(module, part):
             raise ConfigError(f"{folder}: {name}: defines no '{part}'")
-    return Kind(Path(name).stem, module, code)
+        if part in CALLED and not callable(getattr(module, part)):
+            raise ConfigError(f"{folder}: {name}: {part} must be a function")
+    kind = Kind(Path(name).stem, module, code)
+    for listed in LISTED:
+        kind.listed(listed)
+    return kind
 
 
 def _package(folder: str) -> str:
@@ -107,6 +129,8 @@ def _shipped(folder: str) -> list[str]:
 def _own(folder: str, name: str) -> ModuleType:
     """The module of a file of the user's, as it is now."""
     path = project_root() / name
+    if not KEY.fullmatch(path.stem):
+        raise ConfigError(f"{folder}: {name}: the name of the file consists of letters, digits and _ . + -")
     if not path.is_file():
         near = sorted(other.relative_to(project_root()).as_posix() for other in path.parent.glob("*.py"))
         raise ConfigError(f"{folder}: no such file {name}{nearest(name, near)}")
@@ -115,12 +139,12 @@ def _own(folder: str, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"fluidwait_{folder}_{path.stem}", path)
     assert spec is not None and spec.loader is not None  # as of every file with this suffix
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # before it runs: a dataclass looks its module up
     with _mistakes_of(path, f"{folder}: {name}"):
         spec.loader.exec_module(module)
     for called in CALLED:  # later, when a step is made
         if callable(function := getattr(module, called, None)):
             setattr(module, called, _mistakes_of(path, f"{folder}: {name}")(function))
-    sys.modules[spec.name] = module
     return module
 
 
@@ -131,7 +155,7 @@ def _mistakes_of(path: Path, where: str) -> Iterator[None]:
         yield
     except FluidwaitError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         if isinstance(error, SyntaxError) and error.filename == str(path):
             frames = [error.lineno]

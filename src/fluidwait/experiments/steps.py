@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from fluidwait.artifacts.canonical import canonical_json
 from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.step import Artifact, Rule, Step, names, results_rule
+from fluidwait.base.errors import ConfigError
 from fluidwait.experiments import audit, bisection, boundaries, fluid_tables, parameters, summary, sweep, trace
 from fluidwait.experiments.check import check_policy
 from fluidwait.experiments.experiment import Experiment
@@ -164,23 +168,48 @@ def _tables(setting: Setting, scale: str) -> list[Step]:
 
 
 def table_step(setting: Setting, kind: Kind, scale: str) -> Step:
-    """The step of one kind of table."""
+    """The step of one kind of table.
+
+    Raises:
+        ConfigError: the kind's file lists or returns what it may not.
+    """
     folder = _folder(setting, scale)
     inputs = kind.inputs(folder, list(setting.experiment.policies))
-    code = imported_modules(kind.code, *getattr(kind.module, "CODE", ()))
+    if f"{folder}/{kind.name}.csv" in inputs:
+        raise ConfigError(f"{kind.code}: INPUTS: a table cannot be made from itself")
+    code = imported_modules(kind.code, *kind.listed("CODE"))
     if hasattr(kind.module, "identity"):
-        identity = kind.module.identity(setting, scale)
+        identity = _plain(kind, kind.module.identity(setting, scale))
     else:
         identity = _everything(setting, scale)
         code = tuple(sorted({*code, *parameters.code([setting])}))
     product = Artifact(
-        lambda path, _: kind.module.table(setting, scale, Path(folder)).write_csv(path),
+        lambda path, _: _write_table(kind, kind.module.table(setting, scale, Path(folder)), path),
         identity,
         code,
         rule=kind.name,
-        inputs=names([*getattr(kind.module, "FILES", ()), *input_files(setting.workload), *inputs]),
+        inputs=names([*kind.listed("FILES"), *input_files(setting.workload), *inputs]),
     )
     return Step(table_rule(kind), (setting.experiment.id, kind.name), _at(setting, scale), (product,))
+
+
+def _plain(kind: Kind, identity: Any) -> dict[str, Any]:
+    try:
+        canonical_json(identity)
+    except TypeError as error:
+        raise ConfigError(f"{kind.code}: identity must return plain values: {error}") from None
+    if not isinstance(identity, dict):
+        raise ConfigError(f"{kind.code}: identity must return a dict, found {type(identity).__name__}")
+    return identity
+
+
+def _write_table(kind: Kind, table: Any, path: Path) -> None:
+    if not isinstance(table, pl.DataFrame):
+        raise ConfigError(f"{kind.code}: table must return a polars.DataFrame, found {type(table).__name__}")
+    try:
+        table.write_csv(path)
+    except pl.exceptions.ComputeError as error:
+        raise ConfigError(f"{kind.code}: table: {error}") from None
 
 
 def _everything(setting: Setting, scale: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from fluidwait.artifacts.step import Step
-from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
 from fluidwait.experiments import check as experiments
 from fluidwait.experiments.experiment import load_experiment
 from fluidwait.experiments.setting import Setting, check_requests, resolve
 from fluidwait.experiments.steps import experiment_steps, shared_steps, tuned
-from fluidwait.pipeline.selection import Selection, is_there
+from fluidwait.pipeline.selection import Selection, check_scale, is_there
 
 # Studies, the real engine, claims and the report are imported where they are asked for: most jobs are of an experiment.
 
@@ -127,6 +128,15 @@ class Plan:
         everything = [*self.settings, *self.studies, *self.selection.real]
         return f"--scale {self.scale} --only '{','.join(everything)}'"
 
+    def wanted_steps(self) -> list[Step]:
+        """The steps behind :meth:`targets`: without recordings and figures of machines that are not selected."""
+        names = {"", *self.selection.real, *self._drawn_machines}
+        return [
+            step
+            for step in self.steps.values()
+            if step.wildcards.get("machine", step.wildcards.get("target", "")) in names
+        ]
+
     def step(self, name: str) -> Step:
         """The step of this name; of what belongs to one experiment or study, the others are not read.
 
@@ -140,13 +150,17 @@ class Plan:
             known = None if owner in self.machines else self._of_one(None, owner)
         known = self.steps if known is None else known
         if name not in known:
-            raise ConfigError(f"'{name}' is no step of scale '{self.scale}'{nearest(name, list(known))}")
+            close = difflib.get_close_matches(name, list(known), n=1)
+            hint = f"did you mean '{close[0]}'?" if close else "`fluidwait steps` lists them"
+            raise ConfigError(f"'{name}' is no step of scale '{self.scale}' ({hint})")
         return known[name]
 
     def _of_one(self, kind: str | None, owner: str) -> dict[str, Step] | None:
         """The steps of an experiment, all or of this kind, or those of a study; None when there is no such file."""
         if is_there("experiments", owner):
-            found = experiment_steps(read_setting(owner), self.scale, kind)
+            setting = read_setting(owner)
+            setting.experiment.scale(self.scale)
+            found = experiment_steps(setting, self.scale, kind)
         elif is_there("studies", owner):
             from fluidwait.studies.registry import load_study
             from fluidwait.studies.steps import study_steps
@@ -167,12 +181,14 @@ class Plan:
         from fluidwait.real import sources as recordings
         from fluidwait.studies.registry import check_study
 
+        check_scale(self.selection)
         for setting in self.settings.values():
             check_requests(setting, self.scale)
             experiments.check(setting, self.scale)
         for name, study in self.studies.items():
             check_study(name, study, self.scale)
         recordings.check(self.selection.real)
+        _check_inputs(self.steps.values())
         for top in ("results", "figures"):
             _check_writable(project_root() / top)
 
@@ -201,6 +217,18 @@ def _check_tuned_keys(settings: dict[str, Setting]) -> None:
             if key in found and entry.grid is None:
                 other = f"experiment {found[key]}"
                 raise ConfigError(f"experiment {name}: policies.{key}: no grid here, but one in {other}; rename one")
+
+
+def _check_inputs(steps: Iterable[Step]) -> None:
+    """A file that is read is made by a step, or is there."""
+    steps = list(steps)
+    made = {file for step in steps for file in step.outputs}
+    for step in steps:
+        for file in step.inputs:
+            if file not in made and not (project_root() / file).exists():
+                near = difflib.get_close_matches(file, made, n=1)
+                hint = f" (did you mean '{near[0]}'?)" if near else ""
+                raise ConfigError(f"{step.name}: reads {file}, which no step makes and which is not there{hint}")
 
 
 def _check_outputs(steps: Iterable[Step]) -> None:

@@ -69,16 +69,30 @@ def read_selection(config: Mapping[str, Any]) -> Selection:
     """Check the workflow's configuration.
 
     Raises:
-        ConfigError: an unknown key, or a name that no file has.
+        ConfigError: an unknown key, a name that no file has, or nothing is selected.
     """
-    selection = _narrowed(parse(Selection, dict(config), SOURCE))
-    if not selection.experiments and not selection.studies and split_scale(selection.scale)[0] not in SCALES:
-        hint = nearest(selection.scale, SCALES)  # of nothing that could say itself which scales it has
-        raise ConfigError(f"{SOURCE}: scale: '{selection.scale}' is not defined{hint}")
+    selection = parse(Selection, dict(config), SOURCE)
+    if "only" in config and not selection.only:
+        raise ConfigError(f"{SOURCE}: only: names nothing (an experiment, a study or a real target, or leave it out)")
+    selection = _narrowed(selection)
+    if not (selection.experiments or selection.studies or selection.real):
+        raise ConfigError(f"{SOURCE}: nothing to make: experiments, studies and real are empty")
     folders = {"experiments": selection.made(), "studies": selection.studies, "real": selection.real}
     for key, names in folders.items():
         _check_names(key, names, project_root() / "config" / key)
     return selection
+
+
+def check_scale(selection: Selection) -> None:
+    """Refuse an unknown scale where neither an experiment nor a study says which there are.
+
+    A job of the real engine is told nothing of the experiments beside it, so that it does not depend on them.
+
+    Raises:
+        ConfigError: it is neither ``quick`` nor ``paper``.
+    """
+    if not selection.experiments and not selection.studies and split_scale(selection.scale)[0] not in SCALES:
+        raise ConfigError(f"{SOURCE}: scale: '{selection.scale}' is not defined{nearest(selection.scale, SCALES)}")
 
 
 def _narrowed(selection: Selection) -> Selection:

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.models import Changes, Strict, Words, of_one_policy, parse
 from fluidwait.base.scales import SEED_STEP, split_scale
+from fluidwait.base.yaml_files import load_yaml
 from fluidwait.experiments.extension import file_of, read_extended
 from fluidwait.workload import Positive, Workload, load_workload, rows_used
 
@@ -337,4 +338,10 @@ def load_experiment(path_or_name: str | Path) -> Experiment:
     path = Path(path_or_name)
     if path.suffix != ".yaml":
         path = file_of(path_or_name)
-    return parse(Experiment, read_extended(path), path)
+    data = read_extended(path)
+    try:
+        return parse(Experiment, data, path)
+    except ConfigError:
+        if base := load_yaml(path).get("extends"):
+            load_experiment(base)  # a mistake in the base names the base's file
+        raise

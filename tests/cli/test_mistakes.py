@@ -97,7 +97,7 @@ MISTAKES = {
             *("calibrate", "iterations", write("m.csv", "tokens,prefills\n1,1\n")),
             *("--template", write("h.yaml", hardware()), "--out", "o.yaml"),
         ],
-        ["m.csv: no column 'prefill_tokens' (did you mean 'prefills'?)"],
+        ["m.csv: no column 'kv_tokens' (did you mean 'tokens'?)"],
     ),
     "a prompt longer than the memory": (
         lambda: [

@@ -14,6 +14,7 @@ from fluidwait.base.errors import ConfigError
 from fluidwait.base.models import parse
 from fluidwait.base.paths import project_root
 from fluidwait.experiments import trace
+from fluidwait.experiments.check import check
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import resolve
 
@@ -93,8 +94,9 @@ def test_mistakes_are_one_line(tight, tmp_path):
     wrong = TIGHT | {"traces": {"rates": [1], "policies": ["sarati"]}}
     with pytest.raises(ConfigError, match=r"traces.policies: no policy 'sarati' \(did you mean 'sarathi'\?\)$"):
         parse(Experiment, wrong, "x.yaml")
+    untraced = parse(Experiment, TIGHT | {"traces": None, "figures": ["memory"]}, "x.yaml")
     with pytest.raises(ConfigError, match=r"figures: 'memory' needs traces$"):
-        parse(Experiment, TIGHT | {"traces": None, "figures": ["memory"]}, "x.yaml")
+        check(resolve(untraced), "tiny")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -150,7 +150,7 @@ class Plan:
             known = None if owner in self.machines else self._of_one(None, owner)
         known = self.steps if known is None else known
         if name not in known:
-            close = difflib.get_close_matches(name, list(known), n=1)
+            close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
             hint = f"did you mean '{close[0]}'?" if close else "`fluidwait steps` lists them"
             raise ConfigError(f"'{name}' is no step of scale '{self.scale}' ({hint})")
         return known[name]
@@ -188,7 +188,9 @@ class Plan:
         for name, study in self.studies.items():
             check_study(name, study, self.scale)
         recordings.check(self.selection.real)
-        _check_inputs(self.steps.values())
+        settings = list(self.settings.values())
+        own = [step for setting in settings for step in experiment_steps(setting, self.scale)]
+        _check_inputs([*own, *shared_steps(settings, self.scale)])
         for top in ("results", "figures"):
             _check_writable(project_root() / top)
 
@@ -219,9 +221,8 @@ def _check_tuned_keys(settings: dict[str, Setting]) -> None:
                 raise ConfigError(f"experiment {name}: policies.{key}: no grid here, but one in {other}; rename one")
 
 
-def _check_inputs(steps: Iterable[Step]) -> None:
+def _check_inputs(steps: list[Step]) -> None:
     """A file that is read is made by a step, or is there."""
-    steps = list(steps)
     made = {file for step in steps for file in step.outputs}
     for step in steps:
         for file in step.inputs:

@@ -32,7 +32,7 @@ from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.cli.simulate import Engine
 from fluidwait.device.hardware import load_hardware
 from fluidwait.stats.metrics import run_metrics
-from projects import make_project
+from projects import make_project, plan_of
 
 
 def test_thresholds_of_a_small_file(capsys):
@@ -247,24 +247,22 @@ def test_a_step_whose_last_file_fails_leaves_none_of_its_tables(tmp_path, capsys
 
 
 @pytest.mark.parametrize("there", ["a folder", "a pipe"])
-def test_a_report_that_cannot_be_written_leaves_no_data(there, tmp_path, monkeypatch, capsys):
+def test_a_report_that_cannot_be_written_leaves_no_data(there, tmp_path, monkeypatch):
     project = make_project(tmp_path / "project")
     monkeypatch.setenv(ROOT_VARIABLE, str(project))
     folder = project / "results" / "quick"
     folder.mkdir(parents=True)
     pdf = folder / "report.pdf"
     {"a folder": pdf.mkdir, "a pipe": lambda: os.mkfifo(pdf)}[there]()
-    assert cli.main(["make", "report", "--scale", "quick", "--only", ""]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "report.pdf: cannot be written" in told
+    with pytest.raises(ConfigError, match=r"report\.pdf: cannot be written"):
+        plan_of("quick").step("report").make()
     assert list(folder.iterdir()) == [pdf]
 
 
-def test_a_report_that_cannot_be_typeset_leaves_no_data(tmp_path, monkeypatch, capsys):
+def test_a_report_that_cannot_be_typeset_leaves_no_data(tmp_path, monkeypatch):
     project = make_project(tmp_path / "project")
     monkeypatch.setenv(ROOT_VARIABLE, str(project))
     (project / "paper" / "report.typ").write_text("#unknown")
-    assert cli.main(["make", "report", "--scale", "quick", "--only", ""]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "report.typ: error: unknown variable" in told
+    with pytest.raises(ConfigError, match=r"^\S*report\.typ: error: unknown variable.*$"):
+        plan_of("quick").step("report").make()
     assert list((project / "results" / "quick").iterdir()) == []

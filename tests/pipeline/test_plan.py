@@ -123,6 +123,47 @@ def test_the_options_of_a_job_make_the_same_step(plan):
         assert again.key == step.key, step.name
 
 
+def test_quick_jobs_are_bundles_of_the_same_files():
+    """What is made is the same, step by step; so is what is made first."""
+    plan = shipped("quick")
+    jobs = [step for found in plan.rules().values() for step in found]
+    assert len(jobs) < 0.6 * len(plan.steps)
+    for at in ("outputs", "wanted"):
+        files = [file for step in jobs for file in getattr(step, at)]
+        assert Counter(files) == Counter(file for step in plan.steps.values() for file in getattr(step, at)), at
+    products = {file: product for step in jobs for file, product in zip(step.outputs, step.products, strict=True)}
+    for step in plan.steps.values():
+        for file, product in zip(step.outputs, step.products, strict=True):
+            assert plain(products[file].identity) == plain(product.identity) and products[file].code == product.code
+    outputs, made = {file for step in jobs for file in step.outputs}, set()
+    while jobs:
+        ready = [step for step in jobs if not set(step.inputs) & outputs - made]
+        assert ready, "these wait for each other"
+        made |= {file for step in ready for file in step.outputs}
+        jobs = [step for step in jobs if step not in ready]
+
+
+def test_the_beginning_of_a_name_is_all_its_steps(tmp_path, monkeypatch):
+    with_small(monkeypatch, tmp_path)
+    apart = [step for name, step in plan_of("tiny", ["small"]).steps.items() if name.startswith("sweep/")]
+    for step in apart:
+        step.make()
+    results = tmp_path / "results" / "tiny" / "small"
+
+    def made() -> dict[Path, bytes | str]:
+        """The artifacts, and what their sidecars say of what they are made from."""
+        files = [path for path in results.rglob("*") if path.suffix in (".csv", ".parquet")]
+        return {path: path.read_bytes() for path in files} | {
+            sidecar_path(path): read_sidecar(path).config_hash for path in files
+        }
+
+    before = made()
+    assert len(before) == 2 * (3 + 4)  # each with its sidecar
+    shutil.rmtree(results)
+    assert cli.main(["make", "sweep/small", "--scale", "tiny"]) == 0
+    assert made() == before
+
+
 def test_two_steps_that_make_one_file_are_refused(tmp_path, monkeypatch):
     with_small(monkeypatch, tmp_path)
     studies = tmp_path / "config" / "studies"

@@ -90,7 +90,11 @@ MISTAKES = {
     "an id that is none": ("study_table/odd/toy", "tiny", "odd.yaml: id: 'e1' is not a study (did you mean 'e11'?)"),
     "an id that is a list": ("study_table/list/toy", "tiny", "list.yaml: id: '[1.5]' is not a study"),
     "an id that is a mapping": ("study_table/mapping/toy", "tiny", "is not a study"),
-    "missing runs": ("study_scaling/e11", "tiny", "results/tiny/e11/runs/nested.csv: cannot be read (No such file"),
+    "missing runs": (
+        "study_scaling/e11",
+        "tiny",
+        "results/tiny/e11/runs/nested.csv is not there: make the steps before it",
+    ),
 }
 
 

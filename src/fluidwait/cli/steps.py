@@ -12,7 +12,12 @@ Only = Annotated[str | None, typer.Option(help="experiments, studies and real ta
 
 
 def make(
-    step: Annotated[str, typer.Argument(metavar="STEP", help="a name that `fluidwait steps` lists: sweep/e1/wait")],
+    step: Annotated[
+        str,
+        typer.Argument(
+            metavar="STEP", help="a name that `fluidwait steps` lists, sweep/e1/wait, or its beginning, sweep/e1"
+        ),
+    ],
     scale: Scale = None,
     only: Only = None,
 ) -> None:

@@ -16,7 +16,7 @@ from fluidwait.base.errors import ConfigError
 from fluidwait.base.models import Strict, parse
 from fluidwait.base.paths import project_root, stamp_of
 from fluidwait.base.yaml_files import load_yaml
-from fluidwait.device.timing import BatchSums, TimeModel, iteration_time, linear
+from fluidwait.device.timing import BatchSums, TimeModel, in_python, iteration_time, linear
 
 GIB = 2**30
 MOST_TOKENS = 10_000_000  # of a batch in a table of times, which has an entry for each number up to its last
@@ -96,7 +96,7 @@ class ProfileTiming(Strict):
         model = self.time_model()
         one = {"prefill": BatchSums(1, 1, 1, 1, 1), "decode": BatchSums(1, 2, decodes=1, decode_context=2)}
         for phase, sums in one.items():
-            if not iteration_time(model, sums) > 0:
+            if not in_python(iteration_time)(model, sums) > 0:
                 raise ValueError(f"a batch of one {phase} token takes no time, and time would stand still")
         return self
 

@@ -19,7 +19,7 @@ from numba.core import types
 from numba.core.registry import CPUDispatcher
 
 from fluidwait.base.errors import ConfigError, nearest
-from fluidwait.device.timing import TimeModel
+from fluidwait.device.timing import TimeModel, in_python
 from fluidwait.engines import core, simulator
 from fluidwait.engines.core import Semantics
 from fluidwait.engines.feasibility import check_requests, reservation
@@ -209,7 +209,7 @@ def _locked(view: View) -> View:
 
 def interpreted(function, **names) -> FunctionType:
     """A compiled function, and all compiled ones that it calls, as plain Python; ``names`` are bound anew."""
-    function = getattr(function, "py_func", function)
+    function = in_python(function)
     called = {name: function.__globals__.get(name) for name in _names_in(function.__code__)}
     replaced = {name: interpreted(f) for name, f in called.items() if isinstance(f, CPUDispatcher)}
     copy = core.bind(function, function.__name__, **(replaced | names))

@@ -17,6 +17,7 @@ from fluidwait.experiments import check as experiments
 from fluidwait.experiments.experiment import load_experiment
 from fluidwait.experiments.setting import Setting, check_requests, resolve
 from fluidwait.experiments.steps import experiment_steps, shared_steps, tuned
+from fluidwait.pipeline.bundles import bundled, is_owned, together
 from fluidwait.pipeline.selection import Selection, check_scale, is_there
 
 # Studies, the real engine, claims and the report are imported where they are asked for: most jobs are of an experiment.
@@ -104,7 +105,7 @@ class Plan:
         return [*(record_step(name) for name in TARGETS), *drawn]
 
     def rules(self) -> dict[str, list[Step]]:
-        """The steps of each rule of the workflow, by the rule's name.
+        """The steps of each rule of the workflow, by the rule's name; at quick scales, short steps are bundled.
 
         Raises:
             ConfigError: a key stands for a tuned policy in one experiment and for an untuned one in another, so that
@@ -113,13 +114,13 @@ class Plan:
         _check_tuned_keys(self.settings)
         _check_outputs(self.steps.values())
         found: dict[str, list[Step]] = {}
-        for step in self.steps.values():
+        for step in bundled(self.steps.values()) if self.selection.is_quick else self.steps.values():
             found.setdefault(step.rule.name, []).append(step)
         return found
 
     def options(self, step: Step) -> str:
         """What ``fluidwait make`` needs to know besides the step's name to make the same step."""
-        if "experiment" in step.wildcards or "study" in step.wildcards:
+        if is_owned(step):
             return f"--scale {self.scale}"
         if "target" in step.wildcards or "machine" in step.wildcards:
             from fluidwait.real.sources import TARGETS
@@ -140,15 +141,21 @@ class Plan:
     def step(self, name: str) -> Step:
         """The step of this name; of what belongs to one experiment or study, the others are not read.
 
+        ``sweep/e1`` is all of ``sweep/e1/...`` as one step.
+
         Raises:
             ConfigError: there is none.
         """
         kind, _, rest = name.partition("/")
         owner = rest.split("/")[0]
         known = self._of_one(kind, owner)
-        if known is not None and name not in known:  # mistaken: the nearest may be of another kind
+        if known is not None and not any(
+            f"{other}/".startswith(f"{name}/") for other in known
+        ):  # mistaken: the nearest may be of another kind
             known = None if owner in self.machines else self._of_one(None, owner)
         known = self.steps if known is None else known
+        if "/" in name and (below := [step for other, step in known.items() if other.startswith(f"{name}/")]):
+            return together(below)
         if name not in known:
             close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
             hint = f"did you mean '{close[0]}'?" if close else "`fluidwait steps` lists them"

@@ -26,6 +26,7 @@ from numba.core.registry import CPUDispatcher
 
 from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.base.paths import project_root
+from fluidwait.device.timing import in_python
 from fluidwait.policies.contract import Defaults, Limits, Needs, PolicySettings
 
 _ASKED = {name: function for name, function in vars(Defaults).items() if isinstance(function, staticmethod)}
@@ -193,7 +194,7 @@ def _check(module: ModuleType, code: CodeType, path: Path) -> None:
 
 
 def _check_arguments(name: str, function: Any, wanted: tuple[str, ...], path: Path) -> None:
-    function = getattr(function, "py_func", function)
+    function = in_python(function)
     call = f"{name}({', '.join(wanted)})"
     try:
         signature = inspect.signature(function)

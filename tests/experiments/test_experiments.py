@@ -49,7 +49,7 @@ def test_a_key_is_tuned_in_every_experiment_or_in_none(monkeypatch):
     """The workflow chooses the rule that makes a policy's results by its key."""
     keys = {key for name in NAMES for key in tuned(load_experiment(name))}
     assert keys and all(key.endswith("tuned") for key in keys)
-    assert {"sweep", "tuned_sweep"} <= set(plan_of("quick", NAMES).rules())
+    assert {"sweep", "tuned_sweep"} <= set(plan_of("paper", NAMES).rules())
     other = load_experiment("e2")
     plain = {key: entry.model_copy(update={"grid": None}) for key, entry in other.policies.items()}
     monkeypatch.setattr(

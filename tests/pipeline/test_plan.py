@@ -164,6 +164,34 @@ def test_the_beginning_of_a_name_is_all_its_steps(tmp_path, monkeypatch):
     assert made() == before
 
 
+def test_a_step_calls_the_check_of_its_own_kind(tmp_path, monkeypatch, capsys):
+    """Found before any job of the workflow, and by a job that is started by hand."""
+    with_small(monkeypatch, tmp_path, SMALL.replace("[latency, gap]", "[mine.py]"))
+    kind = "INPUTS = ('summary.csv',)\ndef caption(*_): return 'c'\ndef make(*_): raise AssertionError\n"
+    kind += "def check(setting, scale):\n    from fluidwait.base.errors import ConfigError\n"
+    (tmp_path / "mine.py").write_text(kind + "    raise ConfigError('too few policies')\n")
+    summary = tmp_path / "results" / "tiny" / "small" / "summary.csv"
+    summary.parent.mkdir(parents=True)
+    summary.write_text("")
+    assert cli.main(["make", "figures/small", "--scale", "tiny"]) == 2
+    assert capsys.readouterr().err == "fluidwait: error: experiment small: figures: too few policies\n"
+    with pytest.raises(ConfigError, match=r"^experiment small: figures: too few policies$"):
+        plan_of("tiny", ["small"]).check()
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "garbage\n", ""])
+def test_a_table_that_is_another_one_is_named(text, tmp_path, monkeypatch, capsys):
+    with_small(monkeypatch, tmp_path)
+    for part in ("metrics", "boundary"):
+        for key in ("sarathi", "sarathi_tuned"):
+            path = tmp_path / "results" / "tiny" / "small" / part / f"{key}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    assert cli.main(["make", "summary/small", "--scale", "tiny"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "results/tiny/small/metrics/sarathi.csv: not the table that it should be" in told
+
+
 def test_two_steps_that_make_one_file_are_refused(tmp_path, monkeypatch):
     with_small(monkeypatch, tmp_path)
     studies = tmp_path / "config" / "studies"

@@ -27,8 +27,8 @@ def computed() -> tuple:
 def test_terms_sum_to_the_total_and_none_is_negative(computed):
     table = computed[2]
     assert len(table) == 2 * 2 * 2 * 4
-    assert np.allclose(table["base"] + table["boundary"] + table["buffer"], table["total"])
-    assert table.select(pl.col("base", "boundary", "buffer").min()).min_horizontal()[0] >= 0
+    assert np.allclose(table["base"] + table["queue"] + table["buffer"], table["total"])
+    assert table.select(pl.col("base", "queue", "buffer").min()).min_horizontal()[0] >= 0
 
 
 def test_they_are_those_of_the_fluid_model(computed):
@@ -40,7 +40,7 @@ def test_they_are_those_of_the_fluid_model(computed):
     row = table.filter(
         (pl.col("rate") == 50) & (pl.col("horizon") == 20) & (pl.col("delta") == 0.1) & (pl.col("segments") == 4)
     ).row(0, named=True)
-    assert (row["base"], row["boundary"], row["buffer"]) == pytest.approx(expected[:3])
+    assert (row["base"], row["queue"], row["buffer"]) == pytest.approx(expected[:3])
 
 
 def test_one_segment_counts_every_request_as_the_longest_and_has_no_queue(computed):
@@ -49,7 +49,7 @@ def test_one_segment_counts_every_request_as_the_longest_and_has_no_queue(comput
     longest, prompt = setting.law.output.max(), setting.law.share @ setting.law.prompt
     work = (longest + 1) * (prompt + longest / 2)
     assert rows["base"].to_numpy() == pytest.approx(rows["rate"] * setting.reference * work)
-    assert rows["boundary"].max() == rows["buffer"].max() == 0
+    assert rows["queue"].max() == rows["buffer"].max() == 0
     assert work > kv_work(setting.law).mean
 
 
@@ -60,7 +60,7 @@ def test_only_the_buffer_grows_with_the_horizon_and_with_a_smaller_risk(computed
         for _, rows in table.group_by(keys):
             rows = rows.sort(change, descending=change == "delta")
             assert np.all(np.diff(rows["buffer"]) > 0)
-            assert rows["base"].n_unique() == rows["boundary"].n_unique() == 1
+            assert rows["base"].n_unique() == rows["queue"].n_unique() == 1
     per_rate = table.pivot(on="rate", index=["horizon", "delta", "segments"], values="buffer")
     assert np.allclose(per_rate["50.0"], per_rate["500.0"])  # the buffer does not depend on the scale of n
 
@@ -101,7 +101,7 @@ def test_thresholds_of_their_own_iteration_time_meet_their_condition_with_equali
 def test_a_curve_is_u_shaped_when_it_falls_and_rises(total, shape):
     n = len(total)
     table = pl.DataFrame(
-        {"segments": range(1, n + 1), "base": [0.6 * t for t in total], "boundary": [0.1] * n, "buffer": [0.2] * n}
+        {"segments": range(1, n + 1), "base": [0.6 * t for t in total], "queue": [0.1] * n, "buffer": [0.2] * n}
     ).with_columns(total=pl.Series(total, dtype=pl.Float64))
     found = module.answer(table)
     assert found["u_shaped"] is shape and found["best"] == int(np.argmin(total)) + 1

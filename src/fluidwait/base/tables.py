@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -57,18 +57,22 @@ def highest(numbers: pl.Series) -> float:
     return cast(float, numbers.max())
 
 
-def load_table(path: str | Path, **options: Any) -> pl.DataFrame:
+def load_table(path: str | Path, *, having: Iterable[str] = (), **options: Any) -> pl.DataFrame:
     """A table that the project wrote, with the types that Polars finds or ``options`` of ``polars.read_csv`` say.
 
     Raises:
-        ConfigError: the file is missing, unreadable, or no such table.
+        ConfigError: the file is missing, unreadable, or no table with the columns ``having``.
     """
     for _ in csv_lines(path):  # missing, or no text
         pass
     try:
-        return pl.read_csv(path, **options)
+        table = pl.read_csv(path, **options)
     except (*TABLE_ERRORS, OSError) as error:
         raise ConfigError(f"{path}: not the table that it should be ({str(error).splitlines()[0]})") from None
+    for column in having:
+        if column not in table.columns:
+            raise ConfigError(f"{path}: not the table that it should be (it has no column '{column}')")
+    return table
 
 
 def column_names(path: str | Path) -> list[str]:

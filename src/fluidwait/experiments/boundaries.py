@@ -98,7 +98,7 @@ def _searched(experiment: Experiment, table: str | None) -> dict[str, Any]:
 
 
 def _on_the_grid(metrics: str) -> float | None:
-    runs = load_table(metrics, schema_overrides={"stable": pl.Boolean})
+    runs = load_table(metrics, having=("rate", "requests", "stable"), schema_overrides={"stable": pl.Boolean})
     if runs["stable"].has_nulls():
         return None  # the arrival rate changes, so there is no λ*
     runs = runs.filter(pl.col("requests") == pl.col("requests").max())  # the longest tell most

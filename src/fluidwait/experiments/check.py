@@ -18,6 +18,9 @@ from fluidwait.experiments.setting import Setting
 from fluidwait.policies import Policy
 from fluidwait.workload import MixtureLengths, Requests
 
+KINDS = {"figures": figure_kinds, "tables": table_kinds}
+"""The kinds that an experiment asks for, by the key that lists them."""
+
 
 def check(setting: Setting, scale: str) -> None:
     """Check one experiment at a scale.
@@ -29,7 +32,9 @@ def check(setting: Setting, scale: str) -> None:
     with named(f"experiment {experiment.id}"):
         experiment.scale(scale)
         bisection.check(setting, scale)
-        _check_figures(setting, scale)
+        _check_labels(experiment)
+        for listed in KINDS:
+            check_kinds(setting, scale, listed)
         _check_traces(experiment, scale)
         drawn = _most_requests(setting, scale)
         for key in experiment.policies:
@@ -48,17 +53,22 @@ def named(where: str) -> Iterator[None]:
         raise type(error)(text if where in text else f"{where}: {text}") from error.__cause__
 
 
-def _check_figures(setting: Setting, scale: str) -> None:
-    """The figures and tables asked for: whether there are such, and whether the experiment has what they need."""
-    from fluidwait.drawing import style  # takes long to import, and a job checks no figures
+def _check_labels(experiment: Experiment) -> None:
+    from fluidwait.drawing import style  # takes long to import, and a job draws no labels
 
-    experiment = setting.experiment
     style.check_words((entry.label for entry in experiment.policies.values()), "policies")
-    for key, kinds in (("figures", figure_kinds(experiment)), ("tables", table_kinds(experiment))):
-        for kind in kinds:
+
+
+def check_kinds(setting: Setting, scale: str, listed: str) -> None:
+    """The figures or the tables asked for: whether there are such, and whether the experiment has what they need.
+
+    Raises:
+        ConfigError: as of :func:`check`.
+    """
+    with named(f"experiment {setting.experiment.id}"), named(listed):
+        for kind in KINDS[listed](setting.experiment):
             if hasattr(kind.module, "check"):
-                with named(key):
-                    kind.module.check(setting, scale)
+                kind.module.check(setting, scale)
 
 
 def _check_traces(experiment: Experiment, scale: str) -> None:

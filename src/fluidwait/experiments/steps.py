@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.step import Artifact, Rule, Step, names, results_rule
 from fluidwait.base.errors import ConfigError
 from fluidwait.experiments import audit, bisection, boundaries, fluid_tables, parameters, summary, sweep, trace
-from fluidwait.experiments.check import check_policy
+from fluidwait.experiments.check import check_kinds, check_policy
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.kinds import Kind, figure_kinds, table_kinds
 from fluidwait.experiments.setting import Setting, check_requests
@@ -190,7 +191,8 @@ def table_step(setting: Setting, kind: Kind, scale: str) -> Step:
         rule=kind.name,
         inputs=names([*kind.listed("FILES"), *input_files(setting.workload), *inputs]),
     )
-    return Step(table_rule(kind), (setting.experiment.id, kind.name), _at(setting, scale), (product,))
+    check = partial(check_kinds, setting, scale, "tables")
+    return Step(table_rule(kind), (setting.experiment.id, kind.name), _at(setting, scale), (product,), check=check)
 
 
 def _plain(kind: Kind, identity: Any) -> dict[str, Any]:
@@ -227,7 +229,8 @@ def _figures(setting: Setting, scale: str) -> list[Step]:
     stems = {"figures/{scale}/" + f"{name}_{kind.name}": kind.name for kind in kinds}
     rule = figure_rule(f"figures_{name}", stems, "figure", name, family="figures")
     products = [product for kind in kinds for product in drawing.figure(setting, kind, scale, _folder(setting, scale))]
-    return [Step(rule, (name,), _at(setting, scale), tuple(products))]
+    check = partial(check_kinds, setting, scale, "figures")
+    return [Step(rule, (name,), _at(setting, scale), tuple(products), check=check)]
 
 
 BUILDERS = {

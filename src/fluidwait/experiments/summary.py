@@ -50,7 +50,7 @@ def summary(experiment: Experiment, tables: Mapping[str, str]) -> Artifact:
     def write(path: Path, _: str) -> None:
         parts, point = [], ["rate", "requests"]
         for key, table in tables.items():
-            runs = load_table(table, schema_overrides={"stable": pl.Boolean})
+            runs = load_table(table, having=[*point, "settings", "stable"], schema_overrides={"stable": pl.Boolean})
             shares = runs.group_by(point).agg(
                 pl.col("stable").mean().alias("stable_share"), pl.col("settings").first().alias("settings")
             )

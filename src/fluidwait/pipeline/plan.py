@@ -164,7 +164,7 @@ class Plan:
 
     def _of_one(self, kind: str | None, owner: str) -> dict[str, Step] | None:
         """The steps of an experiment, all or of this kind, or those of a study; None when there is no such file."""
-        if is_there("experiments", owner):
+        if is_there("experiments", owner) and not (kind or "").startswith("study_"):  # a study may have its name
             setting = read_setting(owner)
             setting.experiment.scale(self.scale)
             found = experiment_steps(setting, self.scale, kind)

@@ -1,7 +1,7 @@
 """E6: the memory of Nested WAIT, term by term, against the number of segments L.
 
     base      M^pi = sum_k n_k (l_k + s_k) delta_k                            every stage of every segment full
-    boundary  sum_{k>=2} (l_k + r_{k-1}) n_k                                  paused below the threshold
+    queue     sum_{k>=2} (l_k + r_{k-1}) n_k                                  paused below the threshold
     buffer    sum_{k>=2} (l_k + r_{k-1}) ln(L (1 + T/d0) / delta) / theta_k   overflow probability <= delta up to T
 
 With few segments every request counts as longer than it is, so base is large. With many there are many queues between
@@ -22,7 +22,7 @@ left empty. ``reference`` then stands for a device with a tenth of d1 (and ten t
 requests/s have the load that 50 have here. On one that is ten times as fast in d0 as well (the paper's zeta = 10) the
 terms at 500 requests/s over T are those at 50 over 10 T.
 
-The thresholds are real-valued: whole ones jump with L. n_1 scales base and boundary alike and leaves the buffer alone,
+The thresholds are real-valued: whole ones jump with L. n_1 scales base and queue alike and leaves the buffer alone,
 as theta_k depends on the ratios q_k only.
 """
 
@@ -50,7 +50,7 @@ MOST_RATIO = 0.99
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Risk = Annotated[float, Field(gt=0, lt=1)]
-TERMS = ("base", "boundary", "buffer", "total")
+TERMS = ("base", "queue", "buffer", "total")
 
 
 class Choice(Strict):
@@ -132,7 +132,7 @@ def check(study: E6) -> None:
 
 
 def memory(study: E6, scale: str) -> Artifact:
-    """The memory terms of the main choice: rate, horizon, delta, segments, base, boundary, buffer, total (tokens)."""
+    """The memory terms of the main choice: rate, horizon, delta, segments, base, queue, buffer, total (tokens)."""
     return _product(lambda: terms(study, resolve(study), study.main, study.scale(scale).segments), study, scale)
 
 
@@ -227,7 +227,7 @@ def answer(table: pl.DataFrame) -> dict:
         return dict.fromkeys((*names, "base_share", "least_base_share", "base_dominates", "base_dominates_to"))
     total, base = table["total"].to_numpy(), table["base"].to_numpy()
     least, share = int(np.argmin(total)), base / total
-    largest_term = (base >= table["boundary"].to_numpy()) & (base >= table["buffer"].to_numpy())
+    largest_term = (base >= table["queue"].to_numpy()) & (base >= table["buffer"].to_numpy())
     kept = len(base) if largest_term.all() else int(np.argmin(largest_term))
     return {
         "best": table["segments"][least],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from virtual_clock import serve  # noqa: E402
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402
 
 from fluidwait.base.errors import ConfigError
+from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.device.hardware import load_hardware
 from fluidwait.engines import core, simulator
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
@@ -61,6 +64,26 @@ def test_the_real_engine_gives_the_same_tokens_as_without_us(engine_options, wor
     engine.use(WaitScheduler, {"policy": write_policy(tmp_path)})
     assert texts(engine, prompts(16), params) == expected
     assert engine.scheduler.gate.report.counts["steps"] > 20
+    engine.assert_empty()
+
+
+def test_the_policy_of_the_page_is_served_by_the_real_engine(engine_options, word_tokenizer, tmp_path, monkeypatch):
+    """The file and the server's option are those that ``docs/adding-a-policy.md`` shows."""
+    page = (Path(__file__).resolve().parents[3] / "docs" / "adding-a-policy.md").read_text()
+    source = re.search(r"^`policies/batch_of.py`:\n\n```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    option = re.search(r"--additional-config '(.*)'$", page, re.MULTILINE)
+    entry = json.loads(option[1])["fluidwait"]
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    (tmp_path / "policies").mkdir()
+    (tmp_path / entry["policy"]).write_text(source[1])
+    engine = Engine(engine_options, word_tokenizer)
+    params = [greedy(3 + i % 12) for i in range(40)]
+    engine.use(AsyncScheduler)
+    expected = texts(engine, prompts(40), params)
+    engine.use(WaitScheduler, entry)
+    assert texts(engine, prompts(40), params) == expected
+    report = engine.scheduler.gate.report
+    assert report.policy.name == "batch_of" and report.counts["steps"] > 20
     engine.assert_empty()
 
 

@@ -22,7 +22,7 @@ TERMS: dict[str, dict[str, Any]] = {
     "total": {"color": style.INK, "linestyle": "-", "linewidth": 1.6},
     "base": {"color": "#0072B2", "linestyle": "-"},
     "buffer": {"color": "#D55E00", "linestyle": style.DASHED},
-    "boundary": {"color": "#009E73", "linestyle": style.DASH_DOT},
+    "queue": {"color": "#009E73", "linestyle": style.DASH_DOT},
 }
 SHADES = ("#F09A56", "#D55E00", "#7F3800", "#B5549B", "#000000")
 HEIGHT, WIDTH = 2.0, 1.72  # inches of a panel
@@ -87,7 +87,7 @@ def _terms(axes: Axes, table: pl.DataFrame) -> None:
     horizon, risk = _middle(table)
     middle = table.filter((pl.col("horizon") == horizon) & (pl.col("delta") == risk)).sort("segments")
     for name, look in TERMS.items():
-        shown = middle.filter(pl.col(name) > 0)  # one segment has neither boundary nor buffer
+        shown = middle.filter(pl.col(name) > 0)  # one segment has neither queue nor buffer
         axes.plot(shown["segments"], shown[name], zorder=3, label=name, **look)
         if name in ("total", "buffer"):
             band = table.filter(pl.col(name) > 0).group_by("segments").agg(

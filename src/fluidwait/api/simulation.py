@@ -14,7 +14,9 @@ from fluidwait.device.hardware import Hardware, load_hardware
 from fluidwait.device.timing import TimeModel
 from fluidwait.engines import core, simulator
 from fluidwait.engines.core import Semantics
+from fluidwait.engines.presets import semantics_of
 from fluidwait.engines.rehearsal import rehearse
+from fluidwait.engines.v1.rules import Rules
 from fluidwait.experiments.sweep import columns_of
 from fluidwait.policies import Policy, load_policy
 from fluidwait.stats.metrics import Metrics, run_metrics
@@ -32,10 +34,11 @@ from fluidwait.workload import generate as draw
 HARDWARE = "a100-80g_llama-2-7b"
 """What runs are on when no hardware is given."""
 
-ENGINES, SEMANTICS, TIME_MODELS = ("simulator", "vidur"), ("serving", "paper"), ("profile", "linear")
+ENGINES, TIME_MODELS = ("simulator", "vidur", "vllm"), ("profile", "linear")
+SEMANTICS = ("serving", "paper", "vllm", "vllm_sync")
 
-Engine = Literal["simulator", "vidur"]
-SemanticsName = Literal["serving", "paper"]
+Engine = Literal["simulator", "vidur", "vllm"]
+SemanticsName = Literal["serving", "paper", "vllm", "vllm_sync"]
 TimeModelName = Literal["profile", "linear"]
 
 
@@ -61,7 +64,7 @@ class Job(NamedTuple):
     requests: Requests
     knobs: Any
     time_model: TimeModel
-    semantics: Semantics
+    semantics: Semantics | Rules
 
 
 class Simulation:
@@ -138,8 +141,8 @@ def simulate(
         policy: name in ``config/policies``, path of a YAML file, its content as a dictionary, or loaded.
         traffic: requests of :func:`generate`.
         hardware: name in ``data/hardware``, path of a YAML file, or loaded.
-        engine: ``simulator``, or ``vidur`` for the real one.
-        semantics: ``serving`` or ``paper``; see docs/engines.md.
+        engine: ``simulator``; ``vidur`` for the real one, ``vllm`` for vLLM's real scheduler on a virtual clock.
+        semantics: ``serving``, ``paper``, ``vllm`` or ``vllm_sync``; see docs/engines.md.
         time_model: ``profile`` for the measured iteration time, ``linear`` for the paper's d0 and d1.
 
     Raises:
@@ -162,10 +165,7 @@ def prepare(
     _check_choice("time_model", time_model, TIME_MODELS)
     chosen = policy if isinstance(policy, Policy) else load_policy(policy)
     machine = hardware if isinstance(hardware, Hardware) else load_hardware(hardware)
-    if semantics == "paper":
-        rules = core.paper(machine.kv_capacity_tokens, machine.watermark)
-    else:
-        rules = core.serving(machine.kv_blocks, machine.block_size, machine.watermark)
+    rules = semantics_of(semantics, machine)
     usable = (rules.blocks - rules.watermark) * rules.block_size
     check_fits(length_law(traffic.workload), usable, f"workload {traffic.workload.name}", machine.max_model_len)
     times = machine.time_model(time_model)
@@ -173,7 +173,7 @@ def prepare(
     return Job(chosen, traffic.workload, machine, traffic.requests, knobs, times, rules)
 
 
-def _knobs(policy: Policy, traffic: Traffic, machine: Hardware, times: TimeModel, rules: Semantics) -> Any:
+def _knobs(policy: Policy, traffic: Traffic, machine: Hardware, times: TimeModel, rules: Semantics | Rules) -> Any:
     rate = mean_rate(traffic.workload, traffic.rate, len(traffic.requests.arrival))
     context = core.context_of(length_law(traffic.workload), rate, times, machine.linear, rules)
     try:
@@ -189,8 +189,12 @@ def _knobs(policy: Policy, traffic: Traffic, machine: Hardware, times: TimeModel
 def run(job: Job, engine: Engine = "simulator") -> Simulation:
     """Run what :func:`prepare` resolved; our simulator checks every iteration."""
     _check_choice("engine", engine, ENGINES)
-    arguments = (job.requests, job.policy, job.knobs, job.time_model, job.semantics)
+    arguments: Any = (job.requests, job.policy, job.knobs, job.time_model, job.semantics)
     rehearse(*arguments)
+    if engine == "vllm":
+        from fluidwait.engines.vllm_clock import simulate_vllm_clock
+
+        return Simulation(job, simulate_vllm_clock(*arguments))
     if engine == "vidur":
         from fluidwait.engines.vidur import simulate_vidur
 

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 class Engine(StrEnum):
     simulator = "simulator"
     vidur = "vidur"
+    vllm = "vllm"
 
 
 class SemanticsName(StrEnum):
     serving = "serving"
     paper = "paper"
+    vllm = "vllm"
+    vllm_sync = "vllm_sync"
 
 
 class TimeModelName(StrEnum):
@@ -39,7 +42,7 @@ def simulate(
     requests: Annotated[int, typer.Option(help="number of requests; each is served to its end")] = 2000,
     hardware: Annotated[str, typer.Option(help="name in data/hardware, or a YAML file")] = "a100-80g_llama-2-7b",
     seed: Annotated[int, typer.Option(help="random seed")] = 1,
-    engine: Annotated[Engine, typer.Option(help="our compiled simulator, or Vidur")] = Engine.simulator,
+    engine: Annotated[Engine, typer.Option(help="ours, Vidur, or vLLM's scheduler")] = Engine.simulator,
     semantics: Annotated[SemanticsName, typer.Option(help="see docs/engines.md")] = SemanticsName.serving,
     time_model: Annotated[TimeModelName, typer.Option(help="measured profile, or d0 + d1")] = TimeModelName.profile,
     out: Annotated[Path | None, typer.Option(help="also write every request to this Parquet file")] = None,
@@ -159,7 +162,8 @@ def _write_records(out: Path, result: Simulation, asked: dict[str, Any], choices
     job = result.job
     config = asked | choices | {"workload": job.workload, "hardware": job.hardware}
     config["policy"] = {"policy": job.policy.name} | job.policy.settings.model_dump()
-    code = imported_modules(f"fluidwait.engines.{choices['engine']}", job.policy.code)
+    engine = {"vllm": "vllm_clock"}.get(choices["engine"], choices["engine"])
+    code = imported_modules(f"fluidwait.engines.{engine}", job.policy.code)
 
     def write(path: Path, key: str) -> None:
         with RecordWriter(path, REQUESTS, engine=choices["engine"], policy=job.policy.name, config_hash=key) as records:

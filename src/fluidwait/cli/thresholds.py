@@ -46,7 +46,7 @@ def _threshold_question(path: Path) -> tuple[Any, list[float], Any, dict[str, An
         experiment = load_experiment(path)
         setting, rates = resolve(experiment), experiment.rates
         rates = rates.values() if isinstance(rates, RateRange) else rates
-        return setting.law, rates, setting.hardware, {"semantics": experiment.semantics}
+        return setting.law, rates, setting.hardware, {"semantics": experiment.fluid_semantics}
     question = parse(ThresholdsFile, data, path)
     hardware, law = load_hardware(question.hardware), length_law(load_workload(question.workload))
     check_fits(law, hardware.kv_capacity_tokens, str(path), hardware.max_model_len)

@@ -63,11 +63,12 @@ def decode(blocks: int, block_size: int = 16, watermark: float = 0.01) -> Semant
     return serving(blocks, block_size, watermark)._replace(remote_prefill=True)
 
 
-def context_of(law, rate: float, time_model, linear: tuple[float, float], semantics: Semantics) -> Context:
+def context_of(law, rate: float, time_model, linear: tuple[float, float], semantics) -> Context:
     """What a policy may derive its knobs from, under these rules.
 
     Args:
         linear: the paper's (d0 s, d1 s/token); nan where they are unknown, which the policies that ask refuse.
+        semantics: :class:`Semantics`, or the rules of :mod:`fluidwait.engines.v1`.
     """
     capacity = semantics.blocks * semantics.block_size
     return Context(law, rate, time_model, linear, capacity, semantics.prefill_emits, semantics.remote_prefill)

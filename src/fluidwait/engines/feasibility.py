@@ -8,15 +8,21 @@ import numpy as np
 
 from fluidwait.base.errors import ConfigError
 from fluidwait.engines.core import Semantics
+from fluidwait.engines.v1.limits import limited
+from fluidwait.engines.v1.rules import Rules
 
 
-def reservation(policy, knobs, semantics: Semantics) -> Semantics:
+def reservation(policy, knobs, semantics: Any) -> Any:
     """``semantics`` with the blocks that this policy reserves for a whole sequence at admission, if it does.
 
     Raises:
-        ConfigError: it reserves less than a block.
+        ConfigError: it reserves less than a block; or, under vLLM's rules, any, or it wants to be asked for plans.
     """
     tokens = policy.reserved_tokens(knobs)
+    if isinstance(semantics, Rules):
+        if tokens is not None:
+            raise ConfigError(f"'{policy.name}' reserves memory for whole sequences, which vLLM does not")
+        limited(policy, knobs, semantics)
     if tokens is None:
         return semantics
     if tokens < semantics.block_size:
@@ -27,7 +33,7 @@ def reservation(policy, knobs, semantics: Semantics) -> Semantics:
     return semantics._replace(reserved_blocks=tokens // semantics.block_size)
 
 
-def check_requests(requests, policy, knobs, semantics: Semantics) -> None:
+def check_requests(requests, policy, knobs, semantics: Semantics | Rules) -> None:
     """Refuse requests that could never be admitted, never finish, or that the policy was not made for.
 
     Raises:
@@ -52,7 +58,7 @@ def check_requests(requests, policy, knobs, semantics: Semantics) -> None:
         )
 
 
-def _limits(requests, policy, knobs, semantics: Semantics) -> list[tuple[Any, str]]:
+def _limits(requests, policy, knobs, semantics: Semantics | Rules) -> list[tuple[Any, str]]:
     """What bounds prompt + output, each as (tokens or int64[N] of them by request, the reason in words).
 
     Raises:
@@ -60,6 +66,9 @@ def _limits(requests, policy, knobs, semantics: Semantics) -> list[tuple[Any, st
     """
     blocks, size, longest = semantics.blocks, semantics.block_size, policy.longest_prompt(knobs)
     limits: list[tuple[Any, str]] = [(longest, f"'{policy.name}' prefills at most {longest} tokens at once")]
+    if isinstance(semantics, Rules):
+        usable = blocks * size + 1
+        return [*limits, (usable, f"the KV memory holds {usable - 1} tokens, and the last one needs no place")]
     if semantics.reserved_blocks > 0:
         reserved = semantics.reserved_blocks * size
         reason = f"'{policy.name}' reserves {reserved} tokens for a request"

@@ -21,8 +21,9 @@ from numba.core.registry import CPUDispatcher
 from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.device.timing import TimeModel, in_python
 from fluidwait.engines import core, simulator
-from fluidwait.engines.core import Semantics
+from fluidwait.engines.core import Semantics, serving
 from fluidwait.engines.feasibility import check_requests, reservation
+from fluidwait.engines.v1.rules import Rules
 from fluidwait.policies.contract import Plan, View
 from fluidwait.policies.file import check_result, line_of, mistake, raised
 
@@ -47,7 +48,7 @@ class _Endless(Exception):
     """A call of ``plan`` that does not come back."""
 
 
-def rehearse(requests, policy, knobs: Any, time_model: TimeModel, semantics: Semantics) -> None:
+def rehearse(requests, policy, knobs: Any, time_model: TimeModel, semantics: Semantics | Rules) -> None:
     """Find mistakes in a policy of the user's; nothing for a policy that ships.
 
     Args:
@@ -61,14 +62,17 @@ def rehearse(requests, policy, knobs: Any, time_model: TimeModel, semantics: Sem
         return
     few = requests._replace(**{name: getattr(requests, name)[:REQUESTS] for name in requests._fields})
     few = few._replace(output=np.minimum(few.output, OUTPUT))
-    semantics = reservation(policy, knobs, semantics)
-    check_requests(few, policy, knobs, semantics)
+    vllm = isinstance(semantics, Rules)  # plan is not asked there, but it is part of the file
+    rules: Semantics = reservation(
+        policy, knobs, serving(semantics.blocks, semantics.block_size) if vllm else semantics
+    )
+    check_requests(few, policy, knobs, rules)
     _check_answers(policy, knobs)
-    state = core.new_state(few, semantics)
+    state = core.new_state(few, rules)
     memory = np.zeros(policy.memory_size(knobs), dtype=np.int64)
-    _compile(policy, (_view(state, semantics), knobs, memory, _plan(state)))
+    _compile(policy, (_view(state, rules), knobs, memory, _plan(state)))
     rows = np.empty((0, len(simulator.LOG_COLUMNS)))
-    _run_in_python(policy, (knobs, memory, state, time_model, semantics, rows, True))
+    _run_in_python(policy, (knobs, memory, state, time_model, rules, rows, True))
 
 
 def _check_answers(policy, knobs: Any) -> None:

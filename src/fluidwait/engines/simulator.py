@@ -18,6 +18,9 @@ from fluidwait.device.timing import BatchSums, TimeModel, iteration_time
 from fluidwait.engines import core
 from fluidwait.engines.core import EngineError, Semantics, State, admission_blocks, decide, new_state
 from fluidwait.engines.feasibility import check_requests, reservation
+from fluidwait.engines.v1 import run as vllm
+from fluidwait.engines.v1.limits import limited
+from fluidwait.engines.v1.rules import Rules
 from fluidwait.policies.contract import jit
 
 DONE, STRANDED, OVERCOMMITTED, BAD_PLAN, BROKEN_INVARIANT, FRUITLESS = range(6)
@@ -42,7 +45,7 @@ def simulate(
     policy,
     knobs: Any,
     time_model: TimeModel,
-    semantics: Semantics,
+    semantics: Semantics | Rules,
     *,
     log: bool = False,
     check: bool = False,
@@ -51,6 +54,7 @@ def simulate(
 
     Args:
         policy: a :class:`fluidwait.policies.Policy`.
+        semantics: how memory is counted; :class:`~fluidwait.engines.v1.rules.Rules` for vLLM's own scheduler.
         knobs: what ``policy.prepare`` returned.
         log: keep one row per iteration.
         check: verify conservation, capacity and causality at every iteration (about half the speed).
@@ -61,13 +65,21 @@ def simulate(
     """
     semantics = reservation(policy, knobs, semantics)
     check_requests(requests, policy, knobs, semantics)
+    once: Any = _as_vllm if isinstance(semantics, Rules) else _once
     rows = np.empty((0, len(LOG_COLUMNS)))
-    run = _once(requests, policy, knobs, time_model, semantics, rows, check)
+    run = once(requests, policy, knobs, time_model, semantics, rows, check)
     if not log:
         return run
     # The compiled code cannot allocate, so a first run counts the iterations and a second, the same, logs them.
     rows = np.empty((run.iterations, len(LOG_COLUMNS)))
-    return _once(requests, policy, knobs, time_model, semantics, rows, check)._replace(log=rows)
+    return once(requests, policy, knobs, time_model, semantics, rows, check)._replace(log=rows)
+
+
+def _as_vllm(requests, policy, knobs, time_model, rules: Rules, rows, check) -> Run:
+    """vLLM's own scheduler within the limits of the policy."""
+    served = vllm.serve(requests, time_model, limited(policy, knobs, rules), rows=rows, check=check)
+    times = (served.first_token, served.completion)
+    return Run(*times, served.preemptions, served.iterations, served.busy, served.peak_blocks, None)
 
 
 def _once(requests, policy, knobs, time_model, semantics, rows, check) -> Run:

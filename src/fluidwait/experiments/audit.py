@@ -1,6 +1,7 @@
-"""Vidur as auditor: a random sample of an experiment's runs is repeated in real Vidur, request by request.
+"""Auditors: a random sample of an experiment's runs is repeated in a real engine, request by request.
 
-One job audits all policies of an experiment, as importing Vidur takes longer than most of its runs.
+That is Vidur, and under vLLM's rules vLLM's own scheduler. One job audits all policies of an experiment, as importing
+either takes longer than most of its runs.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ import polars as pl
 from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.step import Artifact, names
 from fluidwait.base.errors import FluidwaitError
-from fluidwait.engines.simulator import simulate
+from fluidwait.device.timing import TimeModel
+from fluidwait.engines.core import Semantics
+from fluidwait.engines.simulator import Run, simulate
+from fluidwait.engines.v1.rules import Rules
 from fluidwait.engines.vidur import VERSION, native_policies, simulate_vidur
+from fluidwait.engines.vllm_clock import simulate_vllm_clock
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import Setting
 from fluidwait.experiments.sweep import code_of, identity, winners
@@ -41,7 +46,7 @@ SCHEMA = {
 
 
 class AuditError(FluidwaitError):
-    """The simulator and Vidur disagree."""
+    """The simulator and the real engine disagree."""
 
 
 def sample(experiment: Experiment, key: str, scale: str) -> list[tuple[float, int, int]]:
@@ -56,7 +61,7 @@ def sample(experiment: Experiment, key: str, scale: str) -> list[tuple[float, in
 
 
 def audit(setting: Setting, scale: str, tunings: Mapping[str, str]) -> Artifact:
-    """The sampled runs in Vidur, with Vidur's own scheduler where it has one, and compare every request.
+    """The sampled runs in the auditor, with its own scheduler where it has one, compared request by request.
 
     A run longer than ``audit_requests`` is compared on its first requests, simulated anew by both engines.
 
@@ -90,7 +95,7 @@ def audit_identity(setting: Setting, scale: str) -> dict[str, Any]:
     """Everything besides inputs and code that decides an audit."""
     experiment = setting.experiment
     return {
-        "engine": f"vidur {VERSION}",
+        "engine": "vllm" if isinstance(setting.semantics, Rules) else f"vidur {VERSION}",
         "audit_requests": experiment.scale(scale).audit_requests,
         "audit_share": experiment.audit_share,
         "policies": {key: identity(setting, key, scale) for key in experiment.policies},
@@ -104,9 +109,9 @@ def _compare(setting: Setting, key: str, scale: str, chosen: dict, point: tuple[
     policy = setting.policy(key, chosen.get(rate))
     knobs = policy.prepare(setting.context(rate))
     requests = Requests(*(column[:n] for column in setting.evaluation(scale, horizon, rate, replication)))
-    ours = simulate(requests, policy, knobs, setting.time_model, setting.semantics)
-    native = policy.name in native_policies(setting.semantics)
-    theirs = simulate_vidur(requests, policy, knobs, setting.time_model, setting.semantics, native=native)
+    arguments = (requests, policy, knobs, setting.time_model, setting.semantics)
+    ours = simulate(*arguments)
+    theirs, scheduler = _audited(*arguments)
     first_token = float(np.abs(ours.first_token - theirs.first_token).max())
     completion = float(np.abs(ours.completion - theirs.completion).max())
     row = {
@@ -114,7 +119,7 @@ def _compare(setting: Setting, key: str, scale: str, chosen: dict, point: tuple[
         "rate": rate,
         "replication": replication,
         "requests": n,
-        "scheduler": "Vidur's" if native else "ours in Vidur",
+        "scheduler": scheduler,
         "evictions": int(theirs.evictions.sum()),
         "max_abs_first_token": first_token,
         "max_abs_completion": completion,
@@ -123,6 +128,22 @@ def _compare(setting: Setting, key: str, scale: str, chosen: dict, point: tuple[
     if not worst <= TOLERANCE or not np.array_equal(ours.evictions, theirs.evictions):
         raise AuditError(
             f"experiment {experiment.id}, {key}, rate {rate:g}, replication {replication}: "
-            f"simulator and Vidur differ by {worst:.3g} s"
+            f"simulator and {auditor(setting)} differ by {worst:.3g} s"
         )
     return row
+
+
+def _audited(requests, policy, knobs: Any, time_model: TimeModel, semantics: Semantics | Rules) -> tuple[Run, str]:
+    """The run in the auditor, and whose scheduler that is."""
+    if isinstance(semantics, Rules):
+        own = policy.stock_limits(knobs) is not None
+        run = simulate_vllm_clock(requests, policy, knobs, time_model, semantics)
+        return run, "vLLM's" if own else "ours in vLLM"
+    native = policy.name in native_policies(semantics)
+    run = simulate_vidur(requests, policy, knobs, time_model, semantics, native=native)
+    return run, "Vidur's" if native else "ours in Vidur"
+
+
+def auditor(setting: Setting) -> str:
+    """The name of the engine that repeats the runs."""
+    return "vLLM" if isinstance(setting.semantics, Rules) else "Vidur"

@@ -125,7 +125,7 @@ def predicted_boundary(setting: Setting, key: str) -> tuple[float | None, str]:
         setting.law,
         setting.time_model,
         capacity,
-        semantics=setting.experiment.semantics,
+        semantics=setting.experiment.fluid_semantics,
         chunk=limits.chunk if limits.chunk < NO_LIMIT else None,
         token_budget=_finite(limits.tokens),
         cap=_finite(limits.requests),
@@ -160,7 +160,9 @@ def boundaries(settings: Sequence[Setting], tables: Sequence[str]) -> Artifact:
 def fluid_bound(setting: Setting) -> float:
     """The calibrated fluid model's largest rate, requests/s: the best batch within the memory, no policy's limits."""
     capacity = float(setting.semantics.blocks * setting.semantics.block_size)
-    return calibrated_boundary(setting.law, setting.time_model, capacity, semantics=setting.experiment.semantics).rate
+    return calibrated_boundary(
+        setting.law, setting.time_model, capacity, semantics=setting.experiment.fluid_semantics
+    ).rate
 
 
 def bound_identity(setting: Setting) -> dict[str, Any]:

@@ -148,7 +148,7 @@ class Experiment(Strict):
     hardware: str = Field(description="file in data/hardware, by name")
     workload: str = Field(description="file in config/workloads, by name")
     arrivals: Literal["poisson", "poisson_truncated"] | None = Field(None, description="instead of the workload's")
-    semantics: Literal["serving", "decode", "paper"] = "serving"
+    semantics: Literal["serving", "decode", "paper", "vllm", "vllm_sync"] = "serving"
     eviction: Literal["recompute", "restart"] | None = Field(
         None,
         description="what an evicted request loses: its KV cache, or its tokens too; "
@@ -262,6 +262,11 @@ class Experiment(Strict):
     def is_searched_at(self, scale: str) -> bool:
         """Whether λ* of the policies is searched at this scale."""
         return self.boundary is not None and self.boundary_requests_at(scale) > 0
+
+    @property
+    def fluid_semantics(self) -> Literal["serving", "decode", "paper"]:
+        """The name by which the fluid model knows how memory is counted: for a fluid, vLLM's rules are ``serving``."""
+        return "serving" if self.semantics == "vllm" or self.semantics == "vllm_sync" else self.semantics
 
     @property
     def search(self) -> BoundarySearch:

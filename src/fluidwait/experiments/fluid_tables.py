@@ -43,7 +43,7 @@ def thresholds(setting: Setting, scale: str) -> tuple[Artifact, Artifact]:
 def _solved(setting: Setting, scale: str) -> tuple[pl.DataFrame, str]:
     """The table, lists in a cell with spaces between, and the summary as JSON."""
     rates = setting.experiment.rates_at(scale)
-    table, whole = threshold_table(setting.law, rates, setting.hardware, semantics=setting.experiment.semantics)
+    table, whole = threshold_table(setting.law, rates, setting.hardware, semantics=setting.experiment.fluid_semantics)
     whole["fluid_bound"] = fluid_bound(setting)
     whole["calibrated_curve"] = _curve(setting, rates[0], whole["calibrated_boundary"]["rate"])
     lists = [name for name, kind in table.schema.items() if isinstance(kind, pl.List)]
@@ -58,7 +58,7 @@ def fluid_identity(setting: Setting, scale: str) -> dict[str, Any]:
         "hardware": setting.hardware.model_dump(mode="json", exclude={"source", "fit"}),
         "workload": setting.workload.model_dump(mode="json"),
         "rates": setting.experiment.rates_at(scale),
-        "semantics": setting.experiment.semantics,
+        "semantics": setting.experiment.fluid_semantics,
         "memory": setting.semantics._asdict(),
         "time_model": setting.experiment.time_model,
     }
@@ -67,6 +67,6 @@ def fluid_identity(setting: Setting, scale: str) -> dict[str, Any]:
 def _curve(setting: Setting, first: float, last: float) -> dict[str, list[float]]:
     """Memory (KV tokens) of the calibrated equilibrium on a fine grid of rates; it jumps where the staircase does."""
     rates = np.linspace(min(first, last), last, POINTS, endpoint=False).tolist()
-    semantics, model = setting.experiment.semantics, setting.hardware.time_model("profile")
+    semantics, model = setting.experiment.fluid_semantics, setting.hardware.time_model("profile")
     states = [calibrated_equilibrium(setting.law, rate, model, semantics=semantics) for rate in rates]
     return {"rate": rates, "memory": [state.memory for state in states]}

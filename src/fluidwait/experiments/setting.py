@@ -13,6 +13,8 @@ from fluidwait.device.hardware import Hardware, load_hardware
 from fluidwait.device.timing import TimeModel
 from fluidwait.engines import core
 from fluidwait.engines.core import Semantics
+from fluidwait.engines.presets import semantics_of
+from fluidwait.engines.v1.rules import Rules
 from fluidwait.experiments.experiment import Experiment, workload_of
 from fluidwait.policies import Policy, load_policy
 from fluidwait.policies.contract import Context
@@ -48,7 +50,7 @@ class Setting:
     workload: Workload
     law: LengthLaw
     time_model: TimeModel
-    semantics: Semantics
+    semantics: Semantics | Rules
     _files: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)  # of config/policies, by name
 
     def requests(self, n: int, rate: float, seed: int, replication: int, stretches: int = 1) -> Requests:
@@ -101,7 +103,7 @@ def resolve(experiment: Experiment) -> Setting:
         hardware = hardware.with_margin(experiment.memory_margin)
     workload = workload_of(experiment)
     law = length_law(workload)
-    semantics = _semantics(experiment, hardware)
+    semantics = semantics_of(experiment.semantics, hardware, experiment.eviction)
     usable = (semantics.blocks - semantics.watermark) * semantics.block_size
     check_fits(law, usable, f"experiment {experiment.id}: workload {workload.name}", hardware.max_model_len)
     return Setting(experiment, hardware, workload, law, hardware.time_model(experiment.time_model), semantics)
@@ -162,14 +164,3 @@ def _check_stretches(setting: Setting, scale: str) -> None:
             f"experiment {experiment.id}: traces.replication: {experiment.traces.replication} is not among the "
             f"stretches of the replayed trace at scale '{base}' (nearest valid value: {sizes.replications - 1})"
         )
-
-
-def _semantics(experiment: Experiment, hardware: Hardware) -> Semantics:
-    if experiment.semantics == "paper":
-        semantics = core.paper(hardware.kv_capacity_tokens, hardware.watermark)
-    else:
-        preset = core.decode if experiment.semantics == "decode" else core.serving
-        semantics = preset(hardware.kv_blocks, hardware.block_size, hardware.watermark)
-    if experiment.eviction is not None:
-        semantics = semantics._replace(recompute=experiment.eviction == "recompute")
-    return semantics

@@ -205,6 +205,11 @@ class Defaults:
         """
         raise NotImplementedError
 
+    @staticmethod
+    def stock_limits(knobs) -> Limits | None:
+        """The settings of vLLM's own scheduler, for the policy that is that scheduler; None for any other."""
+        return None
+
 
 Own = TypeVar("Own", bound=PolicySettings)
 

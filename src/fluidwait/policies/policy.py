@@ -137,6 +137,10 @@ class Policy(NamedTuple):
         """(tokens of a batch, KV blocks that admissions leave free); only when :attr:`within_engine_limits`."""
         return self._ask("engine_limits")(knobs, block_size)
 
+    def stock_limits(self, knobs: Any) -> Limits | None:
+        """The settings of vLLM's own scheduler, if this policy is that scheduler."""
+        return self._ask("stock_limits")(knobs)
+
     def resolved(self, knobs: Any, setting: str) -> Any:
         """What a setting came to, where it is a knob by itself; else None."""
         return getattr(knobs, setting, None)

@@ -30,6 +30,11 @@ def limits(knobs) -> Limits:
     return Limits(knobs.max_requests, knobs.token_budget)
 
 
+def stock_limits(knobs) -> Limits:
+    """Under vLLM's own rules this policy is the engine itself, with these settings."""
+    return limits(knobs)
+
+
 def fills_batches(settings: Settings) -> bool:
     """A backlog does."""
     return True

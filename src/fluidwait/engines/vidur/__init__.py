@@ -17,6 +17,7 @@ from fluidwait.device.timing import TimeModel
 from fluidwait.engines.core import Semantics
 from fluidwait.engines.feasibility import check_requests, reservation
 from fluidwait.engines.simulator import Run
+from fluidwait.engines.v1.rules import Rules
 
 VERSION = "0.0.26"
 NATIVE = ("orca", "sarathi", "vllm_v0")
@@ -48,6 +49,8 @@ def simulate_vidur(
         raise ConfigError(
             f"vidur: the engine needs vidur=={VERSION} (pip install 'fluidwait[vidur]'): {error}"
         ) from None
+    if isinstance(semantics, Rules):
+        raise ConfigError("vidur: semantics: Vidur does not follow vLLM's rules (nearest valid: 'serving')")
     if not semantics.prefill_emits:
         raise ConfigError("vidur: semantics: Vidur yields the first token with the prefill (nearest valid: 'serving')")
     own = native_policies(semantics)

@@ -1,0 +1,35 @@
+"""The semantics by name: how memory is counted and a batch is filled, for a piece of hardware."""
+
+from __future__ import annotations
+
+from fluidwait.base.errors import ConfigError
+from fluidwait.device.hardware import Hardware
+from fluidwait.engines import core
+from fluidwait.engines.core import Semantics
+from fluidwait.engines.v1 import rules as v1
+from fluidwait.engines.v1.rules import Rules
+
+NAMES = ("serving", "paper", "decode", "vllm", "vllm_sync")
+"""See docs/engines.md."""
+
+
+def semantics_of(name: str, hardware: Hardware, eviction: str | None = None) -> Semantics | Rules:
+    """The semantics of this name on this hardware.
+
+    Args:
+        eviction: ``recompute`` or ``restart``; None for what is usual.
+
+    Raises:
+        ConfigError: vLLM does not restart requests.
+    """
+    if name in ("vllm", "vllm_sync"):
+        if eviction == "restart":
+            raise ConfigError("eviction: 'restart': vLLM keeps the generated tokens (nearest valid: 'recompute')")
+        blocks, size = hardware.kv_blocks, hardware.block_size
+        return v1.vllm(blocks, block_size=size, asynchronous=name == "vllm")
+    if name == "paper":
+        semantics = core.paper(hardware.kv_capacity_tokens, hardware.watermark)
+    else:
+        preset = core.decode if name == "decode" else core.serving
+        semantics = preset(hardware.kv_blocks, hardware.block_size, hardware.watermark)
+    return semantics if eviction is None else semantics._replace(recompute=eviction == "recompute")

@@ -1,0 +1,64 @@
+"""Random requests and random settings of a vLLM engine, to compare the simulator with the real scheduler."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fluidwait.engines.v1.rules import Rules, vllm
+from fluidwait.workload import Requests
+
+BLOCK = 16  # tokens
+
+
+class Case(NamedTuple):
+    requests: Requests
+    rules: Rules
+    priority: np.ndarray | None
+    hashes: list[list[int]] | None
+
+
+def random_case(seed: int, depth: int, most: int = 80) -> Case:
+    """Up to ``most`` requests of one to three kinds, in memory that is ample or holds little more than the longest.
+
+    Ten seeds in a row share the engine's settings: vLLM takes most of a second to set itself up for new ones.
+    """
+    g = np.random.default_rng([seed, 1])
+    kinds, n = int(g.integers(1, 4)), int(g.integers(most // 4, most + 1))
+    typical_prompt = np.exp(g.uniform(0, np.log(1200), kinds))
+    typical_output = np.exp(g.uniform(0, np.log(250), kinds))
+    kind = g.integers(0, kinds, n)
+    prompt = np.maximum(1, typical_prompt[kind] * g.uniform(0.5, 1.5, n)).astype(np.int64)
+    output = np.maximum(1, typical_output[kind] * g.uniform(0.5, 1.5, n)).astype(np.int64)
+    arrival = np.cumsum(g.exponential(np.exp(g.uniform(-5, 1)), n))
+    if g.random() < 0.2:
+        arrival = np.sort(g.choice(arrival, n))  # some at the same time
+    longest = -(-int((prompt + output).max()) // BLOCK)
+    blocks = longest + 2 + int(g.integers(0, 4) * g.integers(0, 300))
+    s = np.random.default_rng([seed // 10, 2])
+    tokens = int(s.choice([64, 256, 512, 2048]))
+    settings = {
+        "requests": min(int(s.choice([1, 2, 8, 32, 256])), tokens),
+        "tokens": tokens,
+        "watermark": float(s.choice([0.0, 0.01, 0.1])),
+        "chunk": int(s.choice([0, 0, 32, 100])),
+        "whole": bool(s.random() < 0.7),
+        "by_priority": bool(s.random() < 0.35),
+        "caching": bool(s.random() < 0.5),
+    }
+    rules = vllm(blocks, block_size=BLOCK, asynchronous=depth > 1, **settings)
+    priority = g.integers(0, int(g.choice([2, 3, 50])), n) if rules.by_priority else None
+    hashes = prefixes(g, prompt) if rules.caching else None
+    return Case(Requests(arrival, prompt, output, np.zeros(n, dtype=np.int64)), rules, priority, hashes)
+
+
+def prefixes(g: np.random.Generator, prompt: np.ndarray) -> list[list[int]]:
+    """Numbers of the full blocks of each prompt: some share their beginning with others."""
+    roots, found, new = int(g.integers(1, 6)), [], 10**6
+    for tokens in prompt:
+        full, root = int(tokens) // BLOCK, int(g.integers(0, roots))
+        shared = int(full * g.choice([0.0, 0.3, 0.6, 1.0]))
+        found.append([1000 * root + j for j in range(shared)] + list(range(new, new + full - shared)))
+        new += full
+    return found

@@ -1,0 +1,115 @@
+"""The simulator under vLLM's rules and vLLM's real scheduler: the same run, to the last bit."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)")
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from vllm_cases import random_case  # noqa: E402
+
+from fluidwait.base.errors import ConfigError  # noqa: E402
+from fluidwait.device.hardware import load_hardware  # noqa: E402
+from fluidwait.engines import simulator  # noqa: E402
+from fluidwait.engines.v1.rules import vllm  # noqa: E402
+from fluidwait.engines.v1.run import serve  # noqa: E402
+from fluidwait.engines.vllm.load.engine import engine_version  # noqa: E402
+from fluidwait.engines.vllm_clock import simulate_vllm_clock  # noqa: E402
+from fluidwait.policies import load_policy  # noqa: E402
+from fluidwait.policies.contract import Context  # noqa: E402
+from fluidwait.workload import generate, length_law, load_workload  # noqa: E402
+
+A100 = load_hardware("a100-80g_llama-2-7b").time_model("profile")
+CASES, AT_ONCE = 200, 20
+
+pytestmark = pytest.mark.skipif(
+    not engine_version().startswith("0.32."), reason="the rules are those of vLLM 0.32; earlier releases differ"
+)
+
+
+def stock(rules):
+    """The policy that is vLLM's own scheduler with these limits, and its knobs."""
+    policy = load_policy({"policy": "vllm_v1", "token_budget": rules.tokens, "max_requests": rules.requests})
+    return policy, policy.prepare(None)
+
+
+@pytest.mark.parametrize("depth", [1, 2], ids=["synchronous", "asynchronous"])
+@pytest.mark.parametrize("first", range(0, CASES, AT_ONCE))
+def test_every_request_of_random_runs(first, depth):
+    """Memory pressure, every limit, priorities, shared prefixes."""
+    for seed in range(first, first + AT_ONCE):
+        case = random_case(seed, depth)
+        theirs = simulate_vllm_clock(
+            case.requests, *stock(case.rules), A100, case.rules, log=True, priority=case.priority, hashes=case.hashes
+        )
+        rows = np.empty_like(theirs.log)
+        given = {"priority": case.priority, "hashes": case.hashes}
+        ours = serve(case.requests, A100, case.rules, rows=rows, **given)
+        checked = serve(case.requests, A100, case.rules, check=True, **given)
+        assert np.array_equal(ours.first_token, theirs.first_token), seed
+        assert np.array_equal(ours.completion, theirs.completion), seed
+        assert np.array_equal(checked.completion, theirs.completion), seed
+        assert np.array_equal(ours.preemptions, theirs.evictions), seed
+        assert (ours.iterations, ours.busy, ours.peak_blocks) == (theirs.iterations, theirs.busy, theirs.peak_blocks)
+        assert np.array_equal(rows, theirs.log), seed
+
+
+def test_the_random_runs_put_the_rules_to_the_test():
+    """Many preempt, many hit the prefix cache, many are cut by a limit: leaving one of them out would show."""
+    preempted = hits = 0
+    for seed in range(CASES):
+        case = random_case(seed, 2)
+        given = {"priority": case.priority, "hashes": case.hashes}
+        run = serve(case.requests, A100, case.rules, **given)
+        preempted += int(run.preemptions.sum())
+        if case.rules.caching:
+            without = serve(case.requests, A100, case.rules._replace(caching=False), priority=case.priority)
+            hits += not np.array_equal(run.completion, without.completion)
+    assert preempted > 1000 and hits > 20
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_plug_in_with_given_knobs(asynchronous):
+    """Of the policy that auto mode runs: vLLM's own rule with a batch and a memory that is left free."""
+    workload, policy = load_workload("p512d20"), load_policy("fluid_budget")
+    for blocks, rate in ((8448, 20.0), (300, 9.0)):
+        law = length_law(workload)
+        knobs = policy.prepare(Context(law, rate, A100, (np.nan, np.nan), blocks * 16, True))
+        requests = generate(workload, n=400, rate=rate, seed=5)
+        rules = vllm(blocks, asynchronous=asynchronous)
+        theirs = simulate_vllm_clock(requests, policy, knobs, A100, rules)
+        ours = simulator.simulate(requests, policy, knobs, A100, rules, check=True)
+        assert np.array_equal(ours.completion, theirs.completion)
+        assert np.array_equal(ours.first_token, theirs.first_token)
+        assert np.array_equal(ours.evictions, theirs.evictions)
+
+
+def test_a_request_that_fills_the_memory_alone():
+    """It can just be served, and one token more is refused by both."""
+    rules = vllm(11)
+    full = random_case(0, 1).requests._replace(
+        arrival=np.zeros(1), prompt=np.array([100]), output=np.array([61]), kind=np.zeros(1, dtype=np.int64)
+    )
+    theirs = simulate_vllm_clock(full, *stock(rules), A100, rules)
+    assert np.array_equal(serve(full, A100, rules).completion, theirs.completion)
+    longer = full._replace(output=np.array([62]))
+    for run in (simulator.simulate, simulate_vllm_clock):
+        with pytest.raises(ConfigError, match=r"request 0: .* 162 tokens, but .*nearest valid value: 161"):
+            run(longer, *stock(rules), A100, rules)
+
+
+def test_nothing_is_left_patched():
+    import time
+
+    from fluidwait.engines.vllm import clock, preparation
+
+    before = (clock.time, preparation.ThreadPoolExecutor)
+    case = random_case(3, 2)
+    simulate_vllm_clock(case.requests, *stock(case.rules), A100, case.rules, hashes=case.hashes)
+    assert (clock.time, preparation.ThreadPoolExecutor) == before and before[0] is time

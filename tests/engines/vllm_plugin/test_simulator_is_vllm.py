@@ -77,8 +77,9 @@ def test_the_random_runs_put_the_rules_to_the_test():
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_the_plug_in_with_given_knobs(asynchronous):
     """Of the policy that auto mode runs: vLLM's own rule with a batch and a memory that is left free."""
-    workload, policy = load_workload("p512d20"), load_policy("fluid_budget")
-    for blocks, rate in ((8448, 20.0), (300, 9.0)):
+    workload = load_workload("p512d20")
+    for blocks, rate, change in ((8448, 20.0, {}), (300, 9.0, {}), (8448, 9.0, {"max_requests": 8})):
+        policy = load_policy({"policy": "fluid_budget"} | change)
         law = length_law(workload)
         knobs = policy.prepare(Context(law, rate, A100, (np.nan, np.nan), blocks * 16, True))
         requests = generate(workload, n=400, rate=rate, seed=5)

@@ -16,6 +16,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from fluidwait.device.timing import BatchSums, TimeModel, iteration_time
 from fluidwait.engines.core import EngineError
 from fluidwait.engines.simulator import LOG_COLUMNS, Run
+from fluidwait.engines.v1.limits import limited
 from fluidwait.engines.v1.rules import NULL_BLOCK, Rules
 from fluidwait.engines.vllm import WaitScheduler
 from fluidwait.engines.vllm import clock as plugin_clock
@@ -103,11 +104,11 @@ def run(job: Job, log: bool) -> Run:
 
 def _scheduler(job: Job):
     """vLLM's own scheduler with the policy's limits, or the plug-in with the knobs as they are."""
-    rules, stock = job.rules, job.policy.stock_limits(job.knobs)
-    if stock is not None:
-        rules = rules._replace(requests=min(rules.requests, stock.requests), tokens=min(rules.tokens, stock.tokens))
+    rules = limited(job.policy, job.knobs, job.rules)
+    if job.policy.stock_limits(job.knobs) is not None:
         return make_scheduler(AsyncScheduler if rules.depth > 1 else Scheduler, **settings(rules, job.requests))
-    fixed = settings(rules, job.requests) | {"fluidwait": {"policy": job.policy.use}}
+    server = job.rules._replace(requests=rules.requests)  # the other limits are the plug-in's to keep
+    fixed = settings(server, job.requests) | {"fluidwait": {"policy": job.policy.use}}
     scheduler = make_scheduler(WaitScheduler, **fixed)
     given = Prepared(job.knobs, LengthLaw(np.ones(1), np.ones(1), np.ones(1)), float("nan"), np.zeros(0))
     scheduler.gate.preparation.learns = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import vllm
 from vllm import SamplingParams
 from vllm.engine.arg_utils import EngineArgs
 from vllm.utils.hashing import sha256
@@ -18,6 +20,8 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCache
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
+
+from fluidwait.base.errors import ConfigError
 
 EOS = 2
 
@@ -75,8 +79,21 @@ def _config(options: dict[str, Any]):
             model = LLAMA | {"max_position_embeddings": options["max_model_len"]}
             (Path(folder) / "config.json").write_text(json.dumps(model))
             options = {"model": folder, "load_format": "dummy", "skip_tokenizer_init": True} | options
-        _CONFIGS[key] = EngineArgs(**options).create_engine_config()
+        _CONFIGS[key] = EngineArgs(**_known(options)).create_engine_config()
     return _CONFIGS[key]
+
+
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+    """The options without those that this release of vLLM does not have, which must be off then.
+
+    Raises:
+        ConfigError: one of them is on.
+    """
+    fields = {field.name for field in dataclasses.fields(EngineArgs)}
+    for name in sorted(options.keys() - fields):
+        if options[name]:
+            raise ConfigError(f"vllm: vLLM {vllm.__version__} has no option {name}; these rules are those of vLLM 0.32")
+    return {name: value for name, value in options.items() if name in fields}
 
 
 _HASHERS: dict[int, Any] = {}

@@ -86,6 +86,10 @@ def test_asynchronous_and_synchronous_engines_differ(tmp_path, monkeypatch):
             {"policies": {"orca": {"use": "orca", "label": "Orca"}}},
             "'orca' reserves memory for whole sequences, which vLLM does not",
         ),
+        (
+            {"policies": {"few": {"use": "vllm_v1", "label": "Few", "settings": {"token_budget": 64}}}},
+            "policies.few: 'vllm_v1': 256 requests in service, but batches of 64 tokens: vLLM does not start",
+        ),
         ({"semantics": "vlm"}, "semantics: 'vlm' is not a valid value (did you mean 'vllm'?)"),
     ],
 )
@@ -104,8 +108,8 @@ def test_the_command_runs_it(capsys):
         assert cli.main([*arguments, "--semantics", "vllm", "--engine", "vllm"]) == 0
         assert capsys.readouterr().out == printed.replace("(simulator,", "(vllm,")
     assert cli.main([*arguments, "--engine", "vllm"]) == 2
-    told = "fluidwait: error: vllm: semantics: vLLM's scheduler follows its own rules (nearest valid: 'vllm')\n"
-    assert capsys.readouterr().err == told
+    told = "engine 'vllm': semantics must be 'vllm' or 'vllm_sync': its scheduler follows its own rules"
+    assert capsys.readouterr().err == f"fluidwait: error: {told}\n"
     assert cli.main([*arguments, "--semantics", "vllm", "--engine", "vidur"]) == 2
     assert "vidur: semantics: Vidur does not follow vLLM's rules" in capsys.readouterr().err
 

@@ -14,7 +14,7 @@ from fluidwait.device.hardware import Hardware, load_hardware
 from fluidwait.device.timing import TimeModel
 from fluidwait.engines import core, simulator
 from fluidwait.engines.core import Semantics
-from fluidwait.engines.presets import semantics_of
+from fluidwait.engines.presets import most_tokens, semantics_of
 from fluidwait.engines.rehearsal import rehearse
 from fluidwait.engines.v1.rules import Rules
 from fluidwait.experiments.sweep import columns_of
@@ -166,8 +166,8 @@ def prepare(
     chosen = policy if isinstance(policy, Policy) else load_policy(policy)
     machine = hardware if isinstance(hardware, Hardware) else load_hardware(hardware)
     rules = semantics_of(semantics, machine)
-    usable = (rules.blocks - rules.watermark) * rules.block_size
-    check_fits(length_law(traffic.workload), usable, f"workload {traffic.workload.name}", machine.max_model_len)
+    longest = most_tokens(rules)
+    check_fits(length_law(traffic.workload), longest, f"workload {traffic.workload.name}", machine.max_model_len)
     times = machine.time_model(time_model)
     knobs = _knobs(chosen, traffic, machine, times, rules)
     return Job(chosen, traffic.workload, machine, traffic.requests, knobs, times, rules)

@@ -163,6 +163,10 @@ def _write_records(out: Path, result: Simulation, asked: dict[str, Any], choices
 
     job = result.job
     config = asked | choices | {"workload": job.workload, "hardware": job.hardware}
+    if choices["engine"] == "vllm":
+        from fluidwait.engines.vllm.load.engine import engine_version
+
+        config["engine"] = f"vllm {engine_version()}"
     config["policy"] = {"policy": job.policy.name} | job.policy.settings.model_dump()
     engine = {"vllm": "vllm_clock"}.get(choices["engine"], choices["engine"])
     code = imported_modules(f"fluidwait.engines.{engine}", job.policy.code)

@@ -15,7 +15,7 @@ def make(
     step: Annotated[
         str,
         typer.Argument(
-            metavar="STEP", help="a name that `fluidwait steps` lists, sweep/e1/wait, or its beginning, sweep/e1"
+            metavar="STEP", help="a name that `fluidwait steps` lists, sweep/e1/wait, or sweep/e1 for all of these"
         ),
     ],
     scale: Scale = None,

@@ -21,7 +21,10 @@ def reservation(policy, knobs, semantics: Any) -> Any:
     tokens = policy.reserved_tokens(knobs)
     if isinstance(semantics, Rules):
         if tokens is not None:
-            raise ConfigError(f"'{policy.name}' reserves memory for whole sequences, which vLLM does not")
+            raise ConfigError(
+                f"semantics: '{policy.name}' reserves memory for whole sequences, which vLLM does not "
+                "(nearest valid value: 'serving')"
+            )
         limited(policy, knobs, semantics)
     if tokens is None:
         return semantics

@@ -13,6 +13,13 @@ NAMES = ("serving", "paper", "decode", "vllm", "vllm_sync")
 """See docs/engines.md."""
 
 
+def most_tokens(semantics: Semantics | Rules) -> int:
+    """Prompt and output of the longest request that an empty server could hold; vLLM needs no place for the last."""
+    if isinstance(semantics, Rules):
+        return semantics.blocks * semantics.block_size + 1
+    return (semantics.blocks - semantics.watermark) * semantics.block_size
+
+
 def semantics_of(name: str, hardware: Hardware, eviction: str | None = None) -> Semantics | Rules:
     """The semantics of this name on this hardware.
 

@@ -17,12 +17,13 @@ import polars as pl
 
 from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.step import Artifact, names
-from fluidwait.base.errors import FluidwaitError
+from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.device.timing import TimeModel
 from fluidwait.engines.core import Semantics
 from fluidwait.engines.simulator import Run, simulate
 from fluidwait.engines.v1.rules import Rules
 from fluidwait.engines.vidur import VERSION, native_policies, simulate_vidur
+from fluidwait.engines.vllm.load.engine import engine_version
 from fluidwait.engines.vllm_clock import simulate_vllm_clock
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import Setting
@@ -95,7 +96,7 @@ def audit_identity(setting: Setting, scale: str) -> dict[str, Any]:
     """Everything besides inputs and code that decides an audit."""
     experiment = setting.experiment
     return {
-        "engine": "vllm" if isinstance(setting.semantics, Rules) else f"vidur {VERSION}",
+        "engine": _engine(setting),
         "audit_requests": experiment.scale(scale).audit_requests,
         "audit_share": experiment.audit_share,
         "policies": {key: identity(setting, key, scale) for key in experiment.policies},
@@ -142,6 +143,16 @@ def _audited(requests, policy, knobs: Any, time_model: TimeModel, semantics: Sem
     native = policy.name in native_policies(semantics)
     run = simulate_vidur(requests, policy, knobs, time_model, semantics, native=native)
     return run, "Vidur's" if native else "ours in Vidur"
+
+
+def _engine(setting: Setting) -> str:
+    """The auditor with its version, as far as it is installed."""
+    if not isinstance(setting.semantics, Rules):
+        return f"vidur {VERSION}"
+    try:
+        return f"vllm {engine_version()}"
+    except ConfigError:
+        return "vllm"
 
 
 def auditor(setting: Setting) -> str:

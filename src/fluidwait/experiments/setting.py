@@ -13,7 +13,7 @@ from fluidwait.device.hardware import Hardware, load_hardware
 from fluidwait.device.timing import TimeModel
 from fluidwait.engines import core
 from fluidwait.engines.core import Semantics
-from fluidwait.engines.presets import semantics_of
+from fluidwait.engines.presets import most_tokens, semantics_of
 from fluidwait.engines.v1.rules import Rules
 from fluidwait.experiments.experiment import Experiment, workload_of
 from fluidwait.policies import Policy, load_policy
@@ -104,8 +104,9 @@ def resolve(experiment: Experiment) -> Setting:
     workload = workload_of(experiment)
     law = length_law(workload)
     semantics = semantics_of(experiment.semantics, hardware, experiment.eviction)
-    usable = (semantics.blocks - semantics.watermark) * semantics.block_size
-    check_fits(law, usable, f"experiment {experiment.id}: workload {workload.name}", hardware.max_model_len)
+    check_fits(
+        law, most_tokens(semantics), f"experiment {experiment.id}: workload {workload.name}", hardware.max_model_len
+    )
     return Setting(experiment, hardware, workload, law, hardware.time_model(experiment.time_model), semantics)
 
 

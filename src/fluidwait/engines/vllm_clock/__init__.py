@@ -42,7 +42,7 @@ def simulate_vllm_clock(
         EngineError: requests were left behind.
     """
     if not isinstance(rules, Rules):
-        raise ConfigError("vllm: semantics: vLLM's scheduler follows its own rules (nearest valid: 'vllm')")
+        raise ConfigError("engine 'vllm': semantics must be 'vllm' or 'vllm_sync': its scheduler follows its own rules")
     for name, value in {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}.items():
         os.environ.setdefault(name, value)  # vLLM reads them when it is imported
     try:

@@ -23,7 +23,6 @@ from fluidwait.engines.core import Semantics
 from fluidwait.engines.simulator import Run, simulate
 from fluidwait.engines.v1.rules import Rules
 from fluidwait.engines.vidur import VERSION, native_policies, simulate_vidur
-from fluidwait.engines.vllm.load.engine import engine_version
 from fluidwait.engines.vllm_clock import simulate_vllm_clock
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import Setting
@@ -149,6 +148,8 @@ def _engine(setting: Setting) -> str:
     """The auditor with its version, as far as it is installed."""
     if not isinstance(setting.semantics, Rules):
         return f"vidur {VERSION}"
+    from fluidwait.engines.vllm.load.engine import engine_version
+
     try:
         return f"vllm {engine_version()}"
     except ConfigError:

@@ -75,9 +75,9 @@ def compile_policies(
     shipped = sorted(path.stem for path in (project_root() / "config" / "policies").glob("*.yaml"))
     for name in policies or shipped:
         api.run(_job(name, "p512d20", api.HARDWARE, rate=1.0, requests=10, seed=1))
-        if name == "vllm_v1":  # vLLM's own rules are the same code for every policy
-            api.run(_job(name, "p512d20", api.HARDWARE, rate=1.0, requests=10, seed=1, semantics="vllm"))
         print(name)
+    if not policies:  # vLLM's own rules are the same code for every policy
+        api.run(_job("vllm_v1", "p512d20", api.HARDWARE, rate=1.0, requests=10, seed=1, semantics="vllm"))
 
 
 def _job(policy, workload, hardware, rate, requests, seed, **how) -> Job:

@@ -9,6 +9,7 @@ import os
 import pytest
 
 from fluidwait.engines.vllm.load.engine import engine_version
+from fluidwait.engines.vllm_clock.model import LLAMA as SMALL
 
 HAVE_VLLM = importlib.util.find_spec("vllm") is not None
 
@@ -21,23 +22,7 @@ if HAVE_VLLM:  # vLLM 0.20 fails at start when threads are bound to no core
     first_core = str(min(os.sched_getaffinity(0)))
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", first_core if engine_version().startswith("0.20.") else "nobind")
 
-LLAMA = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "head_dim": 32,  # the smallest that vLLM's CPU attention takes
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-5,
-    "vocab_size": 256,
-    "max_position_embeddings": 4096,
-    "torch_dtype": "float32",
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+LLAMA = SMALL | {"max_position_embeddings": 4096}
 
 
 @pytest.fixture(scope="session")

@@ -22,26 +22,7 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 from fluidwait.base.errors import ConfigError
-
-EOS = 2
-
-LLAMA = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-5,
-    "vocab_size": 256,
-    "torch_dtype": "float32",
-    "bos_token_id": 1,
-    "eos_token_id": EOS,
-}
-"""Of a model that is described and never loaded: vLLM's configuration wants one."""
+from fluidwait.engines.vllm_clock.model import EOS, LLAMA
 
 _CONFIGS: dict[str, Any] = {}
 

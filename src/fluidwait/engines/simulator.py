@@ -15,9 +15,11 @@ import numpy as np
 
 from fluidwait.device import timing
 from fluidwait.device.timing import BatchSums, TimeModel, iteration_time
+from fluidwait.base.errors import ConfigError
 from fluidwait.engines import core
 from fluidwait.engines.core import EngineError, Semantics, State, admission_blocks, decide, new_state
 from fluidwait.engines.feasibility import check_requests, reservation
+from fluidwait.engines.learning import Learned, serve_learning
 from fluidwait.engines.v1 import run as vllm
 from fluidwait.engines.v1.limits import limited
 from fluidwait.engines.v1.rules import Rules
@@ -55,7 +57,8 @@ def simulate(
     Args:
         policy: a :class:`fluidwait.policies.Policy`.
         semantics: how memory is counted; :class:`~fluidwait.engines.v1.rules.Rules` for vLLM's own scheduler.
-        knobs: what ``policy.prepare`` returned.
+        knobs: what ``policy.prepare`` returned; :class:`~fluidwait.engines.learning.Learned` under vLLM's rules for
+            the plug-in's own estimates.
         log: keep one row per iteration.
         check: verify conservation, capacity and causality at every iteration (about half the speed).
 
@@ -63,8 +66,11 @@ def simulate(
         ConfigError: a request can never fit the memory.
         EngineError: a request was left behind, the policy broke the contract, or an invariant failed.
     """
-    semantics = reservation(policy, knobs, semantics)
-    check_requests(requests, policy, knobs, semantics)
+    if not isinstance(knobs, Learned):
+        semantics = reservation(policy, knobs, semantics)
+        check_requests(requests, policy, knobs, semantics)
+    elif not isinstance(semantics, Rules):
+        raise ConfigError("learns: the plug-in learns inside vLLM (nearest valid semantics: 'vllm')")
     once: Any = _as_vllm if isinstance(semantics, Rules) else _once
     rows = np.empty((0, len(LOG_COLUMNS)))
     run = once(requests, policy, knobs, time_model, semantics, rows, check)
@@ -77,7 +83,10 @@ def simulate(
 
 def _as_vllm(requests, policy, knobs, time_model, rules: Rules, rows, check) -> Run:
     """vLLM's own scheduler within the limits of the policy."""
-    served = vllm.serve(requests, time_model, limited(policy, knobs, rules), rows=rows, check=check)
+    if isinstance(knobs, Learned):
+        served = serve_learning(requests, policy, knobs, time_model, rules, rows=rows, check=check)
+    else:
+        served = vllm.serve(requests, time_model, limited(policy, knobs, rules), rows=rows, check=check)
     times = (served.first_token, served.completion)
     return Run(*times, served.preemptions, served.iterations, served.busy, served.peak_blocks, None)
 

@@ -63,6 +63,12 @@ def vllm(
     )
 
 
+def model_length(requests) -> int:
+    """A context length (max_model_len) for these requests; one of few: vLLM's configurations take long to make."""
+    longest = int((np.asarray(requests.prompt) + np.asarray(requests.output)).max()) + 1
+    return max(4096, 1 << longest.bit_length())
+
+
 class State(NamedTuple):
     """What is known of the requests; arrays by request index."""
 

@@ -18,7 +18,7 @@ from fluidwait.engines.v1.rules import Rules, State, new_lists, new_state
 from fluidwait.engines.v1.schedule import enqueue, give_up, leave_queue, plan_step
 from fluidwait.policies.contract import jit, jit_cached
 
-DONE, STRANDED, BROKEN_INVARIANT = range(3)
+DONE, STRANDED, BROKEN_INVARIANT, PAUSED = range(4)
 
 
 class Served(NamedTuple):
@@ -31,6 +31,44 @@ class Served(NamedTuple):
     iterations: int
     busy: float  # s spent in iterations
     peak_blocks: int  # most KV blocks in use
+
+
+class Place(NamedTuple):
+    """Where a run stands, from one pause to the next."""
+
+    free: int  # KV blocks
+    head: int  # of the waiting window
+    tail: int  # its end; requests that have arrived
+    running: int
+    finished: int
+    iterations: int  # planned so far
+    flights: int  # steps that have not ended
+    empty: int  # steps in a row that planned nothing
+    evictions: int
+    peak: int  # most KV blocks in use
+    ended: int  # requests that the step that ended last has completed, until the next one is planned
+    now: float  # s
+    device_free: float  # s, when the last step ends
+    busy: float  # s spent in iterations
+
+
+class Notes(NamedTuple):
+    """What an observer learns besides: of a run that nobody observes these are empty."""
+
+    taken_in: np.ndarray  # float64[N], s, when the engine took the request in: at the first step after its arrival
+    flying: np.ndarray  # float64[2, 3], of the steps in flight: planned (s), tokens, KV tokens of the batch after it
+    landed: np.ndarray  # float64[steps, 4], of those that ended: the same, and when (s)
+    count: np.ndarray  # int64[1], rows of ``landed`` that are filled
+
+
+def new_place(rules: Rules) -> Place:
+    """The beginning of a run."""
+    return Place(rules.blocks, *[0] * 10, *[0.0] * 3)
+
+
+def new_notes(requests: int = 0, steps: int = 0) -> Notes:
+    """Room for so many requests, and steps between two pauses."""
+    return Notes(np.zeros(requests), np.zeros((2, 3)), np.zeros((steps, 4)), np.zeros(1, dtype=np.int64))
 
 
 def serve(
@@ -56,17 +94,51 @@ def serve(
         ConfigError: a request can never fit the memory.
         EngineError: requests would wait for ever, or an invariant failed.
     """
-    check_lengths(requests, rules)
-    state = new_state(requests, priority)
-    n = len(state.arrival)
-    known = (hashes or [[] for _ in range(n)]) if rules.caching else None
-    pool = new_pool(rules.blocks, rules.block_size, min(n, rules.requests), state.prompt, state.output, known)
-    log = np.empty((0, 6)) if rows is None else rows
-    status, at, iterations, busy, peak = _run(state, new_lists(n, rules), pool, time_model, rules, log, check)
-    if status != DONE:
-        raise EngineError(_explain(status, at, state))
-    times = (state.first_token, state.completion)
-    return Served(*times, state.preemptions, state.recomputed, iterations, busy, peak)
+    run = Serving(requests, time_model, rules, priority=priority, hashes=hashes, rows=rows, check=check)
+    run.until(np.inf)
+    return run.served()
+
+
+class Serving:
+    """A run that can be paused; arguments and errors as of :func:`serve`.
+
+    Attributes:
+        rules: those in force; the tokens of a batch and the watermark may change at a pause.
+        notes: for an observer, who asks for ``noted`` steps between two pauses.
+    """
+
+    def __init__(
+        self, requests, time_model: TimeModel, rules: Rules, *, priority=None, hashes=None, rows=None, check=False, noted=0
+    ):
+        check_lengths(requests, rules)
+        self.rules, self.state = rules, new_state(requests, priority)
+        n = len(self.state.arrival)
+        known = (hashes or [[] for _ in range(n)]) if rules.caching else None
+        room = min(n, rules.requests)
+        pool = new_pool(rules.blocks, rules.block_size, room, self.state.prompt, self.state.output, known)
+        self._fixed = (self.state, new_lists(n, rules), pool, time_model)
+        self._log = np.empty((0, 6)) if rows is None else rows
+        self._check = check
+        self.notes = new_notes(n if noted else 0, noted)
+        self.place = new_place(rules)
+
+    def until(self, when: float) -> bool:
+        """Go on until a step is about to be planned at ``when`` (s) or later, or the notes are full.
+
+        Returns True when every request has completed.
+        """
+        self.notes.count[0] = 0
+        status, place = _run(*self._fixed, self.rules, self._log, self._check, self.notes, self.place, when)
+        self.place = Place(*place)
+        if status in (STRANDED, BROKEN_INVARIANT):
+            raise EngineError(_explain(status, self.place.now, self.state))
+        return status == DONE
+
+    def served(self) -> Served:
+        """What became of the requests."""
+        state, place = self.state, self.place
+        times = (state.first_token, state.completion)
+        return Served(*times, state.preemptions, state.recomputed, place.iterations, place.busy, place.peak)
 
 
 def check_lengths(requests, rules: Rules) -> None:
@@ -92,17 +164,24 @@ def _explain(status: int, at: float, state: State) -> str:
 
 
 @jit_cached
-def _run(state, lists, pool, time_model, rules, rows, check):
-    n = len(state.arrival)
-    zero: Any = np.int64(0)
-    free, head, tail, running, finished = rules.blocks, zero, zero, zero, zero
-    iterations, flights, empty, evictions, peak = zero, zero, zero, zero, zero
-    now, device_free, busy = 0.0, 0.0, 0.0
+def _run(state, lists, pool, time_model, rules, rows, check, notes, place, until):
+    n, zero = len(state.arrival), _zero()
+    free, head, tail, running, finished = place.free, place.head, place.tail, place.running, place.finished
+    iterations, flights, empty, evictions = place.iterations, place.flights, place.empty, place.evictions
+    peak, ended, now, device_free, busy = place.peak, place.ended, place.now, place.device_free, place.busy
+    observed, status = len(notes.landed) > 0, DONE
     while finished < n:
         while tail < n and state.arrival[tail] <= now:
+            if observed:
+                notes.taken_in[tail] = now
             tail = enqueue(state, lists, rules, tail, head, tail)
+        asked = running > 0 or head < tail or ended > 0
+        if asked and (now >= until or (observed and notes.count[0] == len(notes.landed))):
+            status = PAUSED
+            break
         free, head, running, preempted = plan_step(state, lists, pool, rules, free, head, tail, running)
         evictions += preempted
+        ended = zero
         slot = iterations % 2
         sums, batch = _take_off(state, lists, slot, running)
         if batch > 0:
@@ -112,6 +191,9 @@ def _run(state, lists, pool, time_model, rules, rows, check):
             busy += duration
             lists.end[slot] = device_free
             peak = max(peak, rules.blocks - free)
+            if observed:
+                notes.flying[slot, 0], notes.flying[slot, 1] = now, sums.tokens
+                notes.flying[slot, 2] = sums.kv_tokens
             if iterations < len(rows):
                 rows[iterations, 0], rows[iterations, 1], rows[iterations, 2] = start, duration, sums.tokens
                 rows[iterations, 3], rows[iterations, 5] = batch, evictions
@@ -122,19 +204,39 @@ def _run(state, lists, pool, time_model, rules, rows, check):
         if flights >= rules.depth or (flights > 0 and batch == 0):
             slot = (iterations - flights) % 2
             now = max(now, lists.end[slot])
-            free, head, running, completed = _land(state, lists, pool, rules, slot, now, free, head, running)
-            finished += completed
+            free, head, running, ended = _land(state, lists, pool, rules, slot, now, free, head, running)
+            finished += ended
             flights -= 1
+            if observed:
+                _note(notes, slot, now)
         elif flights == 0:
             if head == tail and running == 0:
                 now = max(now, state.arrival[tail])
             else:  # a request that was alone has preempted itself, and comes back at once
                 empty += 1
                 if empty > 2:
-                    return STRANDED, now, iterations, busy, peak
+                    status = STRANDED
+                    break
         if check and not _holds(state, lists, rules, free, head, tail, running, finished):
-            return BROKEN_INVARIANT, now, iterations, busy, peak
-    return DONE, now, iterations, busy, peak
+            status = BROKEN_INVARIANT
+            break
+    counts = (free, head, tail, running, finished, iterations, flights, empty, evictions, peak, ended)
+    return status, (*counts, now, device_free, busy)
+
+
+@jit
+def _zero():
+    """Of the type of the counts: a literal 0 has one of its own, and what is called with it is compiled twice."""
+    return np.int64(0)
+
+
+@jit
+def _note(notes, slot, now):
+    k = notes.count[0]
+    for column in range(3):
+        notes.landed[k, column] = notes.flying[slot, column]
+    notes.landed[k, 3] = now
+    notes.count[0] = k + 1
 
 
 @jit

@@ -88,7 +88,7 @@ class Book:
 
     def forget_finished(self) -> None:
         """Forget the requests that have ended."""
-        for name in self.engine.finished_req_ids:
+        for name in sorted(self.engine.finished_req_ids):  # a set of names has another order in every process
             self._forget(name)
 
     def _forget(self, name: str) -> None:

@@ -7,7 +7,7 @@ estimated. Until enough is known there are no knobs, and the engine schedules fi
 from __future__ import annotations
 
 import math
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -35,10 +35,25 @@ class Prepared(NamedTuple):
     marks: np.ndarray  # estimates by whose change drift is judged
 
 
-class Preparation:
-    """Keeps the knobs in force up to date; :meth:`current` is cheap enough for every step."""
+class AtOnce(Executor):
+    """Computes what it is given before it goes on, for clocks that stand still meanwhile."""
 
-    def __init__(self, policy: Policy, settings: SchedulerSettings, size: EngineSize):
+    def submit(self, fn, /, *args, **kwargs) -> Future:
+        done: Future = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+class Preparation:
+    """Keeps the knobs in force up to date; :meth:`current` is cheap enough for every step.
+
+    New knobs are computed by ``worker``, a thread of its own unless another executor is given.
+    """
+
+    def __init__(self, policy: Policy, settings: SchedulerSettings, size: EngineSize, worker: Executor | None = None):
         self.policy, self.settings, self.size, self.needs = policy, settings, size, policy.needs()
         self.traffic = Traffic(settings.rate_window, settings.length_window, settings.iteration_window)
         self.law = length_law(load_workload(settings.workload)) if settings.workload else _law_for(self.needs)
@@ -48,9 +63,9 @@ class Preparation:
         self.prepared: Prepared | None = None
         self.rehearsal: Prepared | None = None  # knobs of the right types, to compile with
         self.problem = ""  # why there are no knobs, or why they are not newer
-        self._worker = ThreadPoolExecutor(1, "fluidwait-preparation")
+        self._worker = worker or ThreadPoolExecutor(1, "fluidwait-preparation")
         self._pending: Future | None = None
-        self._next_look = -math.inf
+        self.next_look = -math.inf  # s, when the estimates are looked at again
         self.learns = not self._known()
         """Whether the plan depends on the traffic. If not, finished requests and iterations need not be noted."""
         if not self.learns:
@@ -60,8 +75,8 @@ class Preparation:
 
     def current(self, now: float) -> Prepared | None:
         """What is in force at ``now`` (s), None while too little is known."""
-        if now >= self._next_look:
-            self._next_look = now + self.settings.refresh
+        if now >= self.next_look:
+            self.next_look = now + self.settings.refresh
             self._look(now)
         return self.prepared
 

@@ -15,6 +15,7 @@ from typing import Any
 from fluidwait.base.errors import ConfigError
 from fluidwait.device.timing import TimeModel
 from fluidwait.engines.feasibility import check_requests, reservation
+from fluidwait.engines.learning import Learned
 from fluidwait.engines.simulator import Run
 from fluidwait.engines.v1.rules import Rules
 
@@ -49,5 +50,6 @@ def simulate_vllm_clock(
         from fluidwait.engines.vllm_clock import run
     except ImportError as error:
         raise ConfigError(f"vllm: the engine needs vLLM (./run.sh setup-vllm, or pip install vllm): {error}") from None
-    check_requests(requests, policy, knobs, reservation(policy, knobs, rules))
+    if not isinstance(knobs, Learned):
+        check_requests(requests, policy, knobs, reservation(policy, knobs, rules))
     return run.run(run.Job(requests, policy, knobs, time_model, rules, priority, hashes), log)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -15,13 +14,14 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from fluidwait.device.timing import BatchSums, TimeModel, iteration_time
 from fluidwait.engines.core import EngineError
+from fluidwait.engines.learning import Learned
 from fluidwait.engines.simulator import LOG_COLUMNS, Run
 from fluidwait.engines.v1.limits import limited
-from fluidwait.engines.v1.rules import NULL_BLOCK, Rules
+from fluidwait.engines.v1.rules import NULL_BLOCK, Rules, model_length
 from fluidwait.engines.vllm import WaitScheduler
 from fluidwait.engines.vllm import clock as plugin_clock
 from fluidwait.engines.vllm import preparation as plugin_preparation
-from fluidwait.engines.vllm.preparation import Prepared
+from fluidwait.engines.vllm.preparation import AtOnce, Prepared
 from fluidwait.engines.vllm_clock.scheduler import computed_before, make_request, make_scheduler, model_output
 from fluidwait.workload import LengthLaw
 
@@ -39,7 +39,7 @@ class Clock:
         self.now = 0.0  # s
 
     def monotonic(self) -> float:
-        return 1000.0 + self.now
+        return self.now
 
     def time(self) -> float:
         return EPOCH + self.now
@@ -48,29 +48,11 @@ class Clock:
         self.now += seconds
 
 
-class _AtOnce:
-    """Stands for an executor with one thread."""
-
-    def __init__(self, *_):
-        pass
-
-    def submit(self, function, *arguments) -> Future:
-        done: Future = Future()
-        try:
-            done.set_result(function(*arguments))
-        except Exception as error:
-            done.set_exception(error)
-        return done
-
-    def shutdown(self, **_) -> None:
-        pass
-
-
 @contextmanager
 def virtual_time() -> Iterator[Clock]:
     """The plug-in's clock, which moves only when told to; afterwards everything is as it was."""
     clock = Clock()
-    with patch.object(plugin_clock, "time", clock), patch.object(plugin_preparation, "ThreadPoolExecutor", _AtOnce):
+    with patch.object(plugin_clock, "time", clock), patch.object(plugin_preparation, "ThreadPoolExecutor", lambda *_: AtOnce()):
         yield clock
 
 
@@ -103,14 +85,18 @@ def run(job: Job, log: bool) -> Run:
 
 
 def _scheduler(job: Job):
-    """vLLM's own scheduler with the policy's limits, or the plug-in with the knobs as they are."""
-    rules = limited(job.policy, job.knobs, job.rules)
-    if job.policy.stock_limits(job.knobs) is not None:
+    """vLLM's own scheduler with the policy's limits; or the plug-in with the knobs as they are, or finding its own."""
+    policy, knobs = job.policy, job.knobs
+    if isinstance(knobs, Learned):
+        own = knobs.settings.model_dump(exclude={"policy", "settings"}, exclude_unset=True)
+        entry = {"policy": policy.use, "settings": policy.settings.model_dump(mode="json", exclude_unset=True)}
+        return make_scheduler(WaitScheduler, **settings(job.rules, job.requests), fluidwait=entry | own)
+    rules = limited(policy, knobs, job.rules)
+    if policy.stock_limits(knobs) is not None:
         return make_scheduler(AsyncScheduler if rules.depth > 1 else Scheduler, **settings(rules, job.requests))
     server = job.rules._replace(requests=rules.requests)  # the other limits are the plug-in's to keep
-    fixed = settings(server, job.requests) | {"fluidwait": {"policy": job.policy.use}}
-    scheduler = make_scheduler(WaitScheduler, **fixed)
-    given = Prepared(job.knobs, LengthLaw(np.ones(1), np.ones(1), np.ones(1)), float("nan"), np.zeros(0))
+    scheduler = make_scheduler(WaitScheduler, **settings(server, job.requests), fluidwait={"policy": policy.use})
+    given = Prepared(knobs, LengthLaw(np.ones(1), np.ones(1), np.ones(1)), float("nan"), np.zeros(0))
     scheduler.gate.preparation.learns = False
     scheduler.gate.preparation.prepared = given
     return scheduler
@@ -118,9 +104,8 @@ def _scheduler(job: Job):
 
 def settings(rules: Rules, requests) -> dict[str, Any]:
     """Arguments of :func:`make_scheduler` for these rules."""
-    longest = int((np.asarray(requests.prompt) + np.asarray(requests.output)).max()) + 1
     options = {
-        "max_model_len": max(4096, 1 << longest.bit_length()),  # few values: a configuration takes long to make
+        "max_model_len": model_length(requests),
         "max_num_seqs": rules.requests,
         "max_num_batched_tokens": rules.tokens,
         # vLLM truncates share x blocks; the half keeps rounding from taking a block away

@@ -40,6 +40,7 @@ class Run(NamedTuple):
     busy: float  # s spent in iterations
     peak_blocks: int  # most KV blocks in use during any iteration
     log: np.ndarray | None  # float64[iterations, 6] with LOG_COLUMNS, when asked for
+    recomputed: np.ndarray | None = None  # int64[N], tokens that were computed and dropped, where the engine tells
 
 
 def simulate(
@@ -88,7 +89,8 @@ def _as_vllm(requests, policy, knobs, time_model, rules: Rules, rows, check) -> 
     else:
         served = vllm.serve(requests, time_model, limited(policy, knobs, rules), rows=rows, check=check)
     times = (served.first_token, served.completion)
-    return Run(*times, served.preemptions, served.iterations, served.busy, served.peak_blocks, None)
+    cost = (served.iterations, served.busy, served.peak_blocks)
+    return Run(*times, served.preemptions, *cost, None, served.recomputed)
 
 
 def _once(requests, policy, knobs, time_model, semantics, rows, check) -> Run:

@@ -10,10 +10,11 @@ from fluidwait.base.models import parse
 from fluidwait.base.paths import project_root
 from fluidwait.base.yaml_files import load_yaml
 from fluidwait.studies.e6 import E6, check
+from fluidwait.studies.e10 import E10
 from fluidwait.studies.e11 import E11
 from fluidwait.studies.study import Study
 
-MODELS: dict[str, type[Study]] = {"e6": E6, "e11": E11}
+MODELS: dict[str, type[Study]] = {"e6": E6, "e10": E10, "e11": E11}
 """The model of each study, by its id."""
 
 

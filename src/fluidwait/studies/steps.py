@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from fluidwait.artifacts.step import Rule, Step, results_rule
 from fluidwait.drawing.products import figure_products, figure_rule
-from fluidwait.studies import e6, gaps, overflow, scaling, toy
+from fluidwait.studies import clock, e6, gaps, overflow, scaling, toy
 from fluidwait.studies.e6 import E6
+from fluidwait.studies.e10 import E10
 from fluidwait.studies.e11 import E11, GAP_TABLES
 from fluidwait.studies.figures import FIGURES
 from fluidwait.studies.study import Study
@@ -24,6 +26,12 @@ SCALING = results_rule("study_scaling", "results/{scale}/{study}/scaling.csv", "
 GAPS = results_rule("study_gaps", "results/{scale}/{study}/{table}.csv")
 """Throughput gaps of the policies at C = M*."""
 
+LATENCY = results_rule("study_latency", "results/{scale}/{study}/latency.csv")
+"""E10: means over the replications, and changes against vLLM's own scheduler."""
+
+AUDIT = results_rule("study_audit", "results/{scale}/{study}/audit.csv")
+"""E10: a sample of the runs repeated in vLLM's real scheduler; it fails if any request differs."""
+
 TABLE = results_rule("study_table", "results/{scale}/{study}/{table}.csv")
 """The toy example, or how often Nested WAIT exceeds its memory bound."""
 
@@ -35,6 +43,7 @@ def study_steps(name: str, study: Study, scale: str) -> list[Step]:
     study.scale(scale)
     tables = _e11(name, study, scale) if isinstance(study, E11) else []
     tables += _e6(name, study, scale) if isinstance(study, E6) else []
+    tables += _e10(name, study, scale) if isinstance(study, E10) else []
     return tables + [_figure(name, study, figure, scale) for figure in FIGURES[study.id]]
 
 
@@ -56,6 +65,16 @@ def _e11(name: str, study: E11, scale: str) -> list[Step]:
     others = {"toy": toy.toy(study), "overflow": overflow.overflow(study, scale)}
     tables = [Step(TABLE, (name, table), at | {"table": table}, (product,)) for table, product in others.items()]
     return [*runs, means, *of_gaps, *tables]
+
+
+def _e10(name: str, study: E10, scale: str) -> list[Step]:
+    at = {"scale": scale, "study": name}
+    runs = [Step(RUNS, (name, load), at | {"part": load}, (clock.runs(study, load, scale),)) for load in study.loads]
+    files = tuple(file for step in runs for file in step.outputs)
+    found = [*runs, Step(LATENCY, (name,), at, (clock.latency(study, files, scale),))]
+    if find_spec("vllm"):
+        found.append(Step(AUDIT, (name,), at, (clock.audit(study, scale),)))
+    return found
 
 
 def _figure(name: str, study: Study, figure: str, scale: str) -> Step:

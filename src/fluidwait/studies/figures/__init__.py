@@ -9,12 +9,14 @@ from __future__ import annotations
 from types import ModuleType
 
 from fluidwait.studies.figures import e6_memory as memory
+from fluidwait.studies.figures import e10_clock as clock
 from fluidwait.studies.figures import e11_gap as gap
 from fluidwait.studies.figures import e11_overflow as overflow
 from fluidwait.studies.figures import e11_scaling as scaling
 
 FIGURES: dict[str, dict[str, ModuleType]] = {
     "e6": {"e6": memory},
+    "e10": {"e10_clock": clock},
     "e11": {"e11_scaling": scaling, "e11_gap": gap, "e11_overflow": overflow},
 }
 """Figures of each study by file name without suffix."""

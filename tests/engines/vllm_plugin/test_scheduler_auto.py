@@ -69,7 +69,7 @@ def test_estimates_find_what_was_put_in():
     assert law.share.sum() == pytest.approx(1.0)
     assert law.share @ law.prompt == pytest.approx(200, rel=0.01)
     assert law.share @ law.output == pytest.approx(50, rel=0.01)
-    times = traffic.time_model()
+    times = traffic.times()[0]
     assert times.per_kv == pytest.approx(PER_KV, rel=0.05)
     for tokens, kv in ((20, 10_000), (60, 30_000), (300, 20_000), (700, 1000), (990, 50_000)):
         assert seconds(times, tokens, kv) == pytest.approx(BASE + SLOPE * tokens + PER_KV * kv, rel=0.05)
@@ -87,7 +87,7 @@ def test_the_time_of_a_batch_is_a_stair_not_a_line():
         for _ in range(100):
             kv = int(random.integers(1000, 50_000))
             traffic.iterated(tokens, kv, took + PER_KV * kv)
-    times = traffic.time_model()
+    times = traffic.times()[0]
     for tokens, took in ((40, 8e-3), (90, 9e-3), (384, 24e-3), (2048, 120e-3)):
         assert seconds(times, tokens, 0) == pytest.approx(took, rel=0.05)
     assert np.all(np.diff(times.compute) >= 0)
@@ -102,7 +102,7 @@ def test_limited_batches_do_not_make_the_estimate_forget_larger_ones():
         traffic.iterated(2048, 0, 0.4)
     for _ in range(5000):
         traffic.iterated(384, 20_000, BASE + SLOPE * 384 + PER_KV * 20_000)
-    assert seconds(traffic.time_model(), 2048, 0) == pytest.approx(0.4, rel=0.1)
+    assert seconds(traffic.times()[0], 2048, 0) == pytest.approx(0.4, rel=0.1)
 
 
 def test_prefills_among_decodes_are_no_outliers():
@@ -111,7 +111,7 @@ def test_prefills_among_decodes_are_no_outliers():
     for i in range(500):
         tokens, took = (2048, 0.12) if i % 5 == 0 else (20, 0.01)
         traffic.iterated(tokens, 1000, took)
-    assert seconds(traffic.time_model(), 2048, 1000) == pytest.approx(0.12, rel=0.05)
+    assert seconds(traffic.times()[0], 2048, 1000) == pytest.approx(0.12, rel=0.05)
 
 
 def test_the_rate_forgets():
@@ -124,9 +124,9 @@ def test_the_rate_forgets():
 def test_one_stalled_iteration_does_not_matter():
     traffic = Traffic(rate_window=60.0, length_window=1000, iteration_window=500)
     teach(traffic)
-    calm = traffic.time_model()
+    calm = traffic.times()[0]
     traffic.iterated(10, 1000, 60.0)  # a compilation, say
-    assert traffic.time_model().base == pytest.approx(calm.base, rel=0.01)
+    assert traffic.times()[0].base == pytest.approx(calm.base, rel=0.01)
 
 
 def test_first_come_first_served_until_enough_is_known():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ from vllm_cases import random_case  # noqa: E402
 from fluidwait.base.errors import ConfigError  # noqa: E402
 from fluidwait.device.hardware import load_hardware  # noqa: E402
 from fluidwait.engines import simulator  # noqa: E402
+from fluidwait.engines.learning import Learned, serve_learning  # noqa: E402
 from fluidwait.engines.v1.rules import vllm  # noqa: E402
 from fluidwait.engines.v1.run import serve  # noqa: E402
 from fluidwait.engines.vllm.load.engine import engine_version  # noqa: E402
+from fluidwait.engines.vllm.settings import SchedulerSettings  # noqa: E402
 from fluidwait.engines.vllm_clock import simulate_vllm_clock  # noqa: E402
 from fluidwait.policies import load_policy  # noqa: E402
 from fluidwait.policies.contract import Context  # noqa: E402
@@ -114,3 +117,47 @@ def test_nothing_is_left_patched():
     case = random_case(3, 2)
     simulate_vllm_clock(case.requests, *stock(case.rules), A100, case.rules, hashes=case.hashes)
     assert (clock.time, preparation.ThreadPoolExecutor) == before and before[0] is time
+
+
+def of_the_plugin(case, asynchronous):
+    """Auto mode, which looks twice a second from the tenth request on, so that short runs see several plans."""
+    learned = Learned(SchedulerSettings(least=10, refresh=0.5, length_window=50, iteration_window=40))
+    rules = vllm(case.blocks, asynchronous=asynchronous, caching=case.hashes is not None)
+    return load_policy({"policy": "fluid_budget"}), learned, A100, rules
+
+
+class Load(NamedTuple):
+    workload: str
+    rate: float
+    blocks: int
+    requests: int
+    hashes: list | None = None
+
+
+LOADS = {
+    "one type": Load("p512d20", 22.0, 8448, 500),
+    "little memory": Load("p512d1000", 1.6, 300, 40),
+    "lmsys": Load("lmsys-chat-1m", 30.0, 700, 400),
+    "long prompts": Load("p2000d50", 5.4, 8448, 150),
+    "shared prefixes": Load("p512d20", 22.0, 2000, 300, [[100 * (i % 7) + j for j in range(10)] for i in range(300)]),
+}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("name", LOADS)
+def test_auto_mode_learns_the_same(name, asynchronous):
+    """The plug-in's estimates see the same batches and requests at the same times, and give the same limits."""
+    load = LOADS[name]
+    requests = generate(load_workload(load.workload), n=load.requests, rate=load.rate, seed=3)
+    arguments = of_the_plugin(load, asynchronous)
+    given = {"hashes": load.hashes} if load.hashes else {}
+    theirs = simulate_vllm_clock(requests, *arguments, log=True, **given)
+    policy, learned, times, rules = arguments
+    rows = np.empty_like(theirs.log)
+    ours = serve_learning(requests, policy, learned, times, rules, rows=rows, check=True, **given)
+    assert np.array_equal(ours.first_token, theirs.first_token)
+    assert np.array_equal(ours.completion, theirs.completion)
+    assert np.array_equal(ours.preemptions, theirs.evictions)
+    assert np.array_equal(rows, theirs.log)
+    stock = serve(requests, times, rules, **given)
+    assert not np.array_equal(stock.completion, ours.completion)  # it learned something

@@ -80,26 +80,16 @@ class Traffic:
         kinds, counts = np.unique(pairs, axis=0, return_counts=True)
         return LengthLaw(kinds[:, 0], kinds[:, 1], counts / counts.sum())
 
-    def time_model(self) -> TimeModel:
-        """base + compute[tokens] + per_kv x KV tokens, by least squares over the windows.
+    def times(self) -> tuple[TimeModel, tuple[float, float]]:
+        """Iteration times by least squares over the windows: a time model, and the paper's (d0 s, d1 s/KV token).
 
-        ``compute`` rises from 0 in straight pieces that meet at the powers of two, and beyond the largest batch seen
-        as it does up to there on average. Every size of batch counts the same, by its relative error.
+        The model is base + compute[tokens] + per_kv x KV tokens. ``compute`` rises from 0 in straight pieces that meet
+        at the powers of two, and beyond the largest batch seen as it does up to there on average. Every size of batch
+        counts the same, by its relative error.
         """
         rows, weight = self._rows()
-        most = rows[:, 0].max()
-        knots = 2.0 ** np.arange(np.ceil(np.log2(max(most, 2))) + 1)
-        starts = np.concatenate([[0.0], knots[:-1]])
-        pieces = np.clip(rows[:, :1] - starts, 0.0, knots - starts)
-        base, *slopes, per_kv = _fit(np.column_stack([np.ones(len(rows)), pieces, rows[:, 1]]), rows[:, 2], weight)
-        compute = np.interp(np.arange(most + 1), [0.0, *knots], [0.0, *np.cumsum(slopes * (knots - starts))])
-        return TimeModel(max(base, LEAST), per_kv, compute, compute[-1] / most, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-
-    def linear(self) -> tuple[float, float]:
-        """The paper's (d0 s, d1 s/KV token), fitted to the same iterations."""
-        rows, _ = self._rows()
-        base, per_kv = _fit(np.column_stack([np.ones(len(rows)), rows[:, 1]]), rows[:, 2], np.ones(len(rows)))
-        return max(base, LEAST), per_kv
+        d0, d1 = _fit(np.column_stack([np.ones(len(rows)), rows[:, 1]]), rows[:, 2], np.ones(len(rows)))
+        return _time_model(rows, weight), (max(d0, LEAST), d1)
 
     def _rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Iterations but for outliers, f8[n, 3] (tokens, KV tokens, s), and their weights, f8[n]."""
@@ -110,6 +100,16 @@ class Traffic:
         alike = [rows[rows[:, 2] <= OUTLIER * most] for rows, most in zip(alike, middle, strict=True)]
         weight = [np.full(len(rows), 1 / (len(rows) ** 0.5 * most)) for rows, most in zip(alike, middle, strict=True)]
         return np.concatenate(alike), np.concatenate(weight)
+
+
+def _time_model(rows: np.ndarray, weight: np.ndarray) -> TimeModel:
+    most = rows[:, 0].max()
+    knots = 2.0 ** np.arange(np.ceil(np.log2(max(most, 2))) + 1)
+    starts = np.concatenate([[0.0], knots[:-1]])
+    pieces = np.clip(rows[:, :1] - starts, 0.0, knots - starts)
+    base, *slopes, per_kv = _fit(np.column_stack([np.ones(len(rows)), pieces, rows[:, 1]]), rows[:, 2], weight)
+    compute = np.interp(np.arange(most + 1), [0.0, *knots], [0.0, *np.cumsum(slopes * (knots - starts))])
+    return TimeModel(max(base, LEAST), per_kv, compute, compute[-1] / most, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def _fit(columns: np.ndarray, seconds: np.ndarray, weight: np.ndarray) -> np.ndarray:

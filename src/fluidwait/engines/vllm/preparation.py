@@ -15,7 +15,7 @@ import numpy as np
 
 from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.device.hardware import load_hardware
-from fluidwait.device.timing import BatchSums, iteration_time, linear
+from fluidwait.device.timing import BatchSums, TimeModel, iteration_time, linear
 from fluidwait.engines.core import context_of, serving
 from fluidwait.engines.vllm.estimates import Traffic
 from fluidwait.engines.vllm.settings import SOURCE, SchedulerSettings
@@ -128,7 +128,7 @@ class Preparation:
             FluidwaitError: the policy cannot be prepared for this traffic.
         """
         law = self.law if self.law is not None else self.traffic.law()
-        times = self._time_model()
+        times, d0_d1 = self._times()
         rate = self.settings.rate or self.traffic.rate(now)
         marks = self._marks(law, times, rate)
         steady = None
@@ -136,22 +136,18 @@ class Preparation:
             steady = old
         if steady is not None and not self.needs.load:
             return steady
-        knobs = self._knobs(context_of(law, rate, times, self._linear(times), serving(self.size.capacity, 1)))
+        knobs = self._knobs(context_of(law, rate, times, d0_d1, serving(self.size.capacity, 1)))
         if steady is not None and _same(knobs, steady.knobs):
             return steady
         return Prepared(knobs, law, self._boundary(law, times, knobs), marks)
 
-    def _time_model(self):
+    def _times(self) -> tuple[TimeModel | None, tuple[float, float]]:
+        """The time model and the paper's (d0, d1); None and nan where nothing asks for them."""
         if self.hardware is not None:
-            return self.hardware.time_model("profile" if self.hardware.timing.profile else "linear")
+            return self.hardware.time_model("profile" if self.hardware.timing.profile else "linear"), self.hardware.linear
         if self.traffic.counts()[1] >= self.settings.least:
-            return self.traffic.time_model()
-        return None  # nothing asks for it
-
-    def _linear(self, times) -> tuple[float, float]:
-        if self.hardware is not None:
-            return self.hardware.linear
-        return self.traffic.linear() if times is not None else (math.nan, math.nan)
+            return self.traffic.times()
+        return None, (math.nan, math.nan)
 
     def _marks(self, law: LengthLaw, times, rate: float) -> np.ndarray:
         """Mean lengths, the time of a decode batch and of a prefill; the rate where the policy uses it."""

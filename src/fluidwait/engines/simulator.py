@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fluidwait.base.errors import ConfigError
 from fluidwait.device import timing
 from fluidwait.device.timing import BatchSums, TimeModel, iteration_time
-from fluidwait.base.errors import ConfigError
 from fluidwait.engines import core
 from fluidwait.engines.core import EngineError, Semantics, State, admission_blocks, decide, new_state
 from fluidwait.engines.feasibility import check_requests, reservation

@@ -34,7 +34,16 @@ from fluidwait.policies import Policy, load_policy
 from fluidwait.stats.metrics import mean_interval, run_metrics
 from fluidwait.studies.e10 import E10
 from fluidwait.studies.study import seed_at, table_product
-from fluidwait.workload import LengthLaw, Requests, Workload, check_fits, generate, input_files, length_law, load_workload
+from fluidwait.workload import (
+    LengthLaw,
+    Requests,
+    Workload,
+    check_fits,
+    generate,
+    input_files,
+    length_law,
+    load_workload,
+)
 
 POINT = ("workload", "share", "rate", "policy")
 """What replications have in common."""

@@ -108,7 +108,16 @@ class Serving:
     """
 
     def __init__(
-        self, requests, time_model: TimeModel, rules: Rules, *, priority=None, hashes=None, rows=None, check=False, noted=0
+        self,
+        requests,
+        time_model: TimeModel,
+        rules: Rules,
+        *,
+        priority=None,
+        hashes=None,
+        rows=None,
+        check=False,
+        noted=0,
     ):
         check_lengths(requests, rules)
         self.rules, self.state = rules, new_state(requests, priority)

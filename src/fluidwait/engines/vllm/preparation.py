@@ -144,7 +144,9 @@ class Preparation:
     def _times(self) -> tuple[TimeModel | None, tuple[float, float]]:
         """The time model and the paper's (d0, d1); None and nan where nothing asks for them."""
         if self.hardware is not None:
-            return self.hardware.time_model("profile" if self.hardware.timing.profile else "linear"), self.hardware.linear
+            return self.hardware.time_model(
+                "profile" if self.hardware.timing.profile else "linear"
+            ), self.hardware.linear
         if self.traffic.counts()[1] >= self.settings.least:
             return self.traffic.times()
         return None, (math.nan, math.nan)

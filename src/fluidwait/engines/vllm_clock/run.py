@@ -52,7 +52,10 @@ class Clock:
 def virtual_time() -> Iterator[Clock]:
     """The plug-in's clock, which moves only when told to; afterwards everything is as it was."""
     clock = Clock()
-    with patch.object(plugin_clock, "time", clock), patch.object(plugin_preparation, "ThreadPoolExecutor", lambda *_: AtOnce()):
+    with (
+        patch.object(plugin_clock, "time", clock),
+        patch.object(plugin_preparation, "ThreadPoolExecutor", lambda *_: AtOnce()),
+    ):
         yield clock
 
 

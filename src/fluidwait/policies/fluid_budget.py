@@ -12,11 +12,11 @@ carries as much as ``token_budget``, to within ``ERROR``.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, PositiveInt
 
+from fluidwait.device.tiles import end_of_tile
 from fluidwait.fluid.calibrated import calibrated_boundary, calibrated_equilibrium
 from fluidwait.policies.contract import (
     NO_LIMIT,
@@ -33,10 +33,7 @@ from fluidwait.policies.contract import (
     wants_fluid,
 )
 
-TILE, WIDE_TILE = 64, 128
-"""Tokens by which the compute time of a batch grows in steps: up to WIDE_TILE tokens, and beyond."""
-
-ERROR = 0.03
+ERROR = 0.01
 """Share of the predicted rate that is no reason for a larger batch: the prediction is no better than that."""
 
 
@@ -82,12 +79,6 @@ def _fluid_tokens(settings: Settings, context: Context) -> int:
             return tokens
         tokens += 1
     return settings.token_budget
-
-
-def end_of_tile(tokens: float) -> int:
-    """The least number of tokens from ``tokens`` on at which the compute time is about to step up."""
-    tile = TILE if tokens <= WIDE_TILE else WIDE_TILE
-    return tile * math.ceil(tokens / tile)
 
 
 def needs(settings: Settings) -> Needs:

@@ -191,7 +191,7 @@ def test_a_failing_estimate_keeps_the_plan_in_force(monkeypatch):
     preparation = automatic()
     teach(preparation.traffic)
     first = settled(preparation, 60.0)
-    monkeypatch.setattr(preparation, "_time_model", lambda: 1 / 0)
+    monkeypatch.setattr(preparation, "_times", lambda: 1 / 0)
     assert settled(preparation, 80.0) is first
     assert "ZeroDivisionError" in preparation.problem
 

@@ -8,6 +8,7 @@ from collections import deque
 import numpy as np
 from scipy.optimize import nnls
 
+from fluidwait.device.tiles import beginning_of_tile, end_of_tile
 from fluidwait.device.timing import TimeModel
 from fluidwait.workload import LengthLaw
 
@@ -25,8 +26,8 @@ LEAST = 1e-6
 class Traffic:
     """Windows over arrivals (the last ``rate_window`` s), finished requests and iterations (the last so many).
 
-    Iterations have a window per size of batch, in powers of two of tokens: a scheduler that limits its batches would
-    otherwise forget what larger ones take, and a line through those left drifts away.
+    Iterations have a window per size of batch, by tiles of tokens: a scheduler that limits its batches would otherwise
+    forget what larger ones take, and a line through those left drifts away.
 
     The engine writes, a background thread reads; a lock guards both, held for a copy at most.
     """
@@ -36,7 +37,7 @@ class Traffic:
         self._arrivals: deque[float] = deque(maxlen=100_000)
         self._lengths: deque[tuple[int, int]] = deque(maxlen=length_window)
         self._iteration_window = iteration_window
-        self._iterations: dict[int, deque[tuple[int, int, float]]] = {}  # by the power of two above their tokens
+        self._iterations: dict[int, _Window] = {}  # by the end of the tile of their tokens
         self._lock = threading.Lock()
         self.started: float | None = None
 
@@ -51,14 +52,16 @@ class Traffic:
 
     def iterated(self, tokens: int, kv_tokens: int, seconds: float) -> None:
         """An iteration computed ``tokens``; its requests then held ``kv_tokens`` in all."""
+        tile = end_of_tile(tokens)
         with self._lock:
-            alike = self._iterations.setdefault((int(tokens) - 1).bit_length(), deque(maxlen=self._iteration_window))
-            alike.append((tokens, kv_tokens, seconds))
+            if tile not in self._iterations:
+                self._iterations[tile] = _Window(self._iteration_window)
+            self._iterations[tile].add(tokens, kv_tokens, seconds)
 
     def counts(self) -> tuple[int, int]:
         """Finished requests and iterations in the windows."""
         with self._lock:
-            return len(self._lengths), sum(map(len, self._iterations.values()))
+            return len(self._lengths), sum(len(window.rows) for window in self._iterations.values())
 
     def rate(self, now: float) -> float:
         """Requests/s over the window, or since the first arrival when that is less long ago."""
@@ -81,11 +84,12 @@ class Traffic:
         return LengthLaw(kinds[:, 0], kinds[:, 1], counts / counts.sum())
 
     def times(self) -> tuple[TimeModel, tuple[float, float]]:
-        """Iteration times by least squares over the windows: a time model, and the paper's (d0 s, d1 s/KV token).
+        """Iteration times, fitted to the windows: a time model, and the paper's (d0 s, d1 s/KV token).
 
-        The model is base + compute[tokens] + per_kv x KV tokens. ``compute`` rises from 0 in straight pieces that meet
-        at the powers of two, and beyond the largest batch seen as it does up to there on average. Every size of batch
-        counts the same, by its relative error.
+        The model is base + compute[tokens] + per_kv x KV tokens. By least squares, in which every size of batch counts
+        the same by its relative error, ``compute`` rises from 0 in straight pieces that meet at the powers of two, and
+        beyond the largest batch seen as it does up to there on average. Within a tile of which enough iterations were
+        seen it is moved to their median; it never falls.
         """
         rows, weight = self._rows()
         d0, d1 = _fit(np.column_stack([np.ones(len(rows)), rows[:, 1]]), rows[:, 2], np.ones(len(rows)))
@@ -94,7 +98,7 @@ class Traffic:
     def _rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Iterations but for outliers, f8[n, 3] (tokens, KV tokens, s), and their weights, f8[n]."""
         with self._lock:
-            alike = [np.array(rows, dtype=np.float64) for rows in self._iterations.values()]
+            alike = [window.rows.copy() for window in self._iterations.values()]
         alike = [rows for rows in alike if len(rows) >= ALIKE] or alike
         middle = [np.median(rows[:, 2]) for rows in alike]
         alike = [rows[rows[:, 2] <= OUTLIER * most] for rows, most in zip(alike, middle, strict=True)]
@@ -102,14 +106,40 @@ class Traffic:
         return np.concatenate(alike), np.concatenate(weight)
 
 
+class _Window:
+    """The last ``size`` iterations of one tile, in no order."""
+
+    def __init__(self, size: int):
+        self._rows = np.empty((size, 3))  # tokens, KV tokens, s
+        self._count = 0  # ever
+
+    @property
+    def rows(self) -> np.ndarray:
+        return self._rows[: self._count]
+
+    def add(self, tokens: int, kv_tokens: int, seconds: float) -> None:
+        self._rows[self._count % len(self._rows)] = tokens, kv_tokens, seconds
+        self._count += 1
+
+
 def _time_model(rows: np.ndarray, weight: np.ndarray) -> TimeModel:
-    most = rows[:, 0].max()
+    tokens, most = rows[:, 0], rows[:, 0].max()
     knots = 2.0 ** np.arange(np.ceil(np.log2(max(most, 2))) + 1)
     starts = np.concatenate([[0.0], knots[:-1]])
     pieces = np.clip(rows[:, :1] - starts, 0.0, knots - starts)
     base, *slopes, per_kv = _fit(np.column_stack([np.ones(len(rows)), pieces, rows[:, 1]]), rows[:, 2], weight)
     compute = np.interp(np.arange(most + 1), [0.0, *knots], [0.0, *np.cumsum(slopes * (knots - starts))])
-    return TimeModel(max(base, LEAST), per_kv, compute, compute[-1] / most, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    base = max(base, LEAST)
+    fitted = np.maximum(compute[tokens.astype(int)], LEAST)
+    took = np.maximum(rows[:, 2] - base - per_kv * rows[:, 1], 0.0)
+    sizes, size = np.unique(tokens, return_inverse=True)
+    ends = np.array([end_of_tile(tokens) for tokens in sizes])[size]
+    for end in np.unique(ends):
+        seen = ends == end
+        if np.count_nonzero(seen) >= ALIKE:
+            compute[beginning_of_tile(end) : end + 1] *= np.median(took[seen] / fitted[seen])
+    compute = np.maximum.accumulate(compute)
+    return TimeModel(base, per_kv, compute, compute[-1] / most, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def _fit(columns: np.ndarray, seconds: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -101,10 +101,9 @@ def main() -> int:
     mean, p99, evictions = np.array(changes).T
     for name, of in (("mean", mean), ("p99", p99)):
         print(f"{name}: median {np.median(of):+.1%}, worst {of.max():+.1%}, best {of.min():+.1%}")
-    if (evictions > 0).any():
-        print(
-            f"mean where vLLM preempts ({(evictions > 0).sum()} workloads): median {np.median(mean[evictions > 0]):+.1%}"
-        )
+    if (preempting := evictions > 0).any():
+        told = f"median {np.median(mean[preempting]):+.1%}"
+        print(f"mean where vLLM preempts ({np.count_nonzero(preempting)} workloads): {told}")
     slow, late = int((mean > WORST_MEAN).sum()), int((p99 > WORST_P99).sum())
     print(f"of {len(mean)} workloads {slow} above {WORST_MEAN:.0%} in the mean, {late} above {WORST_P99:.0%} in p99")
     return 1 if slow or late else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fluidwait.base.models import parse
 from fluidwait.studies.e6 import E6
+from fluidwait.studies.e10 import E10
 from fluidwait.studies.e11 import E11
 
 SINGLE = {"d0": 1.0, "d1": 0.01, "types": [{"prompt": 2, "output": 2, "threshold": 2}]}
@@ -52,6 +53,31 @@ def e6_data() -> dict:
         "alternatives": {"own": {"iteration": "own"}},
         "scales": {"tiny": {"segments": [1, 2, 4, 8]}},
     }
+
+
+def e10_data() -> dict:
+    return {
+        "id": "e10",
+        "title": "t",
+        "hardware": "a100-80g_llama-2-7b",
+        "shares": [0.7, 0.95],
+        "loads": {
+            "short": {"label": "short", "workload": "p512d20", "requests": 400},
+            "chat": {"label": "chat", "workload": "lmsys-chat-1m", "requests": 200, "kv_blocks": 1500},
+        },
+        "baseline": "vllm",
+        "policies": {
+            "vllm": {"label": "vLLM", "use": "vllm_v1"},
+            "fixed": {"label": "384 tokens", "use": "fluid_budget", "settings": {"batch_tokens": 384}},
+            "auto": {"label": "auto mode", "use": "fluid_budget", "learns": True},
+        },
+        "audit": {"share": 0.1, "requests": 150},
+        "scales": {"tiny": {"replications": 2}},
+    }
+
+
+def e10(**changes) -> E10:
+    return parse(E10, e10_data() | changes, "e10.yaml")
 
 
 def e11(**changes) -> E11:

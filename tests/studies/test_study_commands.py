@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
-from small_studies import e6_data, e11_data
+from small_studies import e6_data, e10_data, e11_data
 
 from fluidwait import cli
 from fluidwait.artifacts.verify import verify
@@ -17,17 +18,23 @@ from fluidwait.studies.registry import MODELS, load_study
 from fluidwait.studies.steps import study_steps
 from projects import CHECKOUT, make_project, plan_of, snakemake
 
-TABLES = {"e6": ("memory", "answers"), "e11": ("scaling", "exponents", "fcfs_gap", "unknown_gap", "toy", "overflow")}
-FIGURES = ("e6", "e11_scaling", "e11_gap", "e11_overflow")
+AUDITED = ("audit",) if find_spec("vllm") else ()
+TABLES = {
+    "e6": ("memory", "answers"),
+    "e10": ("latency", *AUDITED),
+    "e11": ("scaling", "exponents", "fcfs_gap", "unknown_gap", "toy", "overflow"),
+}
+PARTS = {"one", "nested", "short", "chat"}
+FIGURES = ("e6", "e10_clock", "e11_scaling", "e11_gap", "e11_overflow")
 
 
 def small_project(folder: Path) -> Path:
     """A project with the small studies and nothing else to make."""
     for name in ("config", "data", "paper"):
         shutil.copytree(CHECKOUT / name, folder / name)
-    for data in (e6_data(), e11_data()):
+    for data in (e6_data(), e10_data(), e11_data()):
         (folder / "config" / "studies" / f"{data['id']}.yaml").write_text(yaml.safe_dump(data))
-    chosen = {"scale": "tiny", "experiments": [], "studies": ["e6", "e11"], "real": []}
+    chosen = {"scale": "tiny", "experiments": [], "studies": ["e6", "e10", "e11"], "real": []}
     (folder / "config" / "config.yaml").write_text(yaml.safe_dump(chosen))
     return folder
 
@@ -55,14 +62,15 @@ def artifacts(folder: Path) -> dict[str, bytes]:
 
 def test_everything_is_made_and_verifies(made):
     names = {name for study in MODELS for name in TABLES[study]}
-    assert {Path(name).stem for name in artifacts(made) if name.endswith(".csv")} == names | {"one", "nested"}
+    assert {Path(name).stem for name in artifacts(made) if name.endswith(".csv")} == names | PARTS
     assert {Path(name).stem for name in artifacts(made) if name.startswith("figures/")} == set(FIGURES)
     assert verify(made / "results", made) == verify(made / "figures", made) == []
 
 
 def test_made_again_everything_has_the_same_bytes(made, tmp_path):
     first, again = artifacts(made), artifacts(make_all(small_project(tmp_path)))
-    assert len([name for name in again if name.endswith(".csv")]) == 8 + 2 and set(again) == set(first)
+    tables = sum(len(of) for of in TABLES.values()) + len(PARTS)
+    assert len([name for name in again if name.endswith(".csv")]) == tables and set(again) == set(first)
     assert [name for name in again if first[name] != again[name]] == []
 
 

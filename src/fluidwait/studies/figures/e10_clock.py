@@ -56,8 +56,8 @@ def caption(folder: Path, scale: str) -> str:
     return (
         "E10, policies inside vLLM's own scheduler, in virtual time on the calibrated A100. Above: mean end-to-end "
         "latency of the middle half of the requests, against the arrival rate as a share of what the calibrated fluid "
-        f"model carries within the engine's limits ({edges}). Below: its change from {base} on the same requests. Bands: "
-        f"95 % Student-t intervals over {int(least)} to {int(most)} replications; scale '{scale}'."
+        f"model carries within the engine's limits ({edges}). Below: its change from {base} on the same requests. "
+        f"Bands: 95 % Student-t intervals over {int(least)} to {int(most)} replications; scale '{scale}'."
     )
 
 

@@ -1,0 +1,109 @@
+"""E10: policies in vLLM's scheduler on the A100's clock. Its tables, its mistakes, and the law that auto mode obeys."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from small_studies import e10, e10_data
+
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import parse
+from fluidwait.studies.clock import Case, points, sample, summarised
+from fluidwait.studies.clock import _row as run_row
+from fluidwait.studies.e10 import E10
+from fluidwait.studies.registry import load_study
+
+WORST_MEAN, WORST_P99 = 0.01, 0.02
+"""Most that auto mode may be slower than vLLM's own scheduler."""
+
+
+def rows_of(study: E10, load: str, scale: str, policies=None) -> pl.DataFrame:
+    case = Case(study, load)
+    return pl.DataFrame([run_row(case, p, scale) for p in points(study, scale) if policies in (None, p.policy)])
+
+
+def table_of(study: E10, scale: str) -> pl.DataFrame:
+    rows = pl.concat([rows_of(study, load, scale) for load in study.loads])
+    labels = {key: curve.label for key, curve in study.policies.items()}
+    return summarised(rows, study.baseline, labels, {key: load.label for key, load in study.loads.items()})
+
+
+def test_rates_are_shares_of_what_the_fluid_model_carries():
+    case = Case(e10(), "short")
+    assert case.rate(0.7) == pytest.approx(0.7 * case.bound, rel=1e-3)
+    assert case.bound == pytest.approx(25.94, rel=1e-3)  # E1's boundary: memory is ample, 2,048 tokens are enough
+
+
+def test_all_policies_meet_the_same_requests_and_the_baseline_does_not_differ_from_itself():
+    table = table_of(e10(), "tiny")
+    assert table.height == 2 * 2 * 3
+    base = table.filter(pl.col("is_baseline"))
+    assert base["policy"].unique().to_list() == ["vllm"]
+    assert base.select(pl.sum_horizontal(pl.col("change", "change_p99", "change_ttft").abs()).sum()).item() == 0
+    assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
+
+
+def test_the_change_is_paired():
+    """Twice the latency in every replication is a change of 100 %, whatever the replications differ by."""
+    names = {"p99": 1.0, "ttft": 1.0, "tpot": 1.0, "throughput": 1.0, "preemptions": 0.0, "recomputed": 0.0}
+    rows = [
+        {"workload": "a", "share": 0.5, "rate": 1.0, "policy": key, "replication": k, "mean": scale * (1 + k)} | names
+        for key, scale in (("x", 1.0), ("y", 2.0))
+        for k in range(4)
+    ]
+    table = summarised(pl.DataFrame(rows), "x", {"x": "X", "y": "Y"}, {"a": "A"})
+    other = table.filter(pl.col("policy") == "y").row(0, named=True)
+    assert (other["change"], other["change_low"], other["change_high"]) == (1.0, 1.0, 1.0)
+    assert other["mean"] == 5.0 and other["low"] < 5.0 < other["high"]
+
+
+def test_the_audit_samples_every_policy():
+    study = e10()
+    drawn = sample(study, "tiny")
+    assert {point.policy for _, point in drawn} == set(study.policies)
+    assert drawn == sample(study, "tiny")
+
+
+MISTAKES = {
+    "baseline": ({"baseline": "vlm"}, "baseline: no policy 'vlm' (did you mean 'vllm'?)"),
+    "shares": ({"shares": [0.9, 0.5]}, "must increase"),
+    "a key": ({"policies": {"a b": {"label": "x", "use": "vllm_v1"}}, "baseline": "a b"}, "'a b': a key consists of"),
+    "semantics": ({"semantics": "serving"}, "semantics"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_names_its_key(name):
+    change, told = MISTAKES[name]
+    with pytest.raises(ConfigError, match="e10.yaml") as raised:
+        parse(E10, e10_data() | change, "e10.yaml")
+    assert told in str(raised.value)
+
+
+def test_more_blocks_than_the_hardware_has():
+    loads = e10_data()["loads"]
+    loads["short"]["kv_blocks"] = 10**6
+    with pytest.raises(ConfigError, match=r"loads.short.kv_blocks: 1000000 is more than .*nearest valid value: \d+"):
+        Case(e10(loads=loads), "short")
+
+
+def test_a_policy_that_plans_cannot_learn():
+    policies = e10_data()["policies"] | {"auto": {"label": "x", "use": "sarathi", "learns": True}}
+    with pytest.raises(ConfigError, match="'sarathi' plans by itself"):
+        rows_of(e10(policies=policies), "short", "tiny", "auto")
+
+
+@pytest.mark.parametrize("load", load_study("e10").loads)
+def test_auto_mode_is_never_slower_than_vllms_own_scheduler(load):
+    """On every load and at every rate of E10, past the boundary too; three replications of half the requests."""
+    study = load_study("e10")
+    policies = {key: study.policies[key] for key in ("vllm", "auto")}
+    scales = {"paper": study.scales["paper"].model_copy(update={"replications": 3, "requests": 0.5})}
+    rows = rows_of(study.model_copy(update={"policies": policies, "scales": scales}), load, "paper")
+    labels = dict.fromkeys(policies, "")
+    table = summarised(rows, "vllm", labels, {load: ""}).filter(pl.col("policy") == "auto")
+    assert len(table) == len(study.shares)
+    assert (table["change"] <= WORST_MEAN).all(), table.select("rate", "change")
+    assert (table["change_p99"] <= WORST_P99).all(), table.select("rate", "change_p99")
+    assert np.median(table["change"]) < -0.02

@@ -160,7 +160,7 @@ def project(tmp_path_factory) -> Path:
 
 
 def test_the_workflow_plans_every_table_and_figure(project):
-    chosen = ["scale=quick", "experiments=[]", "studies=e6,e11"]
+    chosen = ["scale=quick", "experiments=[]", "studies=e6,e10,e11"]
     done = snakemake(project, "--dry-run", "--verbose", "--config", *chosen)
     assert done.returncode == 0, done.stdout[-2000:]
     for study, tables in TABLES.items():

@@ -4,10 +4,9 @@ First come, first served, nobody is held: running requests in admission order sh
 what is left, as in :mod:`fluidwait.policies.vllm_v1`. A batch larger than the load needs costs everybody latency, and a
 little free memory saves the evictions that admissions cause later.
 
-'fluid' is ``headroom`` times the least batch of the calibrated fluid model that carries all but ``slack`` of the
-boundary's rate, at the end of a tile of the device's compute time, at least ``least_tokens`` and at most
-``token_budget``. Where full batches of that size carry less than the load, it is the next tile that does, or that
-carries as much as ``token_budget``, to within ``ERROR``.
+'fluid' is the least batch, at the end of a tile of the device's compute time, whose full batches carry ``headroom``
+times the load by the calibrated fluid model, or as much as batches of ``token_budget`` do, to within ``ERROR``. It is
+at least ``least_tokens`` and at most ``token_budget``.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, PositiveInt
 
 from fluidwait.device.tiles import end_of_tile
-from fluidwait.fluid.calibrated import calibrated_boundary, calibrated_equilibrium
+from fluidwait.fluid.calibrated import calibrated_boundary
 from fluidwait.policies.contract import (
     NO_LIMIT,
     Context,
@@ -41,8 +40,7 @@ class Settings(PolicySettings):
     batch_tokens: PositiveInt | Literal["fluid"] = Field(
         "fluid", description="tokens of a batch; 'fluid': from the calibrated fluid model"
     )
-    slack: float = Field(0.1, ge=0, lt=1, description="share of the stability boundary given up for a smaller batch")
-    headroom: float = Field(1.25, ge=1, description="times the fluid batch: traffic comes unevenly")
+    headroom: float = Field(1.25, ge=1, description="times the load that a fluid batch carries: traffic comes unevenly")
     least_tokens: int = Field(256, gt=0, description="tokens of a fluid batch at least")
     watermark: float = Field(0.05, ge=0, lt=1, description="share of the KV memory that admissions leave free")
     token_budget: int = Field(2048, gt=0, description="tokens per batch at most (max_num_batched_tokens)")
@@ -64,25 +62,21 @@ def prepare(settings: Settings, context: Context) -> Knobs:
 
 
 def _fluid_tokens(settings: Settings, context: Context) -> int:
-    def boundary(budget: int):
+    def carried(budget: int) -> float:
         options: dict[str, Any] = {"semantics": context.semantics, "token_budget": budget, "cap": settings.max_requests}
-        return calibrated_boundary(context.law, context.time_model, context.capacity, **options)
+        return calibrated_boundary(context.law, context.time_model, context.capacity, **options).saturated_rate
 
-    full = boundary(settings.token_budget)
-    rate = full.rate * (1 - settings.slack)
-    fluid = calibrated_equilibrium(context.law, rate, context.time_model, semantics=context.semantics)
-    tokens = max(settings.headroom * fluid.tokens, settings.least_tokens)
-    needed = min(context.rate, (1 - ERROR) * full.saturated_rate)
-    while tokens < settings.token_budget:  # not so when no batch is in balance
-        tokens = end_of_tile(tokens)
-        if tokens < settings.token_budget and boundary(tokens).saturated_rate >= needed:
+    needed = min(settings.headroom * context.rate, (1 - ERROR) * carried(settings.token_budget))
+    tokens = end_of_tile(settings.least_tokens)
+    while tokens < settings.token_budget:
+        if carried(tokens) >= needed:
             return tokens
-        tokens += 1
+        tokens = end_of_tile(tokens + 1)
     return settings.token_budget
 
 
 def needs(settings: Settings) -> Needs:
-    """Everything for the fluid batch, near the boundary again and again; nothing when it is given in tokens."""
+    """Everything for the fluid batch, which changes with the load; nothing when it is given in tokens."""
     fluid = wants_fluid(settings)
     return Needs(any_output=None if fluid else 1, times=fluid, rate=fluid, load=fluid)
 

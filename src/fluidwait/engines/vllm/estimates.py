@@ -87,9 +87,8 @@ class Traffic:
         """Iteration times, fitted to the windows: a time model, and the paper's (d0 s, d1 s/KV token).
 
         The model is base + compute[tokens] + per_kv x KV tokens. By least squares, in which every size of batch counts
-        the same by its relative error, ``compute`` rises from 0 in straight pieces that meet at the powers of two, and
-        beyond the largest batch seen as it does up to there on average. Within a tile of which enough iterations were
-        seen it is moved to their median; it never falls.
+        the same by its relative error, ``compute`` rises from 0 as the stairs of :func:`_stairs`, of the tiles of which
+        enough iterations were seen, and beyond the last of them as it does up to there on average.
         """
         rows, weight = self._rows()
         d0, d1 = _fit(np.column_stack([np.ones(len(rows)), rows[:, 1]]), rows[:, 2], np.ones(len(rows)))
@@ -123,23 +122,26 @@ class _Window:
 
 
 def _time_model(rows: np.ndarray, weight: np.ndarray) -> TimeModel:
-    tokens, most = rows[:, 0], rows[:, 0].max()
-    knots = 2.0 ** np.arange(np.ceil(np.log2(max(most, 2))) + 1)
-    starts = np.concatenate([[0.0], knots[:-1]])
-    pieces = np.clip(rows[:, :1] - starts, 0.0, knots - starts)
-    base, *slopes, per_kv = _fit(np.column_stack([np.ones(len(rows)), pieces, rows[:, 1]]), rows[:, 2], weight)
-    compute = np.interp(np.arange(most + 1), [0.0, *knots], [0.0, *np.cumsum(slopes * (knots - starts))])
-    base = max(base, LEAST)
-    fitted = np.maximum(compute[tokens.astype(int)], LEAST)
-    took = np.maximum(rows[:, 2] - base - per_kv * rows[:, 1], 0.0)
-    sizes, size = np.unique(tokens, return_inverse=True)
-    ends = np.array([end_of_tile(tokens) for tokens in sizes])[size]
-    for end in np.unique(ends):
-        seen = ends == end
-        if np.count_nonzero(seen) >= ALIKE:
-            compute[beginning_of_tile(end) : end + 1] *= np.median(took[seen] / fitted[seen])
-    compute = np.maximum.accumulate(compute)
-    return TimeModel(base, per_kv, compute, compute[-1] / most, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    sizes, size = np.unique(rows[:, 0], return_inverse=True)
+    ends, tile = np.unique([end_of_tile(tokens) for tokens in sizes], return_inverse=True)
+    seen = np.bincount(tile[size])
+    ends = ends[seen >= min(ALIKE, seen.max())]
+    most = int(ends[-1])
+    columns = np.column_stack([np.ones(len(rows)), _stairs(rows[:, 0], ends), rows[:, 1]])
+    base, *heights, per_kv = _fit(columns, rows[:, 2], weight)
+    compute = _stairs(np.arange(most + 1.0), ends) @ np.array(heights)
+    return TimeModel(max(base, LEAST), per_kv, compute, compute[-1] / most, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def _stairs(tokens: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Functions of the tokens f8[N] that rise from 0 to 1, f8[N, 2K - 1], for the tiles with these ends i8[K].
+
+    Through each of the tiles a straight line, and to the next a step, or a line where tiles between them are missing.
+    """
+    starts = np.array([beginning_of_tile(int(end)) for end in ends])
+    inside = [(tokens - first) / (last - first) for first, last in zip(starts, ends, strict=True)]
+    between = [(tokens - last) / (first - last) for last, first in zip(ends[:-1], starts[1:], strict=True)]
+    return np.clip(np.column_stack([*inside, *between]), 0.0, 1.0)
 
 
 def _fit(columns: np.ndarray, seconds: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ class SchedulerSettings(Strict):
     rate_window: float = Field(60.0, gt=0, description="s of arrivals that give the rate")
     length_window: int = Field(1000, ge=10, description="finished requests that give the length distribution")
     iteration_window: int = Field(
-        500, ge=20, description="iterations of each size of batch that give the iteration time"
+        200, ge=20, description="iterations of each size of batch that give the iteration time"
     )
     least: int = Field(100, ge=10, description="finished requests and iterations before the first thresholds")
     refresh: float = Field(5.0, gt=0, description="s between two looks at the estimates")

@@ -63,7 +63,8 @@ def caption(folder: Path, scale: str) -> str:
 
 def _table(folder: Path) -> pl.DataFrame:
     numbers = ("share", "rate", "mean", "low", "high", "change", "change_low", "change_high", "replications")
-    return read_table(folder / "latency.csv", numbers, ("workload", "load", "policy", "label", "is_baseline"))
+    table = read_table(folder / "latency.csv", numbers, ("workload", "load", "policy", "label", "is_baseline"))
+    return table.with_columns(pl.col("is_baseline") == "true")
 
 
 def _curves(part: pl.DataFrame, looks: dict[str, style.Style]) -> dict[str, pl.DataFrame]:

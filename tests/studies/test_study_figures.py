@@ -7,16 +7,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from small_studies import e6, e11
+from small_studies import e6, e10, e11
 
 from fluidwait.base.errors import ConfigError
 from fluidwait.drawing.saving import save_figure
+from fluidwait.studies import clock
 from fluidwait.studies import e6 as e6_tables
 from fluidwait.studies import gaps as gap_tables
 from fluidwait.studies import overflow as overflow_table
 from fluidwait.studies import scaling as scaling_tables
 from fluidwait.studies.figures import FIGURES
 from fluidwait.studies.figures import e6_memory as memory
+from fluidwait.studies.figures import e10_clock as drawn_clock
 from fluidwait.studies.figures import e11_gap as gap
 from fluidwait.studies.figures import e11_overflow as overflow
 from fluidwait.studies.figures import e11_scaling as scaling
@@ -24,8 +26,8 @@ from fluidwait.studies.figures import e11_scaling as scaling
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Tables of both studies."""
-    folder, study, design = tmp_path_factory.mktemp("tables"), e11(), e6()
+    """Tables of all studies."""
+    folder, study, design, served = tmp_path_factory.mktemp("tables"), e11(), e6(), e10()
     parts = [str(folder / f"runs/{part}.csv") for part in study.scaling]
     for part, path in zip(study.scaling, parts, strict=True):
         scaling_tables.runs(study, part, "tiny").make(Path(path))
@@ -36,6 +38,10 @@ def folder(tmp_path_factory) -> Path:
     overflow_table.overflow(study, "tiny").make(folder / "overflow.csv")
     e6_tables.memory(design, "tiny").make(folder / "memory.csv")
     e6_tables.answers(design, "tiny").make(folder / "answers.csv")
+    loads = [str(folder / f"runs/{load}.csv") for load in served.loads]
+    for load, path in zip(served.loads, loads, strict=True):
+        clock.runs(served, load, "tiny").make(Path(path))
+    clock.latency(served, tuple(loads), "tiny").make(folder / "latency.csv")
     return folder
 
 
@@ -98,3 +104,18 @@ def test_memory_shows_the_terms_and_their_least_total(folder):
 def test_a_missing_table_is_one_line(module, tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         module.make(tmp_path, "tiny")
+
+
+def test_clock_shows_every_policy_on_every_load(folder):
+    table = pl.read_csv(folder / "latency.csv")
+    panels = drawn_clock.make(folder, "tiny").axes
+    assert len(panels) == 2 * 2
+    for place, load in enumerate(e10().loads):
+        upper, lower = lines(panels[2 * place]), lines(panels[2 * place + 1])
+        for key in e10().policies:
+            part = table.filter((pl.col("workload") == load) & (pl.col("policy") == key)).sort("share")
+            assert np.allclose(upper[key], (part["share"], part["mean"]))
+            if key == "vllm":
+                assert key not in lower
+            else:
+                assert np.allclose(lower[key], (part["share"], 100 * part["change"]))

@@ -92,8 +92,8 @@ MISTAKES = {
         "workload 'lmsys-shrot': no such file",
     ),
     "an unknown setting of the auto mode": (
-        {"policies__wait_caps": {"label": "auto", "use": "auto", "settings": {"refersh": 1}}},
-        "policies.wait_caps: settings: refersh: unknown key (did you mean 'refresh'?)",
+        {"policies__auto": {"label": "auto", "use": "auto", "settings": {"refersh": 1}}},
+        "policies.auto: settings: refersh: unknown key (did you mean 'refresh'?)",
     ),
     "an unknown workload of a sweep": (
         {"sweeps": [{"workload": "p64d02", "in_flight": 2, "token_budgets": [8]}]},

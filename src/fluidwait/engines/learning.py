@@ -50,6 +50,7 @@ def serve_learning(requests, policy: Policy, learned: Learned, time_model, rules
     capacity = (rules.blocks + NULL_BLOCK) * rules.block_size
     size = EngineSize(capacity, rules.requests, rules.tokens, True, model_length(requests))
     preparation = Preparation(policy, learned.settings, size, AtOnce())
+    preparation.running = serving.running
     tell = _watching(serving, requests, preparation.traffic if preparation.learns else None)
     knobs = None
     while not serving.until(preparation.next_look if preparation.learns or knobs is None else np.inf):

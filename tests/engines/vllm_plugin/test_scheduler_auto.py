@@ -75,6 +75,30 @@ def test_estimates_find_what_was_put_in():
         assert seconds(times, tokens, kv) == pytest.approx(BASE + SLOPE * tokens + PER_KV * kv, rel=0.05)
 
 
+def test_those_that_still_run_count_in_the_lengths():
+    """Half of all requests have 10 tokens, half 1,000: after 100 of each have started, 60 short ones have ended."""
+    traffic = Traffic(rate_window=60.0, length_window=1000, iteration_window=500)
+    for _ in range(60):
+        traffic.finished(100, 10)
+    running = np.array([(100, 20)] * 60)  # they have generated more than the short ones ever do
+    assert traffic.law().output.tolist() == [10]
+    law = traffic.law(running)
+    assert law.share[law.output > 10].sum() == pytest.approx(0.5)
+    traffic.finished(100, 1000)
+    law = traffic.law(running)  # the one that ended stands for the 60 behind it
+    assert dict(zip(law.output, law.share, strict=True)) == pytest.approx({10: 60 / 121, 1000: 61 / 121})
+    young = np.array([(100, 5)] * 40)  # nothing speaks for longer outputs: the estimate stays
+    law = traffic.law(young)
+    assert law.share[law.output == 1000].sum() == pytest.approx(1 / 61)
+
+
+def test_once_the_window_is_full_only_finished_requests_count():
+    traffic = Traffic(rate_window=60.0, length_window=10, iteration_window=500)
+    for _ in range(10):
+        traffic.finished(100, 10)
+    assert traffic.law(np.array([(100, 20)])).output.tolist() == [10]
+
+
 def seconds(times, tokens: int, kv: int) -> float:
     return iteration_time(times, BatchSums(tokens, kv))
 

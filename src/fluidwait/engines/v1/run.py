@@ -143,6 +143,12 @@ class Serving:
             raise EngineError(_explain(status, self.place.now, self.state))
         return status == DONE
 
+    def running(self) -> np.ndarray:
+        """Prompt tokens and delivered tokens of the running requests in their order, int64[N, 2]."""
+        state, lists, *_ = self._fixed
+        requests = lists.running[: self.place.running]
+        return np.column_stack([state.prompt[requests], state.delivered[requests]])
+
     def served(self) -> Served:
         """What became of the requests."""
         state, place = self.state, self.place

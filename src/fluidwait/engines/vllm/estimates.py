@@ -23,6 +23,9 @@ LEAST = 1e-6
 """s: no iteration takes less, whatever the fit says."""
 
 
+NOBODY = np.zeros((0, 2), dtype=np.int64)
+
+
 class Traffic:
     """Windows over arrivals (the last ``rate_window`` s), finished requests and iterations (the last so many).
 
@@ -72,16 +75,25 @@ class Traffic:
                 return 0.0
             return len(self._arrivals) / max(min(self.rate_window, now - self.started), 1.0)
 
-    def law(self) -> LengthLaw:
-        """The lengths of the finished requests in the window, equally likely.
+    def law(self, running: np.ndarray = NOBODY) -> LengthLaw:
+        """The lengths of the finished requests in the window.
 
-        Requests still running are not in it, so at first short outputs are over-represented; a window of many times
-        the requests in service makes that small.
+        The first to finish have short outputs. Until the window is full, the requests that still run therefore count
+        too, as what is known of them: their outputs are longer than what they have generated. Each gives its weight to
+        the longer ones among the others (Kaplan and Meier's estimate); without longer ones it counts as it is.
+
+        Args:
+            running: int64[N, 2], prompt tokens and generated tokens of the running requests.
         """
         with self._lock:
-            pairs = np.array(self._lengths, dtype=np.float64)
-        kinds, counts = np.unique(pairs, axis=0, return_counts=True)
-        return LengthLaw(kinds[:, 0], kinds[:, 1], counts / counts.sum())
+            pairs = np.array(self._lengths, dtype=np.float64).reshape(-1, 2)
+            is_full = len(self._lengths) == self._lengths.maxlen
+        weight = np.ones(len(pairs))
+        if not is_full and len(running):
+            pairs, weight = _with_running(pairs, np.asarray(running, dtype=np.float64))
+        kinds, kind = np.unique(pairs, axis=0, return_inverse=True)
+        share = np.bincount(kind.reshape(-1), weights=weight, minlength=len(kinds))
+        return LengthLaw(kinds[:, 0], kinds[:, 1], share / share.sum())
 
     def times(self) -> tuple[TimeModel, tuple[float, float]]:
         """Iteration times, fitted to the windows: a time model, and the paper's (d0 s, d1 s/KV token).
@@ -119,6 +131,21 @@ class _Window:
     def add(self, tokens: int, kv_tokens: int, seconds: float) -> None:
         self._rows[self._count % len(self._rows)] = tokens, kv_tokens, seconds
         self._count += 1
+
+
+def _with_running(finished: np.ndarray, running: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs f8[M, 2] of prompt and output tokens, and their weights f8[M]; see :meth:`Traffic.law`."""
+    pairs = np.concatenate([finished, running])
+    is_over = np.arange(len(pairs)) < len(finished)
+    order = np.lexsort((~is_over, pairs[:, 1]))  # of equal ones the finished first: the others go on
+    factor, weight, behind = 1.0, np.zeros(len(pairs)), len(pairs)
+    for i in order.tolist():
+        behind -= 1
+        weight[i] = factor
+        if not is_over[i] and behind:  # all behind it have the same weight so far
+            weight[i] = 0.0
+            factor *= (behind + 1) / behind
+    return pairs[weight > 0], weight[weight > 0]
 
 
 def _time_model(rows: np.ndarray, weight: np.ndarray) -> TimeModel:

@@ -44,6 +44,7 @@ class Gate:
     def __init__(self, engine, policy: Policy, settings: SchedulerSettings):
         self.engine, self.policy, self.stock = engine, policy, Stock(engine)
         self.preparation = Preparation(policy, settings, self.stock.size)
+        self.preparation.running = self._running
         self._prepared: Prepared | None = None  # what is in force
         self.book = Book(engine, self.preparation, self.stock.requests)
         first = self.preparation.prepared or self.preparation.rehearsal
@@ -68,6 +69,11 @@ class Gate:
     def close(self) -> None:
         self.preparation.close()
         self.report.status.remove()
+
+    def _running(self) -> np.ndarray:
+        """Prompt tokens and generated tokens of the running requests, int64[N, 2]."""
+        lengths = [(request.num_prompt_tokens, request.num_output_tokens) for request in self.engine.running]
+        return np.array(lengths, dtype=np.int64).reshape(-1, 2)
 
     def step(self, schedule):
         """One step of the engine; ``schedule()`` is vLLM's own."""

@@ -7,6 +7,7 @@ estimated. Until enough is known there are no knobs, and the engine schedules fi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.device.hardware import load_hardware
 from fluidwait.device.timing import BatchSums, TimeModel, iteration_time, linear
 from fluidwait.engines.core import context_of, serving
-from fluidwait.engines.vllm.estimates import Traffic
+from fluidwait.engines.vllm.estimates import NOBODY, Traffic
 from fluidwait.engines.vllm.settings import SOURCE, SchedulerSettings
 from fluidwait.fluid.calibrated import calibrated_boundary
 from fluidwait.fluid.thresholds import Infeasible
@@ -60,6 +61,8 @@ class Preparation:
         self.hardware = load_hardware(settings.hardware) if settings.hardware else None
         if policy.by_type and not settings.workload:
             raise ConfigError(f"{SOURCE}: workload: required key is missing: '{policy.name}' tells request types apart")
+        self.running: Callable[[], np.ndarray] = lambda: NOBODY
+        """Prompt tokens and generated tokens of the running requests, int64[N, 2]; the engine's to tell."""
         self.prepared: Prepared | None = None
         self.rehearsal: Prepared | None = None  # knobs of the right types, to compile with
         self.problem = ""  # why there are no knobs, or why they are not newer
@@ -113,7 +116,7 @@ class Preparation:
         ):
             self.problem = f"{lengths} finished requests and {iterations} iterations, {self.settings.least} needed"
             return
-        self._pending = self._worker.submit(self._compute, now, self.prepared)
+        self._pending = self._worker.submit(self._compute, now, self.prepared, self.running())
 
     def _take(self, pending: Future) -> None:
         try:
@@ -121,13 +124,13 @@ class Preparation:
         except Exception as error:  # overload, say: keep what is in force; an estimate must never stop the engine
             self.problem = str(error) if isinstance(error, FluidwaitError) else repr(error)
 
-    def _compute(self, now: float, old: Prepared | None = None) -> Prepared:
+    def _compute(self, now: float, old: Prepared | None = None, running: np.ndarray = NOBODY) -> Prepared:
         """New knobs, or the old ones when nothing has drifted.
 
         Raises:
             FluidwaitError: the policy cannot be prepared for this traffic.
         """
-        law = self.law if self.law is not None else self.traffic.law()
+        law = self.law if self.law is not None else self.traffic.law(running)
         times, d0_d1 = self._times()
         rate = self.settings.rate or self.traffic.rate(now)
         marks = self._marks(law, times, rate)

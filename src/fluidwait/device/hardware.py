@@ -61,6 +61,54 @@ class LinearTiming(Strict):
     note: str = ""
 
 
+class DecodesAlone(Strict):
+    """Attention of batches that only decode, by the number of decodes; straight lines in between (see TimeModel)."""
+
+    decodes: list[int] = Field(description="numbers of decodes, increasing, from 1 up")
+    launch: list[float] = Field(description="s")
+    context: list[float] = Field(description="s per KV token that the decodes read")
+    uneven: list[float] = Field(description="s per token by which the longest decode exceeds their mean")
+
+    @model_validator(mode="after")
+    def _table(self) -> Self:
+        for name in ("launch", "context", "uneven"):
+            _check_table("decodes", self.decodes, name, getattr(self, name))
+        return self
+
+    def table(self) -> np.ndarray:
+        """f8[last number + 1, 3]."""
+        counts = np.arange(self.decodes[-1] + 1)
+        columns = (self.launch, self.context, self.uneven)
+        return np.column_stack([np.interp(counts, self.decodes, column) for column in columns])
+
+
+class PerSequence(Strict):
+    """Output head and sampler, by the number of requests in the batch; straight lines in between."""
+
+    requests: list[int] = Field(description="numbers of requests, increasing, from 1 up")
+    seconds: list[float]
+
+    @model_validator(mode="after")
+    def _table(self) -> Self:
+        _check_table("requests", self.requests, "seconds", self.seconds)
+        return self
+
+    def table(self) -> np.ndarray:
+        """f8[last number + 1]; without requests it is 0."""
+        return np.interp(np.arange(self.requests[-1] + 1), [0, *self.requests], [0.0, *self.seconds])
+
+
+def _check_table(key: str, counts: list[int], name: str, values: list[float]) -> None:
+    if not counts or len(counts) != len(values):
+        raise ValueError(f"{key} has {len(counts)} entries and {name} {len(values)}; at least one each is needed")
+    if any(b <= a for a, b in zip([0, *counts], counts, strict=False)):
+        raise ValueError(f"{key} must increase from at least 1")
+    if counts[-1] > MOST_TOKENS:
+        raise ValueError(f"{key}: no batch has {counts[-1]} (nearest valid value: {MOST_TOKENS})")
+    if not all(0 <= v < np.inf for v in values):
+        raise ValueError(f"{name} must be finite and not negative")
+
+
 class ProfileTiming(Strict):
     """Measured iteration time: a table of compute time against tokens, and attention coefficients (see TimeModel)."""
 
@@ -80,6 +128,11 @@ class ProfileTiming(Strict):
     decode_launch: float = Field(0.0, ge=0, allow_inf_nan=False)
     decode_request: float = Field(0.0, ge=0, allow_inf_nan=False)
     decode_context: float = Field(0.0, ge=0, allow_inf_nan=False)
+    prefill_longest: float = Field(0.0, ge=0, allow_inf_nan=False)
+    decodes_alone: DecodesAlone | None = Field(
+        None, description="attention of decodes without a prefill beside them; the decode coefficients are for the rest"
+    )
+    per_sequence: PerSequence | None = None
     tokens: list[int] = Field(default_factory=list, description="tokens computed in the batch, increasing, from 1 up")
     seconds: list[float] = Field(default_factory=list, description="seconds that many tokens take, attention apart")
 
@@ -94,7 +147,8 @@ class ProfileTiming(Strict):
         if not all(0 <= s < np.inf for s in self.seconds):
             raise ValueError("seconds must be finite and not negative")
         model = self.time_model()
-        one = {"prefill": BatchSums(1, 1, 1, 1, 1), "decode": BatchSums(1, 2, decodes=1, decode_context=2)}
+        decode = BatchSums(1, 2, decodes=1, decode_context=2, longest=2)
+        one = {"prefill": BatchSums(1, 1, 1, 1, 1, longest=1), "decode": decode}
         for phase, sums in one.items():
             if not in_python(iteration_time)(model, sums) > 0:
                 raise ValueError(f"a batch of one {phase} token takes no time, and time would stand still")
@@ -112,8 +166,13 @@ class ProfileTiming(Strict):
         return table
 
     def time_model(self) -> TimeModel:
-        fields = {f: getattr(self, f) for f in TimeModel._fields if f != "compute"}
-        return TimeModel(compute=self.compute(), **fields)
+        fields = {f: getattr(self, f) for f in TimeModel._fields if f in type(self).model_fields}
+        fields["compute"] = self.compute()
+        if self.decodes_alone is not None:
+            fields["decode_alone"] = self.decodes_alone.table()
+        if self.per_sequence is not None:
+            fields["sequences"] = self.per_sequence.table()
+        return TimeModel(**fields)
 
 
 class Timing(Strict):

@@ -15,6 +15,10 @@ from numba import njit
 from fluidwait.base.errors import FluidwaitError
 
 
+NO_DECODES_ALONE = np.zeros((0, 3))
+NO_SEQUENCES = np.zeros(1)
+
+
 class TimeModel(NamedTuple):
     """Coefficients of the iteration time. Times in seconds; every coefficient is at least 0.
 
@@ -30,6 +34,11 @@ class TimeModel(NamedTuple):
     decode_request   s per decode
     decode_context   s per KV token the decodes read
     prefill_launch   s if the batch prefills at all
+    prefill_longest  s per KV token of the longest request in a batch that prefills: its blocks are read one by one
+    decode_alone     f8[n, 3], row d for d decodes without a prefill beside them (the last for more): s, s per KV token
+                     that they read, s per token by which the longest exceeds the mean. Without rows the three decode
+                     coefficients hold in every batch, else in those that prefill
+    sequences        f8[n >= 1], s of the output head and the sampler by requests in the batch (the last for more)
     """
 
     base: float
@@ -44,6 +53,9 @@ class TimeModel(NamedTuple):
     decode_request: float
     decode_context: float
     prefill_launch: float = 0.0
+    prefill_longest: float = 0.0
+    decode_alone: np.ndarray = NO_DECODES_ALONE
+    sequences: np.ndarray = NO_SEQUENCES
 
 
 def kept_on_disk(function, **options):
@@ -65,7 +77,7 @@ def kept_on_disk(function, **options):
 
 
 class BatchSums(NamedTuple):
-    """Sums over a batch, whole numbers, so that its order cannot matter: all that its time depends on."""
+    """Sums over a batch and one maximum, whole numbers, so that its order cannot matter: all its time depends on."""
 
     tokens: int = 0  # computed, prefill and decode
     kv_tokens: int = 0  # cached + computed over the batch: the paper's sum of l_i + s_i
@@ -75,6 +87,11 @@ class BatchSums(NamedTuple):
     prefill_context: int = 0  # chunk length x tokens already cached
     decodes: int = 0
     decode_context: int = 0  # KV tokens read by decodes (cached + 1 each)
+    longest: int = 0  # KV tokens, cached + computed, of the longest request
+
+
+SUMS = BatchSums._fields[:-1]
+"""Those that are sums; recordings of iterations hold them."""
 
 
 @kept_on_disk
@@ -91,9 +108,19 @@ def iteration_time(tm, sums):
         + tm.prefill_square * sums.prefill_squares
         + tm.prefill_context * sums.prefill_context
     )
-    launch = tm.decode_launch if sums.decodes > 0 else 0.0
-    decode = launch + tm.decode_request * sums.decodes + tm.decode_context * sums.decode_context
-    return tm.base + tm.per_kv * sums.kv_tokens + compute + prefill + decode
+    longest = tm.prefill_longest * sums.longest if sums.prefills > 0 else 0.0
+    if sums.prefills > 0 or len(tm.decode_alone) == 0:
+        launch = tm.decode_launch if sums.decodes > 0 else 0.0
+        decode = launch + tm.decode_request * sums.decodes + tm.decode_context * sums.decode_context
+    elif sums.decodes > 0:
+        row = min(int(sums.decodes), len(tm.decode_alone) - 1)
+        uneven = max(sums.longest - sums.decode_context / sums.decodes, 0.0)
+        alone = tm.decode_alone
+        decode = alone[row, 0] + alone[row, 1] * sums.decode_context + alone[row, 2] * uneven
+    else:
+        decode = 0.0
+    sequences = tm.sequences[min(int(sums.prefills + sums.decodes), len(tm.sequences) - 1)]
+    return tm.base + tm.per_kv * sums.kv_tokens + compute + prefill + decode + longest + sequences
 
 
 def in_python(function):

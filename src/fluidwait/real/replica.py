@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from fluidwait.device.timing import BatchSums, TimeModel, iteration_time
+from fluidwait.device.timing import SUMS, BatchSums, TimeModel, iteration_time
 from fluidwait.engines.core import context_of, serving
 from fluidwait.engines.simulator import Run as Simulated
 from fluidwait.engines.simulator import simulate
@@ -45,7 +45,7 @@ class Simulator:
 
     def seconds_of(self, batches: pl.DataFrame) -> list[float]:
         """Seconds that each of these batches takes by the time model; a column per sum."""
-        return [self.seconds(BatchSums(*row)) for row in batches.select(BatchSums._fields).iter_rows()]
+        return [self.seconds(BatchSums(*row)) for row in batches.select(SUMS).iter_rows()]
 
     def generation(self, batch: int) -> float:
         """Seconds that a batch of equal requests takes, all at once on an idle engine."""

@@ -1,0 +1,271 @@
+"""An iteration-time model from the times of single kernels of vLLM, batches that mix prefills and decodes included.
+
+The recipe, fixed before any recording was replayed, and the same for every device:
+
+1. **Dense operators** by tokens: every layer runs each of them once and the norm twice; embedding and final norm run
+   once per iteration. Between two measured numbers of tokens a straight line holds.
+2. **Output head and sampler** by requests in the batch, lines in between.
+3. Attention is fitted to the batches that the KV memory can hold; the profile goes far beyond them. Rows count by
+   1 / sqrt(attention x iteration), as in :mod:`fluidwait.device.operator_times`.
+4. **Decodes alone**: for every measured number of decodes, launch + context, non-negative least squares; lines in
+   between.
+5. **Batches that prefill**, with and without decodes: launch, token, square and context of the chunk; request and
+   context of the decodes, which cost more beside a prefill; and the longest request of the batch.
+6. **Decodes of unequal length, alone**: for every measured number of decodes, seconds per token by which the longest
+   exceeds the mean. Kept if that lowers the held-out error of these kernels. Beside a prefill nothing is fitted to
+   unequal lengths: the longest request is in 5 already, and its error on them is reported.
+
+No time of a recording is an input.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fluidwait.base.errors import ConfigError
+from fluidwait.base.models import parse
+from fluidwait.base.tables import Columns, read_columns
+from fluidwait.device.fitting import LEAST_TIME, four_digits, nonnegative_fit, six_digits
+from fluidwait.device.hardware import DecodesAlone, Hardware
+from fluidwait.device.hardware_file import read_template, write_hardware
+from fluidwait.device.operator_times import slope_beyond
+
+DENSE, HEAD, ATTENTION, UNEVEN = (f"kernel_{name}.csv" for name in ("dense", "per_sequence", "attention", "skew"))
+ONCE = ("embedding", "final_layernorm")
+TWICE = ("layernorm",)  # per layer; all others once
+US = 1e-6
+FOLDS = 5
+BESIDE = ("prefill_launch", "prefill_token", "prefill_square", "prefill_context", "prefill_longest")
+BESIDE += ("decode_request", "decode_context")
+
+
+class Attention(NamedTuple):
+    """Measured batches: one chunk at most, and decodes. Arrays of equal length."""
+
+    chunk: np.ndarray  # tokens, 0 without a prefill
+    cached: np.ndarray  # tokens before the chunk
+    decodes: np.ndarray
+    context: np.ndarray  # KV tokens that the decodes read
+    longest: np.ndarray  # KV tokens of the longest request
+    seconds: np.ndarray  # of all layers
+
+    def rows(self, chosen: np.ndarray) -> Attention:
+        return Attention(*(column[chosen] for column in self))
+
+
+def calibrate_kernels(folder: str | Path, template: dict[str, Any] | str | Path, out: str | Path) -> Hardware:
+    """Fit ``timing.profile`` from kernel times and write ``template`` with it to ``out`` (atomically).
+
+    Args:
+        folder: holds ``kernel_dense.csv`` (layer, tokens, time_us per layer), ``kernel_per_sequence.csv`` (layer,
+            sequences, time_us), ``kernel_attention.csv`` (prefill_chunk, kv_prefill, n_decode, kv_decode, time_us per
+            layer) and, if decodes of unequal length were measured, ``kernel_skew.csv`` (n decodes of which nb have
+            kv_big cached tokens and the others kvs, beside a chunk of pc tokens on kp cached ones; t_skew_us, and
+            t_mean_us when all have kv_mean).
+        template: the hardware file without ``timing.profile`` and ``fit`` (or with: they are replaced).
+
+    Raises:
+        ConfigError: a file, line or column that cannot be used.
+    """
+    folder = Path(folder)
+    header, shape = read_template(template)
+    hardware = parse(Hardware, header, template if not isinstance(template, dict) else "template")
+    room = hardware.kv_blocks * hardware.block_size
+    tokens, seconds = _dense(folder / DENSE, shape.layers)
+    sequences, head = _summed(folder / HEAD, "sequences", {})
+    batches = _attention(folder / ATTENTION, shape.layers)
+    batches = batches.rows(batches.cached + batches.chunk + batches.context <= room)
+    whole = batches.seconds + np.interp(batches.chunk + batches.decodes, tokens, seconds)
+    alone, beside, fit = _fit_attention(batches, whole, folder / ATTENTION)
+    if (folder / UNEVEN).is_file():
+        uneven = read_columns(folder / UNEVEN, dict.fromkeys(("n", "nb", "pc", "kp", "kv_big", "kvs", "kv_mean"), 0), TIMES)
+        alone, fit["unequal_decodes"] = _fit_uneven(uneven, alone, room)
+        fit["unequal_beside_prefill"] = _judge_uneven(uneven, beside, room)
+    profile = {
+        "between": "linear",
+        "compute_slope": slope_beyond(tokens, seconds),
+        **beside,
+        "decodes_alone": alone.model_dump(),
+        "per_sequence": {"requests": sequences.tolist(), "seconds": head.tolist()},
+        "tokens": tokens.tolist(),
+        "seconds": seconds.tolist(),
+    }
+    fit = {"dense": _between(tokens, seconds), "head_and_sampler": _between(sequences, head), **fit}
+    inputs = [folder / name for name in (DENSE, HEAD, ATTENTION, UNEVEN) if (folder / name).is_file()]
+    return write_hardware(header, profile, fit, inputs, out)
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _dense(path: Path, layers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of tokens i8[n], increasing, and seconds f8[n] of an iteration without attention, head and sampler."""
+    return _summed(path, "tokens", dict.fromkeys(ONCE, 1) | dict.fromkeys(TWICE, 2 * layers), layers)
+
+
+def _summed(path: Path, by: str, times: dict[str, int], otherwise: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Measured numbers and the seconds that all operators take, each as often as ``times`` says.
+
+    Raises:
+        ConfigError: an operator was not measured at a number at which another was.
+    """
+    columns = read_columns(path, {by: 1}, {"time_us": LEAST_TIME}, text=("layer",))
+    counts = np.unique(columns[by])
+    total = np.zeros(counts.size)
+    for layer in dict.fromkeys(columns["layer"]):
+        own = columns["layer"] == layer
+        at, first = np.unique(columns[by][own], return_index=True)
+        if not np.array_equal(at, counts):
+            missing = sorted(set(counts.tolist()) - set(at.tolist()))
+            raise ConfigError(f"{path}: column 'layer': '{layer}' has no row with {by} = {missing[0]}, others have")
+        total += times.get(layer, otherwise) * columns["time_us"][own][first]
+    return counts, six_digits(total * US)
+
+
+def _between(counts: np.ndarray, seconds: np.ndarray) -> dict[str, float | int]:
+    """Relative errors of a straight line at every second entry, left out."""
+    left = np.arange(counts.size) % 2 == 1
+    left[-1] = False
+    error = np.interp(counts[left], counts[~left], seconds[~left]) / seconds[left] - 1
+    return {"entries": int(counts.size), **_errors(error, "left_out_")}
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+def _attention(path: Path, layers: int) -> Attention:
+    whole = dict.fromkeys(("prefill_chunk", "kv_prefill", "n_decode", "kv_decode"), 0)
+    columns = read_columns(path, whole, {"time_us": LEAST_TIME})
+    chunk, cached, decodes, each = (columns[name].astype(float) for name in whole)
+    return _batches(chunk, cached, decodes, decodes * (each + 1), each + 1, columns["time_us"] * US * layers)
+
+
+def _batches(chunk, cached, decodes, context, longest, seconds) -> Attention:
+    """``longest`` of the decodes; that of the batch may be the one that prefills."""
+    longest = np.maximum(np.where(decodes > 0, longest, 0.0), np.where(chunk > 0, cached + chunk, 0.0))
+    return Attention(chunk, cached, decodes, context, longest, seconds)
+
+
+def _design(of: Attention) -> np.ndarray:
+    """A column for each coefficient of :data:`BESIDE`."""
+    ones = np.ones_like(of.chunk)
+    prefill = (ones, of.chunk, of.chunk**2, of.chunk * of.cached, of.longest)
+    return np.column_stack([*prefill, of.decodes, of.context])
+
+
+def _fit_attention(batches: Attention, whole: np.ndarray, path: Path) -> tuple[DecodesAlone, dict, dict]:
+    """Coefficients without and with a prefill in the batch, and residuals."""
+    weight = 1 / np.sqrt(batches.seconds * whole)
+    prefills = batches.chunk > 0
+    counts = np.unique(batches.decodes[~prefills])
+    if counts.size < 2 or prefills.sum() < len(BESIDE):
+        raise ConfigError(f"{path}: too few batches that fit the KV memory, with and without a prefill")
+    alone = _fit_alone(batches.rows(~prefills), weight[~prefills], counts)
+    design, seconds, weights = _design(batches.rows(prefills)), batches.seconds[prefills], weight[prefills]
+    beside = nonnegative_fit(design, seconds, weights)
+    fold, held = np.random.default_rng(0).integers(0, FOLDS, seconds.size), np.empty(seconds.size)
+    for k in range(FOLDS):
+        rest = fold != k
+        held[~rest] = design[~rest] @ nonnegative_fit(design[rest], seconds[rest], weights[rest])
+    mixed = (batches.decodes > 0)[prefills]
+    predicted = design @ beside
+    fit = {
+        "decodes_alone": _residuals(_time_alone(alone, batches.rows(~prefills)), batches.seconds[~prefills], whole[~prefills]),
+        "prefill": _residuals(predicted[~mixed], seconds[~mixed], whole[prefills][~mixed]),
+        "mixed": _residuals(predicted[mixed], seconds[mixed], whole[prefills][mixed]),
+        "mixed_held_out": _residuals(held[mixed], seconds[mixed], whole[prefills][mixed]),
+    }
+    return alone, dict(zip(BESIDE, beside.tolist(), strict=True)), fit
+
+
+def _fit_alone(batches: Attention, weight: np.ndarray, counts: np.ndarray) -> DecodesAlone:
+    """Launch and context by the number of decodes."""
+    found = []
+    for count in counts:
+        own = batches.decodes == count
+        design = np.column_stack([np.ones(own.sum()), batches.context[own]])
+        found.append(nonnegative_fit(design, batches.seconds[own], weight[own]).tolist())
+    launch, context = (list(column) for column in zip(*found, strict=True))
+    return DecodesAlone(decodes=[int(n) for n in counts], launch=launch, context=context, uneven=[0.0] * len(launch))
+
+
+def _time_alone(alone: DecodesAlone, batches: Attention) -> np.ndarray:
+    """Seconds of batches that only decode."""
+    row = alone.table()[batches.decodes.astype(int)]
+    uneven = batches.longest - batches.context / batches.decodes
+    return row[:, 0] + row[:, 1] * batches.context + row[:, 2] * uneven
+
+
+# --- unequal lengths -------------------------------------------------------------------------------------------------
+
+TIMES = dict.fromkeys(("t_mean_us", "t_skew_us"), LEAST_TIME)
+
+
+def _pairs(columns: Columns, room: int, prefills: bool) -> tuple[Attention, Attention]:
+    """The same batches with decodes of unequal and of equal length, those that fit the KV memory.
+
+    Their seconds are microseconds as measured, of which only the ratio is used.
+    """
+    n, few, chunk, cached, big, small, mean = (
+        columns[name].astype(float) for name in ("n", "nb", "pc", "kp", "kv_big", "kvs", "kv_mean")
+    )
+    context = few * (big + 1) + (n - few) * (small + 1)
+    used = (context + chunk + cached <= room) & ((chunk > 0) == prefills)
+    unequal = _batches(chunk, cached, n, context, big + 1, columns["t_skew_us"])
+    equal = _batches(chunk, cached, n, n * (mean + 1), mean + 1, columns["t_mean_us"])
+    return unequal.rows(used), equal.rows(used)
+
+
+def _fit_uneven(columns: Columns, alone: DecodesAlone, room: int) -> tuple[DecodesAlone, dict[str, Any]]:
+    """``alone`` with the cost of unequal lengths, if that lowers the held-out error, and both errors."""
+    unequal, equal = _pairs(columns, room, prefills=False)
+    ratio, base = unequal.seconds / equal.seconds, _time_alone(alone, equal)
+    gap = unequal.longest - unequal.context / unequal.decodes
+    extra = ratio * base - _time_alone(alone, unequal)
+
+    def fitted(rows: np.ndarray) -> DecodesAlone:
+        counts = np.unique(unequal.decodes[rows])
+        per = [_slope(gap[own], extra[own], base[own]) for own in (rows & (unequal.decodes == n) for n in counts)]
+        return alone.model_copy(update={"uneven": six_digits(np.interp(alone.decodes, [1, *counts], [0.0, *per])).tolist()})
+
+    fold, held = np.random.default_rng(0).integers(0, FOLDS, gap.size), np.empty(gap.size)
+    for k in range(FOLDS):
+        held[fold == k] = _time_alone(fitted(fold != k), unequal.rows(fold == k))
+    without = _errors(_time_alone(alone, unequal) / (ratio * base) - 1, "without_")
+    with_it = _errors(held / (ratio * base) - 1, "held_out_")
+    kept = with_it["held_out_mean"] < without["without_mean"]
+    residuals = {"points": int(gap.size), "kept": "yes" if kept else "no", **without, **with_it}
+    return fitted(np.ones(gap.size, dtype=bool)) if kept else alone, residuals
+
+
+def _slope(x: np.ndarray, y: np.ndarray, scale: np.ndarray) -> float:
+    """Of a line through 0, not negative, with the least errors relative to ``scale``."""
+    return max(0.0, float((x * y / scale**2).sum() / (x**2 / scale**2).sum()))
+
+
+def _judge_uneven(columns: Columns, beside: dict[str, float], room: int) -> dict[str, Any]:
+    """Errors on unequal decodes beside a prefill, to which nothing was fitted, and those if lengths did not matter."""
+    unequal, equal = _pairs(columns, room, prefills=True)
+    ratio, coefficients = unequal.seconds / equal.seconds, np.array([beside[name] for name in BESIDE])
+    predicted = (_design(unequal) @ coefficients) / (_design(equal) @ coefficients)
+    without, with_it = _errors(1 / ratio - 1, "without_"), _errors(predicted / ratio - 1, "")
+    return {"points": int(ratio.size), **without, **with_it}
+
+
+# --- residuals -------------------------------------------------------------------------------------------------------
+
+
+def _errors(error: np.ndarray, prefix: str) -> dict[str, float]:
+    """Median, mean and largest of relative errors, and their mean with the sign."""
+    size = np.abs(error)
+    found = {"median": np.median(size), "mean": size.mean(), "max": size.max(), "bias": error.mean()}
+    return {prefix + name: four_digits(value) for name, value in found.items()}
+
+
+def _residuals(predicted: np.ndarray, seconds: np.ndarray, whole: np.ndarray) -> dict[str, float | int]:
+    """Errors of the kernels, and as shares of the iteration."""
+    own, share = (predicted - seconds) / seconds, (predicted - seconds) / whole
+    return {"points": int(seconds.size), **_errors(own, "relative_error_"), **_errors(share, "iteration_error_")}

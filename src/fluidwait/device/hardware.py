@@ -61,25 +61,56 @@ class LinearTiming(Strict):
     note: str = ""
 
 
-class DecodesAlone(Strict):
-    """Attention of batches that only decode, by the number of decodes; straight lines in between (see TimeModel)."""
+class ByDecodes(Strict):
+    """Coefficients of attention by the number of decodes in the batch; straight lines in between (see TimeModel)."""
 
-    decodes: list[int] = Field(description="numbers of decodes, increasing, from 1 up")
-    launch: list[float] = Field(description="s")
-    context: list[float] = Field(description="s per KV token that the decodes read")
-    uneven: list[float] = Field(description="s per token by which the longest decode exceeds their mean")
+    decodes: list[int] = Field(description="numbers of decodes, increasing")
+
+    @property
+    def columns(self) -> dict[str, list[float]]:
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "decodes"}
 
     @model_validator(mode="after")
     def _table(self) -> Self:
-        for name in ("launch", "context", "uneven"):
-            _check_table("decodes", self.decodes, name, getattr(self, name))
+        for name, values in self.columns.items():
+            _check_table("decodes", self.decodes, name, values, least=0)
         return self
 
+    def table(self, most: int) -> np.ndarray:
+        """f8[most + 1, columns]: for 0 to ``most`` decodes; beyond those measured the nearest."""
+        at = np.arange(most + 1)
+        return np.column_stack([np.interp(at, self.decodes, values) for values in self.columns.values()])
+
+
+class Alone(ByDecodes):
+    """Of batches that only decode."""
+
+    launch: list[float] = Field(description="s")
+    decode_context: list[float] = Field(description="s per KV token that the decodes read")
+    uneven: list[float] = Field(description="s per token by which the longest decode exceeds their mean")
+
+
+class Beside(ByDecodes):
+    """Of batches that prefill."""
+
+    launch: list[float] = Field(description="s")
+    prefill_token: list[float] = Field(description="s per token of a prefill chunk")
+    prefill_square: list[float] = Field(description="s per (token of a chunk)^2")
+    prefill_context: list[float] = Field(description="s per (token of a chunk x token already cached)")
+    longest: list[float] = Field(description="s per KV token of the longest request")
+    decode_context: list[float] = Field(description="s per KV token that the decodes read")
+
+
+class Attention(Strict):
+    """Measured attention, in place of the coefficients that do not depend on the number of decodes."""
+
+    alone: Alone
+    beside: Beside
+
     def table(self) -> np.ndarray:
-        """f8[last number + 1, 3]."""
-        counts = np.arange(self.decodes[-1] + 1)
-        columns = (self.launch, self.context, self.uneven)
-        return np.column_stack([np.interp(counts, self.decodes, column) for column in columns])
+        """f8[most decodes + 1, 9], as :class:`TimeModel` holds it."""
+        most = max(self.alone.decodes[-1], self.beside.decodes[-1])
+        return np.column_stack([self.alone.table(most), self.beside.table(most)])
 
 
 class PerSequence(Strict):
@@ -90,7 +121,7 @@ class PerSequence(Strict):
 
     @model_validator(mode="after")
     def _table(self) -> Self:
-        _check_table("requests", self.requests, "seconds", self.seconds)
+        _check_table("requests", self.requests, "seconds", self.seconds, least=1)
         return self
 
     def table(self) -> np.ndarray:
@@ -98,11 +129,11 @@ class PerSequence(Strict):
         return np.interp(np.arange(self.requests[-1] + 1), [0, *self.requests], [0.0, *self.seconds])
 
 
-def _check_table(key: str, counts: list[int], name: str, values: list[float]) -> None:
+def _check_table(key: str, counts: list[int], name: str, values: list[float], least: int) -> None:
     if not counts or len(counts) != len(values):
         raise ValueError(f"{key} has {len(counts)} entries and {name} {len(values)}; at least one each is needed")
-    if any(b <= a for a, b in zip([0, *counts], counts, strict=False)):
-        raise ValueError(f"{key} must increase from at least 1")
+    if any(b <= a for a, b in zip([least - 1, *counts], counts, strict=False)):
+        raise ValueError(f"{key} must increase from at least {least}")
     if counts[-1] > MOST_TOKENS:
         raise ValueError(f"{key}: no batch has {counts[-1]} (nearest valid value: {MOST_TOKENS})")
     if not all(0 <= v < np.inf for v in values):
@@ -128,10 +159,7 @@ class ProfileTiming(Strict):
     decode_launch: float = Field(0.0, ge=0, allow_inf_nan=False)
     decode_request: float = Field(0.0, ge=0, allow_inf_nan=False)
     decode_context: float = Field(0.0, ge=0, allow_inf_nan=False)
-    prefill_longest: float = Field(0.0, ge=0, allow_inf_nan=False)
-    decodes_alone: DecodesAlone | None = Field(
-        None, description="attention of decodes without a prefill beside them; the decode coefficients are for the rest"
-    )
+    attention: Attention | None = None
     per_sequence: PerSequence | None = None
     tokens: list[int] = Field(default_factory=list, description="tokens computed in the batch, increasing, from 1 up")
     seconds: list[float] = Field(default_factory=list, description="seconds that many tokens take, attention apart")
@@ -166,10 +194,11 @@ class ProfileTiming(Strict):
         return table
 
     def time_model(self) -> TimeModel:
-        fields = {f: getattr(self, f) for f in TimeModel._fields if f in type(self).model_fields}
+        tables = ("compute", "attention", "sequences")
+        fields: dict[str, Any] = {f: getattr(self, f) for f in TimeModel._fields if f not in tables}
         fields["compute"] = self.compute()
-        if self.decodes_alone is not None:
-            fields["decode_alone"] = self.decodes_alone.table()
+        if self.attention is not None:
+            fields["attention"] = self.attention.table()
         if self.per_sequence is not None:
             fields["sequences"] = self.per_sequence.table()
         return TimeModel(**fields)

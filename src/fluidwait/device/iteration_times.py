@@ -12,7 +12,7 @@ from fluidwait.base.tables import Columns, column_names, read_columns
 from fluidwait.device.fitting import LEAST_TIME, four_digits, nonnegative_fit, relative_fit, six_digits
 from fluidwait.device.hardware import Hardware
 from fluidwait.device.hardware_file import read_template, write_hardware
-from fluidwait.device.timing import SUMS
+from fluidwait.device.timing import SUMS, BatchSums
 
 KNOT_COUNTS = (0, 4, 8, 16, 32)  # knots tried for the compute time of whole iterations; 0 is a straight line
 FOLDS = 5

@@ -7,13 +7,13 @@ The recipe, fixed before any recording was replayed, and the same for every devi
 2. **Output head and sampler** by requests in the batch, lines in between.
 3. Attention is fitted to the batches that the KV memory can hold; the profile goes far beyond them. Rows count by
    1 / sqrt(attention x iteration), as in :mod:`fluidwait.device.operator_times`.
-4. **Decodes alone**: for every measured number of decodes, launch + context, non-negative least squares; lines in
-   between.
-5. **Batches that prefill**, with and without decodes: launch, token, square and context of the chunk; request and
-   context of the decodes, which cost more beside a prefill; and the longest request of the batch.
-6. **Decodes of unequal length, alone**: for every measured number of decodes, seconds per token by which the longest
+4. **Batches that prefill**, for every measured number of decodes beside the chunk, none included: launch, token, square
+   and context of the chunk, context of the decodes, and the longest request of the batch, by non-negative least
+   squares. Lines in between.
+5. **Batches that only decode**, for every measured number of decodes: launch and context.
+6. **Decodes of unequal length, alone**, for every measured number of decodes: seconds per token by which the longest
    exceeds the mean. Kept if that lowers the held-out error of these kernels. Beside a prefill nothing is fitted to
-   unequal lengths: the longest request is in 5 already, and its error on them is reported.
+   unequal lengths: the longest request is in 4 already, and its error on them is reported.
 
 No time of a recording is an input.
 """
@@ -29,7 +29,7 @@ from fluidwait.base.errors import ConfigError
 from fluidwait.base.models import parse
 from fluidwait.base.tables import Columns, read_columns
 from fluidwait.device.fitting import LEAST_TIME, four_digits, nonnegative_fit, six_digits
-from fluidwait.device.hardware import DecodesAlone, Hardware
+from fluidwait.device.hardware import Alone, Beside, ByDecodes, Hardware
 from fluidwait.device.hardware_file import read_template, write_hardware
 from fluidwait.device.operator_times import slope_beyond
 
@@ -38,11 +38,9 @@ ONCE = ("embedding", "final_layernorm")
 TWICE = ("layernorm",)  # per layer; all others once
 US = 1e-6
 FOLDS = 5
-BESIDE = ("prefill_launch", "prefill_token", "prefill_square", "prefill_context", "prefill_longest")
-BESIDE += ("decode_request", "decode_context")
 
 
-class Attention(NamedTuple):
+class Batches(NamedTuple):
     """Measured batches: one chunk at most, and decodes. Arrays of equal length."""
 
     chunk: np.ndarray  # tokens, 0 without a prefill
@@ -52,8 +50,8 @@ class Attention(NamedTuple):
     longest: np.ndarray  # KV tokens of the longest request
     seconds: np.ndarray  # of all layers
 
-    def rows(self, chosen: np.ndarray) -> Attention:
-        return Attention(*(column[chosen] for column in self))
+    def rows(self, chosen: np.ndarray) -> Batches:
+        return Batches(*(column[chosen] for column in self))
 
 
 def calibrate_kernels(folder: str | Path, template: dict[str, Any] | str | Path, out: str | Path) -> Hardware:
@@ -81,14 +79,15 @@ def calibrate_kernels(folder: str | Path, template: dict[str, Any] | str | Path,
     whole = batches.seconds + np.interp(batches.chunk + batches.decodes, tokens, seconds)
     alone, beside, fit = _fit_attention(batches, whole, folder / ATTENTION)
     if (folder / UNEVEN).is_file():
-        uneven = read_columns(folder / UNEVEN, dict.fromkeys(("n", "nb", "pc", "kp", "kv_big", "kvs", "kv_mean"), 0), TIMES)
+        uneven = read_columns(
+            folder / UNEVEN, dict.fromkeys(("n", "nb", "pc", "kp", "kv_big", "kvs", "kv_mean"), 0), TIMES
+        )
         alone, fit["unequal_decodes"] = _fit_uneven(uneven, alone, room)
         fit["unequal_beside_prefill"] = _judge_uneven(uneven, beside, room)
     profile = {
         "between": "linear",
         "compute_slope": slope_beyond(tokens, seconds),
-        **beside,
-        "decodes_alone": alone.model_dump(),
+        "attention": {"alone": alone.model_dump(), "beside": beside.model_dump()},
         "per_sequence": {"requests": sequences.tolist(), "seconds": head.tolist()},
         "tokens": tokens.tolist(),
         "seconds": seconds.tolist(),
@@ -136,67 +135,90 @@ def _between(counts: np.ndarray, seconds: np.ndarray) -> dict[str, float | int]:
 # --- attention -------------------------------------------------------------------------------------------------------
 
 
-def _attention(path: Path, layers: int) -> Attention:
+def _attention(path: Path, layers: int) -> Batches:
     whole = dict.fromkeys(("prefill_chunk", "kv_prefill", "n_decode", "kv_decode"), 0)
     columns = read_columns(path, whole, {"time_us": LEAST_TIME})
     chunk, cached, decodes, each = (columns[name].astype(float) for name in whole)
     return _batches(chunk, cached, decodes, decodes * (each + 1), each + 1, columns["time_us"] * US * layers)
 
 
-def _batches(chunk, cached, decodes, context, longest, seconds) -> Attention:
+def _batches(chunk, cached, decodes, context, longest, seconds) -> Batches:
     """``longest`` of the decodes; that of the batch may be the one that prefills."""
     longest = np.maximum(np.where(decodes > 0, longest, 0.0), np.where(chunk > 0, cached + chunk, 0.0))
-    return Attention(chunk, cached, decodes, context, longest, seconds)
+    return Batches(chunk, cached, decodes, context, longest, seconds)
 
 
-def _design(of: Attention) -> np.ndarray:
-    """A column for each coefficient of :data:`BESIDE`."""
-    ones = np.ones_like(of.chunk)
-    prefill = (ones, of.chunk, of.chunk**2, of.chunk * of.cached, of.longest)
-    return np.column_stack([*prefill, of.decodes, of.context])
+def _fit_attention(batches: Batches, whole: np.ndarray, path: Path) -> tuple[Alone, Beside, dict[str, Any]]:
+    """Coefficients without and with a prefill in the batch, and residuals.
 
-
-def _fit_attention(batches: Attention, whole: np.ndarray, path: Path) -> tuple[DecodesAlone, dict, dict]:
-    """Coefficients without and with a prefill in the batch, and residuals."""
+    Raises:
+        ConfigError: there are none of one kind.
+    """
     weight = 1 / np.sqrt(batches.seconds * whole)
     prefills = batches.chunk > 0
-    counts = np.unique(batches.decodes[~prefills])
-    if counts.size < 2 or prefills.sum() < len(BESIDE):
-        raise ConfigError(f"{path}: too few batches that fit the KV memory, with and without a prefill")
-    alone = _fit_alone(batches.rows(~prefills), weight[~prefills], counts)
-    design, seconds, weights = _design(batches.rows(prefills)), batches.seconds[prefills], weight[prefills]
-    beside = nonnegative_fit(design, seconds, weights)
-    fold, held = np.random.default_rng(0).integers(0, FOLDS, seconds.size), np.empty(seconds.size)
+    if prefills.all() or not prefills.any():
+        missing = "without" if prefills.all() else "with"
+        raise ConfigError(f"{path}: column 'prefill_chunk': no batch {missing} a prefill fits the KV memory")
+    alone = _fit_alone(batches.rows(~prefills), weight[~prefills])
+    beside = _fit_beside(batches.rows(prefills), weight[prefills])
+    fold, held = np.random.default_rng(0).integers(0, FOLDS, weight.size), np.empty(weight.size)
     for k in range(FOLDS):
-        rest = fold != k
-        held[~rest] = design[~rest] @ nonnegative_fit(design[rest], seconds[rest], weights[rest])
-    mixed = (batches.decodes > 0)[prefills]
-    predicted = design @ beside
-    fit = {
-        "decodes_alone": _residuals(_time_alone(alone, batches.rows(~prefills)), batches.seconds[~prefills], whole[~prefills]),
-        "prefill": _residuals(predicted[~mixed], seconds[~mixed], whole[prefills][~mixed]),
-        "mixed": _residuals(predicted[mixed], seconds[mixed], whole[prefills][mixed]),
-        "mixed_held_out": _residuals(held[mixed], seconds[mixed], whole[prefills][mixed]),
+        fitted, judged = (prefills & (fold != k), prefills & (fold == k))
+        held[judged] = _time_beside(_fit_beside(batches.rows(fitted), weight[fitted]), batches.rows(judged))
+    held[~prefills] = _time_alone(alone, batches.rows(~prefills))
+    predicted = held.copy()
+    predicted[prefills] = _time_beside(beside, batches.rows(prefills))
+    mixed = prefills & (batches.decodes > 0)
+    kinds = {
+        "decodes_alone": (predicted, ~prefills),
+        "prefill": (predicted, prefills & ~mixed),
+        "mixed": (predicted, mixed),
+        "mixed_held_out": (held, mixed),
     }
-    return alone, dict(zip(BESIDE, beside.tolist(), strict=True)), fit
+    fit = {name: _residuals(p[rows], batches.seconds[rows], whole[rows]) for name, (p, rows) in kinds.items()}
+    return alone, beside, fit
 
 
-def _fit_alone(batches: Attention, weight: np.ndarray, counts: np.ndarray) -> DecodesAlone:
-    """Launch and context by the number of decodes."""
-    found = []
-    for count in counts:
-        own = batches.decodes == count
-        design = np.column_stack([np.ones(own.sum()), batches.context[own]])
-        found.append(nonnegative_fit(design, batches.seconds[own], weight[own]).tolist())
-    launch, context = (list(column) for column in zip(*found, strict=True))
-    return DecodesAlone(decodes=[int(n) for n in counts], launch=launch, context=context, uneven=[0.0] * len(launch))
+def _fit_by_decodes(design: np.ndarray, batches: Batches, weight: np.ndarray) -> tuple[list[int], list[list[float]]]:
+    """The measured numbers of decodes, and for each column of the design its coefficients."""
+    counts = np.unique(batches.decodes)
+    own = [batches.decodes == count for count in counts]
+    found = np.array([nonnegative_fit(design[rows], batches.seconds[rows], weight[rows]) for rows in own])
+    return [int(count) for count in counts], found.T.tolist()
 
 
-def _time_alone(alone: DecodesAlone, batches: Attention) -> np.ndarray:
+def _fit_alone(batches: Batches, weight: np.ndarray) -> Alone:
+    design = np.column_stack([np.ones_like(batches.context), batches.context])
+    decodes, (launch, context) = _fit_by_decodes(design, batches, weight)
+    return Alone(decodes=decodes, launch=launch, decode_context=context, uneven=[0.0] * len(decodes))
+
+
+def _fit_beside(batches: Batches, weight: np.ndarray) -> Beside:
+    decodes, columns = _fit_by_decodes(_design(batches), batches, weight)
+    names = [name for name in Beside.model_fields if name != "decodes"]
+    return Beside(decodes=decodes, **dict(zip(names, columns, strict=True)))
+
+
+def _design(of: Batches) -> np.ndarray:
+    """A column for each coefficient of :class:`Beside`."""
+    prefill = (np.ones_like(of.chunk), of.chunk, of.chunk**2, of.chunk * of.cached)
+    return np.column_stack([*prefill, of.longest, of.context])
+
+
+def _time_alone(alone: Alone, of: Batches) -> np.ndarray:
     """Seconds of batches that only decode."""
-    row = alone.table()[batches.decodes.astype(int)]
-    uneven = batches.longest - batches.context / batches.decodes
-    return row[:, 0] + row[:, 1] * batches.context + row[:, 2] * uneven
+    uneven = of.longest - of.context / of.decodes
+    design = np.column_stack([np.ones_like(of.context), of.context, uneven])
+    return (_rows(alone, of) * design).sum(axis=1)
+
+
+def _time_beside(beside: Beside, of: Batches) -> np.ndarray:
+    """Seconds of batches that prefill."""
+    return (_rows(beside, of) * _design(of)).sum(axis=1)
+
+
+def _rows(table: ByDecodes, of: Batches) -> np.ndarray:
+    return table.table(int(of.decodes.max()))[of.decodes.astype(int)]
 
 
 # --- unequal lengths -------------------------------------------------------------------------------------------------
@@ -204,7 +226,7 @@ def _time_alone(alone: DecodesAlone, batches: Attention) -> np.ndarray:
 TIMES = dict.fromkeys(("t_mean_us", "t_skew_us"), LEAST_TIME)
 
 
-def _pairs(columns: Columns, room: int, prefills: bool) -> tuple[Attention, Attention]:
+def _pairs(columns: Columns, room: int, prefills: bool) -> tuple[Batches, Batches]:
     """The same batches with decodes of unequal and of equal length, those that fit the KV memory.
 
     Their seconds are microseconds as measured, of which only the ratio is used.
@@ -219,17 +241,19 @@ def _pairs(columns: Columns, room: int, prefills: bool) -> tuple[Attention, Atte
     return unequal.rows(used), equal.rows(used)
 
 
-def _fit_uneven(columns: Columns, alone: DecodesAlone, room: int) -> tuple[DecodesAlone, dict[str, Any]]:
+def _fit_uneven(columns: Columns, alone: Alone, room: int) -> tuple[Alone, dict[str, Any]]:
     """``alone`` with the cost of unequal lengths, if that lowers the held-out error, and both errors."""
     unequal, equal = _pairs(columns, room, prefills=False)
     ratio, base = unequal.seconds / equal.seconds, _time_alone(alone, equal)
     gap = unequal.longest - unequal.context / unequal.decodes
     extra = ratio * base - _time_alone(alone, unequal)
 
-    def fitted(rows: np.ndarray) -> DecodesAlone:
+    def fitted(rows: np.ndarray) -> Alone:
         counts = np.unique(unequal.decodes[rows])
         per = [_slope(gap[own], extra[own], base[own]) for own in (rows & (unequal.decodes == n) for n in counts)]
-        return alone.model_copy(update={"uneven": six_digits(np.interp(alone.decodes, [1, *counts], [0.0, *per])).tolist()})
+        return alone.model_copy(
+            update={"uneven": six_digits(np.interp(alone.decodes, [1, *counts], [0.0, *per])).tolist()}
+        )
 
     fold, held = np.random.default_rng(0).integers(0, FOLDS, gap.size), np.empty(gap.size)
     for k in range(FOLDS):
@@ -246,11 +270,11 @@ def _slope(x: np.ndarray, y: np.ndarray, scale: np.ndarray) -> float:
     return max(0.0, float((x * y / scale**2).sum() / (x**2 / scale**2).sum()))
 
 
-def _judge_uneven(columns: Columns, beside: dict[str, float], room: int) -> dict[str, Any]:
+def _judge_uneven(columns: Columns, beside: Beside, room: int) -> dict[str, Any]:
     """Errors on unequal decodes beside a prefill, to which nothing was fitted, and those if lengths did not matter."""
     unequal, equal = _pairs(columns, room, prefills=True)
-    ratio, coefficients = unequal.seconds / equal.seconds, np.array([beside[name] for name in BESIDE])
-    predicted = (_design(unequal) @ coefficients) / (_design(equal) @ coefficients)
+    ratio = unequal.seconds / equal.seconds
+    predicted = _time_beside(beside, unequal) / _time_beside(beside, equal)
     without, with_it = _errors(1 / ratio - 1, "without_"), _errors(predicted / ratio - 1, "")
     return {"points": int(ratio.size), **without, **with_it}
 

@@ -14,9 +14,7 @@ from numba import njit
 
 from fluidwait.base.errors import FluidwaitError
 
-
-NO_DECODES_ALONE = np.zeros((0, 3))
-NO_SEQUENCES = np.zeros(1)
+NO_ATTENTION, NO_SEQUENCES = np.zeros((0, 9)), np.zeros(1)
 
 
 class TimeModel(NamedTuple):
@@ -34,10 +32,11 @@ class TimeModel(NamedTuple):
     decode_request   s per decode
     decode_context   s per KV token the decodes read
     prefill_launch   s if the batch prefills at all
-    prefill_longest  s per KV token of the longest request in a batch that prefills: its blocks are read one by one
-    decode_alone     f8[n, 3], row d for d decodes without a prefill beside them (the last for more): s, s per KV token
-                     that they read, s per token by which the longest exceeds the mean. Without rows the three decode
-                     coefficients hold in every batch, else in those that prefill
+    attention        f8[n, 9], row d for batches with d decodes (the last for more), in place of the coefficients from
+                     prefill_request on. Of a batch that only decodes: s, s per KV token that the decodes read, s per
+                     token by which the longest exceeds the mean. Of one that prefills: s, s per token of a chunk, per
+                     (token of a chunk)^2, per (token of a chunk x token already cached), per KV token of the longest
+                     request, per KV token that the decodes read
     sequences        f8[n >= 1], s of the output head and the sampler by requests in the batch (the last for more)
     """
 
@@ -53,8 +52,7 @@ class TimeModel(NamedTuple):
     decode_request: float
     decode_context: float
     prefill_launch: float = 0.0
-    prefill_longest: float = 0.0
-    decode_alone: np.ndarray = NO_DECODES_ALONE
+    attention: np.ndarray = NO_ATTENTION
     sequences: np.ndarray = NO_SEQUENCES
 
 
@@ -95,6 +93,25 @@ SUMS = BatchSums._fields[:-1]
 
 
 @kept_on_disk
+def attention_time(table, sums):
+    """Seconds by :attr:`TimeModel.attention`."""
+    row = table[min(int(sums.decodes), len(table) - 1)]
+    if sums.prefills > 0:
+        return (
+            row[3]
+            + row[4] * sums.prefill_tokens
+            + row[5] * sums.prefill_squares
+            + row[6] * sums.prefill_context
+            + row[7] * sums.longest
+            + row[8] * sums.decode_context
+        )
+    if sums.decodes > 0:
+        uneven = sums.longest - sums.decode_context / sums.decodes
+        return row[0] + row[1] * sums.decode_context + row[2] * max(uneven, 0.0)
+    return 0.0
+
+
+@kept_on_disk
 def iteration_time(tm, sums):
     """Seconds that one iteration takes: a :class:`TimeModel`, and the :class:`BatchSums` of its batch."""
     tokens = sums.tokens
@@ -108,19 +125,11 @@ def iteration_time(tm, sums):
         + tm.prefill_square * sums.prefill_squares
         + tm.prefill_context * sums.prefill_context
     )
-    longest = tm.prefill_longest * sums.longest if sums.prefills > 0 else 0.0
-    if sums.prefills > 0 or len(tm.decode_alone) == 0:
-        launch = tm.decode_launch if sums.decodes > 0 else 0.0
-        decode = launch + tm.decode_request * sums.decodes + tm.decode_context * sums.decode_context
-    elif sums.decodes > 0:
-        row = min(int(sums.decodes), len(tm.decode_alone) - 1)
-        uneven = max(sums.longest - sums.decode_context / sums.decodes, 0.0)
-        alone = tm.decode_alone
-        decode = alone[row, 0] + alone[row, 1] * sums.decode_context + alone[row, 2] * uneven
-    else:
-        decode = 0.0
+    launch = tm.decode_launch if sums.decodes > 0 else 0.0
+    decode = launch + tm.decode_request * sums.decodes + tm.decode_context * sums.decode_context
+    attention = attention_time(tm.attention, sums) if len(tm.attention) > 0 else 0.0
     sequences = tm.sequences[min(int(sums.prefills + sums.decodes), len(tm.sequences) - 1)]
-    return tm.base + tm.per_kv * sums.kv_tokens + compute + prefill + decode + longest + sequences
+    return tm.base + tm.per_kv * sums.kv_tokens + compute + prefill + decode + attention + sequences
 
 
 def in_python(function):

@@ -61,44 +61,51 @@ class LinearTiming(Strict):
     note: str = ""
 
 
-class ByDecodes(Strict):
-    """Coefficients of attention by the number of decodes in the batch; straight lines in between (see TimeModel)."""
+class Alone(Strict):
+    """Attention of batches that only decode, as measured; straight lines in between (see TimeModel)."""
 
-    decodes: list[int] = Field(description="numbers of decodes, increasing")
-
-    @property
-    def columns(self) -> dict[str, list[float]]:
-        return {name: getattr(self, name) for name in type(self).model_fields if name != "decodes"}
+    decodes: list[int] = Field(description="numbers of decodes, increasing, from 1 up")
+    lengths: list[int] = Field(min_length=2, description="KV tokens that each decode reads, increasing")
+    seconds: list[list[float]] = Field(description="for each number of decodes, s by length")
+    uneven: list[float] = Field(description="for each number of decodes, s per token that the longest exceeds the mean")
 
     @model_validator(mode="after")
     def _table(self) -> Self:
-        for name, values in self.columns.items():
-            _check_table("decodes", self.decodes, name, values, least=0)
+        _check_table("decodes", self.decodes, "uneven", self.uneven)
+        if len(self.seconds) != len(self.decodes):
+            raise ValueError(f"decodes has {len(self.decodes)} entries and seconds {len(self.seconds)} rows")
+        for row in self.seconds:
+            _check_table("lengths", self.lengths, "a row of seconds", row)
         return self
 
-    def table(self, most: int) -> np.ndarray:
-        """f8[most + 1, columns]: for 0 to ``most`` decodes; beyond those measured the nearest."""
-        at = np.arange(most + 1)
-        return np.column_stack([np.interp(at, self.decodes, values) for values in self.columns.values()])
+    def table(self) -> np.ndarray:
+        """f8[last number + 1, lengths]."""
+        return by_count(self.decodes, np.array(self.seconds).T)
 
 
-class Alone(ByDecodes):
-    """Of batches that only decode."""
+class Beside(Strict):
+    """Coefficients of the attention of batches that prefill, by the number of decodes beside; lines in between."""
 
-    launch: list[float] = Field(description="s")
-    decode_context: list[float] = Field(description="s per KV token that the decodes read")
-    uneven: list[float] = Field(description="s per token by which the longest decode exceeds their mean")
-
-
-class Beside(ByDecodes):
-    """Of batches that prefill."""
-
+    decodes: list[int] = Field(description="numbers of decodes, increasing, from 0 up")
     launch: list[float] = Field(description="s")
     prefill_token: list[float] = Field(description="s per token of a prefill chunk")
     prefill_square: list[float] = Field(description="s per (token of a chunk)^2")
     prefill_context: list[float] = Field(description="s per (token of a chunk x token already cached)")
     longest: list[float] = Field(description="s per KV token of the longest request")
     decode_context: list[float] = Field(description="s per KV token that the decodes read")
+
+    def columns(self) -> dict[str, list[float]]:
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "decodes"}
+
+    @model_validator(mode="after")
+    def _table(self) -> Self:
+        for name, values in self.columns().items():
+            _check_table("decodes", self.decodes, name, values, least=0)
+        return self
+
+    def table(self) -> np.ndarray:
+        """f8[last number + 1, 6]."""
+        return by_count(self.decodes, list(self.columns().values()))
 
 
 class Attention(Strict):
@@ -107,10 +114,23 @@ class Attention(Strict):
     alone: Alone
     beside: Beside
 
-    def table(self) -> np.ndarray:
-        """f8[most decodes + 1, 9], as :class:`TimeModel` holds it."""
-        most = max(self.alone.decodes[-1], self.beside.decodes[-1])
-        return np.column_stack([self.alone.table(most), self.beside.table(most)])
+    def tables(self) -> dict[str, np.ndarray]:
+        """As :class:`TimeModel` holds them, for the same numbers of decodes; beyond those measured the nearest."""
+        alone, uneven, beside = (
+            self.alone.table(),
+            by_count(self.alone.decodes, [self.alone.uneven]),
+            self.beside.table(),
+        )
+        most = max(len(alone), len(beside))
+        alone, uneven, beside = (np.pad(t, ((0, most - len(t)), (0, 0)), mode="edge") for t in (alone, uneven, beside))
+        lengths = np.array(self.alone.lengths, dtype=float)
+        return {"alone": alone, "alone_lengths": lengths, "alone_uneven": uneven[:, 0].copy(), "beside": beside}
+
+
+def by_count(counts: list[int], columns: Any) -> np.ndarray:
+    """f8[last count + 1, columns]: straight lines between the counts, and below the first its values."""
+    at = np.arange(counts[-1] + 1)
+    return np.column_stack([np.interp(at, counts, column) for column in columns])
 
 
 class PerSequence(Strict):
@@ -121,7 +141,7 @@ class PerSequence(Strict):
 
     @model_validator(mode="after")
     def _table(self) -> Self:
-        _check_table("requests", self.requests, "seconds", self.seconds, least=1)
+        _check_table("requests", self.requests, "seconds", self.seconds)
         return self
 
     def table(self) -> np.ndarray:
@@ -129,7 +149,7 @@ class PerSequence(Strict):
         return np.interp(np.arange(self.requests[-1] + 1), [0, *self.requests], [0.0, *self.seconds])
 
 
-def _check_table(key: str, counts: list[int], name: str, values: list[float], least: int) -> None:
+def _check_table(key: str, counts: list[int], name: str, values: list[float], least: int = 1) -> None:
     if not counts or len(counts) != len(values):
         raise ValueError(f"{key} has {len(counts)} entries and {name} {len(values)}; at least one each is needed")
     if any(b <= a for a, b in zip([least - 1, *counts], counts, strict=False)):
@@ -194,11 +214,11 @@ class ProfileTiming(Strict):
         return table
 
     def time_model(self) -> TimeModel:
-        tables = ("compute", "attention", "sequences")
-        fields: dict[str, Any] = {f: getattr(self, f) for f in TimeModel._fields if f not in tables}
+        coefficients = [f for f in TimeModel._fields if isinstance(getattr(self, f, None), float)]
+        fields: dict[str, Any] = {f: getattr(self, f) for f in coefficients}
         fields["compute"] = self.compute()
         if self.attention is not None:
-            fields["attention"] = self.attention.table()
+            fields |= self.attention.tables()
         if self.per_sequence is not None:
             fields["sequences"] = self.per_sequence.table()
         return TimeModel(**fields)

@@ -5,13 +5,13 @@ The recipe, fixed before any recording was replayed, and the same for every devi
 1. **Dense operators** by tokens: every layer runs each of them once and the norm twice; embedding and final norm run
    once per iteration. Between two measured numbers of tokens a straight line holds.
 2. **Output head and sampler** by requests in the batch, lines in between.
-3. Attention is fitted to the batches that the KV memory can hold; the profile goes far beyond them. Rows count by
-   1 / sqrt(attention x iteration), as in :mod:`fluidwait.device.operator_times`.
+3. **Batches that only decode**: attention as measured, by the number of decodes and the KV tokens of each, lines in
+   between.
 4. **Batches that prefill**, for every measured number of decodes beside the chunk, none included: launch, token, square
    and context of the chunk, context of the decodes, and the longest request of the batch, by non-negative least
-   squares. Lines in between.
-5. **Batches that only decode**, for every measured number of decodes: launch and context.
-6. **Decodes of unequal length, alone**, for every measured number of decodes: seconds per token by which the longest
+   squares; lines in between. Rows count by 1 / sqrt(attention x iteration), as in
+   :mod:`fluidwait.device.operator_times`, those with no more KV tokens than the memory holds.
+5. **Decodes of unequal length, alone**, for every measured number of decodes: seconds per token by which the longest
    exceeds the mean. Kept if that lowers the held-out error of these kernels. Beside a prefill nothing is fitted to
    unequal lengths: the longest request is in 4 already, and its error on them is reported.
 
@@ -29,7 +29,7 @@ from fluidwait.base.errors import ConfigError
 from fluidwait.base.models import parse
 from fluidwait.base.tables import Columns, read_columns
 from fluidwait.device.fitting import LEAST_TIME, four_digits, nonnegative_fit, six_digits
-from fluidwait.device.hardware import Alone, Beside, ByDecodes, Hardware
+from fluidwait.device.hardware import Alone, Beside, Hardware, by_count
 from fluidwait.device.hardware_file import read_template, write_hardware
 from fluidwait.device.operator_times import slope_beyond
 
@@ -75,7 +75,7 @@ def calibrate_kernels(folder: str | Path, template: dict[str, Any] | str | Path,
     tokens, seconds = _dense(folder / DENSE, shape.layers)
     sequences, head = _summed(folder / HEAD, "sequences", {})
     batches = _attention(folder / ATTENTION, shape.layers)
-    batches = batches.rows(batches.cached + batches.chunk + batches.context <= room)
+    batches = batches.rows((batches.chunk == 0) | (batches.cached + batches.chunk + batches.context <= room))
     whole = batches.seconds + np.interp(batches.chunk + batches.decodes, tokens, seconds)
     alone, beside, fit = _fit_attention(batches, whole, folder / ATTENTION)
     if (folder / UNEVEN).is_file():
@@ -149,54 +149,70 @@ def _batches(chunk, cached, decodes, context, longest, seconds) -> Batches:
 
 
 def _fit_attention(batches: Batches, whole: np.ndarray, path: Path) -> tuple[Alone, Beside, dict[str, Any]]:
-    """Coefficients without and with a prefill in the batch, and residuals.
+    """Attention without and with a prefill in the batch, and residuals.
 
     Raises:
-        ConfigError: there are none of one kind.
+        ConfigError: too few batches of one kind.
     """
-    weight = 1 / np.sqrt(batches.seconds * whole)
     prefills = batches.chunk > 0
-    if prefills.all() or not prefills.any():
-        missing = "without" if prefills.all() else "with"
-        raise ConfigError(f"{path}: column 'prefill_chunk': no batch {missing} a prefill fits the KV memory")
-    alone = _fit_alone(batches.rows(~prefills), weight[~prefills])
-    beside = _fit_beside(batches.rows(prefills), weight[prefills])
+    if np.unique(batches.longest[~prefills]).size < 2 or not prefills.any():
+        raise ConfigError(f"{path}: column 'prefill_chunk': too few batches with, or without, a prefill")
+    alone = _table_alone(batches.rows(~prefills))
+    own, whole_alone, whole = batches.rows(prefills), whole[~prefills], whole[prefills]
+    weight = 1 / np.sqrt(own.seconds * whole)
+    beside = _fit_beside(own, weight)
     fold, held = np.random.default_rng(0).integers(0, FOLDS, weight.size), np.empty(weight.size)
     for k in range(FOLDS):
-        fitted, judged = (prefills & (fold != k), prefills & (fold == k))
-        held[judged] = _time_beside(_fit_beside(batches.rows(fitted), weight[fitted]), batches.rows(judged))
-    held[~prefills] = _time_alone(alone, batches.rows(~prefills))
-    predicted = held.copy()
-    predicted[prefills] = _time_beside(beside, batches.rows(prefills))
-    mixed = prefills & (batches.decodes > 0)
-    kinds = {
-        "decodes_alone": (predicted, ~prefills),
-        "prefill": (predicted, prefills & ~mixed),
-        "mixed": (predicted, mixed),
-        "mixed_held_out": (held, mixed),
+        held[fold == k] = _time_beside(_fit_beside(own.rows(fold != k), weight[fold != k]), own.rows(fold == k))
+    predicted, mixed = _time_beside(beside, own), own.decodes > 0
+    fit = {
+        "decodes_alone": _left_out(batches.rows(~prefills), whole_alone),
+        "prefill": _residuals(predicted[~mixed], own.seconds[~mixed], whole[~mixed]),
+        "mixed": _residuals(predicted[mixed], own.seconds[mixed], whole[mixed]),
+        "mixed_held_out": _residuals(held[mixed], own.seconds[mixed], whole[mixed]),
     }
-    fit = {name: _residuals(p[rows], batches.seconds[rows], whole[rows]) for name, (p, rows) in kinds.items()}
     return alone, beside, fit
 
 
-def _fit_by_decodes(design: np.ndarray, batches: Batches, weight: np.ndarray) -> tuple[list[int], list[list[float]]]:
-    """The measured numbers of decodes, and for each column of the design its coefficients."""
-    counts = np.unique(batches.decodes)
-    own = [batches.decodes == count for count in counts]
-    found = np.array([nonnegative_fit(design[rows], batches.seconds[rows], weight[rows]) for rows in own])
-    return [int(count) for count in counts], found.T.tolist()
+def _table_alone(batches: Batches) -> Alone:
+    """Attention as measured; lengths that were not measured with some number of decodes lie on straight lines."""
+    decodes, lengths = np.unique(batches.decodes), np.unique(batches.longest)
+    rows = [_by_length(batches.rows(batches.decodes == n), lengths) for n in decodes]
+    return Alone(
+        decodes=[int(n) for n in decodes],
+        lengths=[int(length) for length in lengths],
+        seconds=[six_digits(row).tolist() for row in rows],
+        uneven=[0.0] * decodes.size,
+    )
 
 
-def _fit_alone(batches: Batches, weight: np.ndarray) -> Alone:
-    design = np.column_stack([np.ones_like(batches.context), batches.context])
-    decodes, (launch, context) = _fit_by_decodes(design, batches, weight)
-    return Alone(decodes=decodes, launch=launch, decode_context=context, uneven=[0.0] * len(decodes))
+def _by_length(of: Batches, at: np.ndarray) -> np.ndarray:
+    """Seconds at these lengths, on straight lines through the batches; the last line goes on."""
+    order = np.argsort(of.longest)
+    x, y = of.longest[order], of.seconds[order]
+    slope = max(0.0, (y[-1] - y[-2]) / (x[-1] - x[-2])) if x.size > 1 else 0.0
+    return np.interp(at, x, y) + slope * np.maximum(at - x[-1], 0.0)
+
+
+def _left_out(of: Batches, whole: np.ndarray) -> dict[str, float | int]:
+    """Residuals at every second length, left out, of each number of decodes."""
+    predicted, judged = of.seconds.copy(), np.zeros(of.seconds.size, dtype=bool)
+    for n in np.unique(of.decodes):
+        rows = np.flatnonzero(of.decodes == n)
+        left = rows[np.argsort(of.longest[rows])][1:-1:2]
+        kept = np.setdiff1d(rows, left)
+        predicted[left], judged[left] = _by_length(of.rows(kept), of.longest[left]), True
+    found = _residuals(predicted[judged], of.seconds[judged], whole[judged])
+    return {"entries": int(of.seconds.size)} | {f"left_out_{name}": value for name, value in found.items()}
 
 
 def _fit_beside(batches: Batches, weight: np.ndarray) -> Beside:
-    decodes, columns = _fit_by_decodes(_design(batches), batches, weight)
+    """The coefficients for every number of decodes."""
+    counts, design = np.unique(batches.decodes), _design(batches)
+    own = [batches.decodes == count for count in counts]
+    found = np.array([nonnegative_fit(design[rows], batches.seconds[rows], weight[rows]) for rows in own])
     names = [name for name in Beside.model_fields if name != "decodes"]
-    return Beside(decodes=decodes, **dict(zip(names, columns, strict=True)))
+    return Beside(decodes=[int(count) for count in counts], **dict(zip(names, found.T.tolist(), strict=True)))
 
 
 def _design(of: Batches) -> np.ndarray:
@@ -207,18 +223,14 @@ def _design(of: Batches) -> np.ndarray:
 
 def _time_alone(alone: Alone, of: Batches) -> np.ndarray:
     """Seconds of batches that only decode."""
-    uneven = of.longest - of.context / of.decodes
-    design = np.column_stack([np.ones_like(of.context), of.context, uneven])
-    return (_rows(alone, of) * design).sum(axis=1)
+    mean, d = of.context / of.decodes, of.decodes.astype(int)
+    even = np.array([np.interp(m, alone.lengths, row) for m, row in zip(mean, alone.table()[d], strict=True)])
+    return even + by_count(alone.decodes, [alone.uneven])[d, 0] * (of.longest - mean)
 
 
 def _time_beside(beside: Beside, of: Batches) -> np.ndarray:
     """Seconds of batches that prefill."""
-    return (_rows(beside, of) * _design(of)).sum(axis=1)
-
-
-def _rows(table: ByDecodes, of: Batches) -> np.ndarray:
-    return table.table(int(of.decodes.max()))[of.decodes.astype(int)]
+    return (beside.table()[of.decodes.astype(int)] * _design(of)).sum(axis=1)
 
 
 # --- unequal lengths -------------------------------------------------------------------------------------------------

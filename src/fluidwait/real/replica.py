@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from fluidwait.device.timing import SUMS, BatchSums, TimeModel, iteration_time
+from fluidwait.device.timing import SUMS, BatchSums, iteration_time, scaled
 from fluidwait.engines.core import context_of, serving
 from fluidwait.engines.simulator import Run as Simulated
 from fluidwait.engines.simulator import simulate
@@ -33,7 +33,7 @@ class Simulator:
         context = context_of(law, rate, self.time_model, self.hardware.linear, memory)
         most = Limits(engine.max_num_seqs, engine.max_num_batched_tokens)
         knobs = policy.prepare_at_most(context, most)
-        return simulate(requests, policy, knobs, _scaled(self.time_model, speed), semantics)
+        return simulate(requests, policy, knobs, scaled(self.time_model, speed), semantics)
 
     def predicted(self, batches: pl.DataFrame) -> float:
         """Seconds that these batches take by the time model."""
@@ -57,6 +57,3 @@ class Simulator:
         semantics = serving(engine.kv_blocks, engine.block_size, 0.0)
         return float(simulate(requests, policy, policy.prepare(None), self.time_model, semantics).completion.max())
 
-
-def _scaled(model: TimeModel, factor: float) -> TimeModel:
-    return TimeModel._make(factor * part for part in model)

@@ -56,4 +56,3 @@ class Simulator:
         policy = load_policy(limits)
         semantics = serving(engine.kv_blocks, engine.block_size, 0.0)
         return float(simulate(requests, policy, policy.prepare(None), self.time_model, semantics).completion.max())
-

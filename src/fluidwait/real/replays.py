@@ -116,33 +116,42 @@ def variants(recordings: list[Published]) -> pl.DataFrame:
 
 
 def timeline(recordings: list[Published]) -> pl.DataFrame:
-    """What the engine's log says every second, and the same of the simulator with asynchronous scheduling.
+    """The engine's state every second: its own log, and the simulator with asynchronous scheduling.
 
     ``kv`` are shares of the KV memory in percent. The simulator's counts the tokens of the running requests, those
-    that several share as often, up to 100. The recording's is empty where the engine did not log it.
+    that several share as often, up to 100. The log's is empty where the engine did not say. ``equal`` is the variant.
     """
     return pl.concat([_timeline(published) for published in recordings])
 
 
 def _timeline(published: Published) -> pl.DataFrame:
-    mode, log = Mode(asynchronous=True), published.timeseries()
+    log = published.timeseries().rename({"kv_cache_percent": "kv"})
+    if not log["kv"].max():
+        log = log.with_columns(kv=pl.lit(None))
+    states = {name: _state(published, Mode(lengths, True)) for name, lengths in SHOWN.items()}
+    end = max(log["t_s"].max(), *(state["t_s"].max() for state in states.values()))  # type: ignore[type-var]
+    table = pl.DataFrame({"record": published.name, "t_s": np.arange(1, end + 1)})
+    recorded = log.select("t_s", *(pl.col(name).cast(pl.Float64) for name in STATE))
+    for name, state in {"vllm": recorded, **states}.items():
+        renamed = state.rename({column: f"{column}_{name}" for column in STATE})
+        table = table.join(renamed, on="t_s", how="left", maintain_order="left")
+    return table
+
+
+STATE = ("running", "waiting", "kv")
+SHOWN = {"ours": AS_MEASURED, "equal": AS_EQUAL}
+
+
+def _state(published: Published, mode: Mode) -> pl.DataFrame:
+    """Of the simulator, every second until everything is done."""
     rows = np.zeros((replay(published, mode).iterations, len(LOG_COLUMNS)))
-    served, rules = replay(published, mode, rows), published.rules(asynchronous=True)
-    at = log["t_s"].to_numpy().astype(float)
-    step = np.searchsorted(rows[:, 0], at, side="right") - 1
-    busy = (step >= 0) & (at < rows[step, 0] + rows[step, 1])
-    running = np.where(busy, rows[step, 3], 0).astype(np.int64)
+    served, rules = replay(published, mode, rows), published.rules(asynchronous=mode.asynchronous)
+    at = np.arange(1, int(served.completion.max()) + 2)
+    step = np.maximum(np.searchsorted(rows[:, 0], at, side="right") - 1, 0)
+    busy = (at >= rows[step, 0]) & (at < rows[step, 0] + rows[step, 1])
+    running = np.where(busy, rows[step, 3], 0.0)
     inside = np.searchsorted(np.sort(published.sent.arrival), at, side="right")
     inside -= np.searchsorted(np.sort(served.completion), at, side="right")
-    kv = np.where(busy, np.minimum(100 * rows[step, 4] / (rules.blocks * rules.block_size), 100.0), 0.0)
-    logged = log["kv_cache_percent"] if log["kv_cache_percent"].max() else pl.lit(None, dtype=pl.Float64)
-    return log.select(
-        pl.lit(published.name).alias("record"),
-        pl.col("t_s"),
-        pl.col("running").alias("running_vllm"),
-        pl.Series("running_ours", running),
-        pl.col("waiting").alias("waiting_vllm"),
-        pl.Series("waiting_ours", np.maximum(inside - running, 0)),
-        logged.cast(pl.Float64).alias("kv_vllm"),
-        pl.Series("kv_ours", kv.round(2)),
-    )
+    share = np.minimum(100 * rows[step, 4] / (rules.blocks * rules.block_size), 100.0)
+    columns = (running, np.maximum(inside - running, 0), np.where(busy, share, 0.0).round(2))
+    return pl.DataFrame({"t_s": at, **dict(zip(STATE, columns, strict=True))})

@@ -12,8 +12,9 @@ from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
 from fluidwait.engines.v1.run import serve
 from fluidwait.real import published, replays
-from fluidwait.real.published import Sent, read_published
+from fluidwait.real.published import read_published
 from fluidwait.real.replays import AS_EQUAL, Mode, quantities, replay
+from fluidwait.workload import Requests
 
 RTX_4090, PRO_6000 = "rtx-4090_llama-3.1-8b", "rtx-pro-6000_llama-3.1-8b"
 ROOT = project_root()
@@ -153,7 +154,7 @@ def test_vllms_real_scheduler_serves_the_same_times(name, asynchronous):
     from fluidwait.policies import load_policy
 
     r = read_published(name)
-    few = Sent(*(column[:60] for column in r.sent))
+    few = Requests(*(column[:60] for column in r.sent))
     rules = r.rules(asynchronous=asynchronous)._replace(blocks=600)
     time_model, hashes = r.hardware().time_model(), r.hashes()[:60]
     policy = load_policy({"policy": "vllm_v1"})

@@ -27,6 +27,7 @@ from fluidwait.base.text_files import read_text
 from fluidwait.base.yaml_files import load_yaml
 from fluidwait.device.hardware import Hardware, load_hardware
 from fluidwait.engines.v1.rules import Rules, vllm
+from fluidwait.workload import Requests
 
 DESCRIPTION = "record.json"
 REQUESTS, TIMESERIES, REFERENCE, ENGINE = "requests.parquet", "timeseries.csv", "reference_errors.csv", "engine.yaml"
@@ -47,14 +48,6 @@ class Description(Strict):
     files: dict[str, str]  # SHA-256
 
 
-class Sent(NamedTuple):
-    """Requests in the order in which the engine queued them, arrays of one length."""
-
-    arrival: np.ndarray  # s, when the engine queued it
-    prompt: np.ndarray  # tokens
-    output: np.ndarray  # tokens
-
-
 class Published(NamedTuple):
     """A recording that somebody else made."""
 
@@ -64,9 +57,10 @@ class Published(NamedTuple):
     table: pl.DataFrame  # requests.parquet in the order of ``sent``
 
     @property
-    def sent(self) -> Sent:
+    def sent(self) -> Requests:
+        """In the order in which the engine queued them, which is when they arrive."""
         arrival, prompt, output = (self.table[c].to_numpy() for c in ("queued_s", "prompt_tokens", "output_tokens"))
-        return Sent(arrival, prompt, output)
+        return Requests(arrival, prompt, output, np.zeros(len(arrival), dtype=np.int64))
 
     def hardware(self) -> Hardware:
         return load_hardware(self.about.hardware)

@@ -14,7 +14,8 @@ import polars as pl
 from fluidwait.device.timing import TimeModel
 from fluidwait.engines.simulator import LOG_COLUMNS
 from fluidwait.engines.v1.run import Served, serve
-from fluidwait.real.published import Published, Sent
+from fluidwait.real.published import Published
+from fluidwait.workload import Requests
 
 STATISTICS = {"median": 50, "p90": 90, "p95": 95, "p99": 99}
 """Percentiles of the published comparison, besides the mean."""
@@ -41,7 +42,7 @@ def replay(published: Published, mode: Mode = Mode(), rows: np.ndarray | None = 
     return serve(published.sent, mode.time_model(time_model), rules, hashes=published.hashes(), rows=rows)
 
 
-def quantities(sent: Sent, first_token: np.ndarray, completion: np.ndarray) -> dict[tuple[str, str], float]:
+def quantities(sent: Requests, first_token: np.ndarray, completion: np.ndarray) -> dict[tuple[str, str], float]:
     """Seconds by (quantity, statistic): time to first token, per further token, and latency, from queueing on."""
     of = {
         "ttft": first_token - sent.arrival,

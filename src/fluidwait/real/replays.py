@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from fluidwait.base.tables import highest
 from fluidwait.device.timing import TimeModel
 from fluidwait.engines.simulator import LOG_COLUMNS
 from fluidwait.engines.v1.run import Served, serve
@@ -130,7 +131,7 @@ def _timeline(published: Published) -> pl.DataFrame:
     if not log["kv"].max():
         log = log.with_columns(kv=pl.lit(None))
     states = {name: _state(published, Mode(lengths, True)) for name, lengths in SHOWN.items()}
-    end = max(log["t_s"].max(), *(state["t_s"].max() for state in states.values()))  # type: ignore[type-var]
+    end = int(max(highest(seen["t_s"]) for seen in (log, *states.values())))
     table = pl.DataFrame({"record": published.name, "t_s": np.arange(1, end + 1)})
     recorded = log.select("t_s", *(pl.col(name).cast(pl.Float64) for name in STATE))
     for name, state in {"vllm": recorded, **states}.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ INPUTS = ("timeline.csv", "errors.csv")
 
 HEIGHT, WIDTH, LEFT, BOTTOM, GAP = 0.95, 2.92, 0.46, 0.42, 0.16  # inches
 BETWEEN = 0.64  # columns, inches
-LINES = {
+LINES: dict[str, dict[str, Any]] = {
     "vllm": {"label": "vLLM, recorded", "color": "#b5b5b5", "linestyle": style.SOLID, "linewidth": 2.6},
     "ours": {"label": "simulator", "color": "#0072B2", "linestyle": style.SOLID, "linewidth": 0.9},
     "equal": {"label": "the same if unequal lengths cost nothing", "color": "#D55E00", "linestyle": style.DOTTED},

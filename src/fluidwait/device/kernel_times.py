@@ -295,13 +295,15 @@ def _judge_uneven(columns: Columns, beside: Beside, room: int) -> dict[str, Any]
 
 
 def _errors(error: np.ndarray, prefix: str) -> dict[str, float]:
-    """Median, mean and largest of relative errors, and their mean with the sign."""
+    """Median, mean and largest of relative errors."""
     size = np.abs(error)
-    found = {"median": np.median(size), "mean": size.mean(), "max": size.max(), "bias": error.mean()}
+    found = {"median": np.median(size), "mean": size.mean(), "max": size.max()}
     return {prefix + name: four_digits(value) for name, value in found.items()}
 
 
 def _residuals(predicted: np.ndarray, seconds: np.ndarray, whole: np.ndarray) -> dict[str, float | int]:
-    """Errors of the kernels, and as shares of the iteration."""
+    """Errors of the kernels, and as shares of the iteration: their mean, and their mean with the sign."""
     own, share = (predicted - seconds) / seconds, (predicted - seconds) / whole
-    return {"points": int(seconds.size), **_errors(own, "relative_error_"), **_errors(share, "iteration_error_")}
+    iteration = {"iteration_error_mean": np.abs(share).mean(), "iteration_error_bias": share.mean()}
+    rounded = {name: four_digits(value) for name, value in iteration.items()}
+    return {"points": int(seconds.size), **_errors(own, "relative_error_"), **rounded}

@@ -27,7 +27,7 @@ TABLES: dict[str, Callable[[list[published.Published]], pl.DataFrame]] = {
 REPLAY = results_rule("replay", *(f"results/{{scale}}/{{replay}}/{table}.csv" for table in TABLES))
 """The simulator on the requests of published recordings of vLLM: fifteen quantities, variants, state over time."""
 
-FIGURE = figure_rule("replay_figure", {"figures/{scale}/{replay}": "{replay}"}, "real", "replays")
+FIGURE = figure_rule("replay_figure", {"figures/{scale}/{replay}": "{replay}"}, "replay", "replays")
 
 
 def replay_steps(scale: str) -> list[Step]:

@@ -222,7 +222,7 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
         ("fluidwait.experiments.figures.latency", {"figures"}),
         ("fluidwait.experiments.figures.memory", {"figures"}),
         ("fluidwait.experiments.boundaries_figure", {"boundaries_figure"}),
-        ("fluidwait.drawing.saving", {"figures", "boundaries_figure", "study_figure", "real_figure"}),
+        ("fluidwait.drawing.saving", {"figures", "boundaries_figure", "study_figure", "real_figure", "replay_figure"}),
         ("fluidwait.studies.figures.e11_gap", {"study_figure"}),
         ("fluidwait.real.figures.e9", {"real_figure"}),
         ("fluidwait.experiments.tables.reference", {"table"}),

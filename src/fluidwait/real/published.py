@@ -98,19 +98,28 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in home().glob(f"*/{DESCRIPTION}"))
 
 
+def describe(name: str) -> Description:
+    """What ``record.json`` says.
+
+    Raises:
+        ConfigError: there is none of this name, or it says something else.
+    """
+    path = home() / name / DESCRIPTION
+    try:
+        return Description.model_validate_json(path.read_bytes())
+    except OSError:
+        raise ConfigError(f"{path}: no recording here{nearest(name, names())}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a recording ({str(error).splitlines()[0]})") from None
+
+
 def read_published(name: str) -> Published:
     """Read and check a recording.
 
     Raises:
         ConfigError: there is none of this name, or a file of it is missing or was changed.
     """
-    folder = home() / name
-    try:
-        about = Description.model_validate_json((folder / DESCRIPTION).read_bytes())
-    except OSError:
-        raise ConfigError(f"{folder / DESCRIPTION}: no recording here{nearest(name, names())}") from None
-    except ValueError as error:
-        raise ConfigError(f"{folder / DESCRIPTION}: not a recording ({str(error).splitlines()[0]})") from None
+    folder, about = home() / name, describe(name)
     for file, expected in about.files.items():
         if file_sha256(folder / file) != expected:
             raise ConfigError(f"{folder / file}: changed since the recording was packed")

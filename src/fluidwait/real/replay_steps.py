@@ -31,13 +31,13 @@ FIGURE = figure_rule("replay_figure", {"figures/{scale}/{replay}": "{replay}"}, 
 
 
 def replay_steps(scale: str) -> list[Step]:
-    """Tables and figure; the same at every scale."""
-    read = cache(lambda: [published.read_published(name) for name in published.names()])
-    folders = [published.home() / name for name in published.names()]
-    hardware = project_root() / "data" / "hardware"
-    inputs = names(
-        [*(folder / published.DESCRIPTION for folder in folders), *(hardware / f"{f.name}.yaml" for f in folders)]
-    )
+    """Tables and figure, the same at every scale; none where there is no recording."""
+    found = published.names()
+    if not found:
+        return []
+    read = cache(lambda: [published.read_published(name) for name in found])
+    hardware = [project_root() / "data" / "hardware" / f"{published.describe(name).hardware}.yaml" for name in found]
+    inputs = names([*(published.home() / name / published.DESCRIPTION for name in found), *hardware])
     code = imported_modules(replays.__name__)
 
     def product(table: str) -> Artifact:

@@ -13,7 +13,7 @@ from fluidwait.artifacts.step import Artifact, Step, names, results_rule
 from fluidwait.base.paths import project_root
 from fluidwait.drawing.products import figure_products, figure_rule
 from fluidwait.real import published, replays
-from fluidwait.real.figures import replays as drawing
+from fluidwait.real import replays_figure as drawing
 
 NAME = "vllm_records"
 """Of the folder of its results, and of its figure."""
@@ -24,10 +24,10 @@ TABLES: dict[str, Callable[[list[published.Published]], pl.DataFrame]] = {
     "timeline": replays.timeline,
 }
 
-REPLAY = results_rule("replay", *(f"results/{{scale}}/{{replay}}/{table}.csv" for table in TABLES))
+REPLAY = results_rule("real_replay", *(f"results/{{scale}}/{{replay}}/{table}.csv" for table in TABLES))
 """The simulator on the requests of published recordings of vLLM: fifteen quantities, variants, state over time."""
 
-FIGURE = figure_rule("replay_figure", {"figures/{scale}/{replay}": "{replay}"}, "replay", "replays")
+FIGURE = figure_rule("real_replay_figure", {"figures/{scale}/{replay}": "{replay}"}, "replay", "replays")
 
 
 def replay_steps(scale: str) -> list[Step]:
@@ -42,7 +42,7 @@ def replay_steps(scale: str) -> list[Step]:
 
     def product(table: str) -> Artifact:
         make = TABLES[table]
-        return Artifact(lambda path, _: make(read()).write_csv(path), {"table": table}, code, "replay", inputs)
+        return Artifact(lambda path, _: make(read()).write_csv(path), {"table": table}, code, "real_replay", inputs)
 
     at = {"scale": scale, "replay": NAME}
     tables = Step(REPLAY, (NAME,), at, tuple(product(table) for table in TABLES))
@@ -57,5 +57,5 @@ def _figure(scale: str) -> tuple[Artifact, ...]:
         identity={"figure": NAME},
         inputs=tuple(f"{folder}/{table}" for table in drawing.INPUTS),
         code=drawing.__name__,
-        rule="replay_figure",
+        rule="real_replay_figure",
     )

@@ -1,6 +1,6 @@
 """How long the simulator takes to replay the published recordings, compiled: milliseconds, and times faster than real.
 
-    python benchmarks/replay_time.py [--repeats 20]
+python benchmarks/replay_time.py [--repeats 20]
 """
 
 from __future__ import annotations

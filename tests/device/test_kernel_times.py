@@ -176,6 +176,7 @@ def test_batches_beyond_the_memory_are_not_fitted(tmp_path):
     [
         ("kernel_dense.csv", "mlp,64,", "mlp,65,", "column 'layer': '.*' has no row with tokens = 6"),
         ("kernel_attention.csv", "prefill_chunk", "chunk", "no column 'prefill_chunk'"),
+        ("kernel_attention.csv", "16,0,0,0,", "0,0,0,0,", "line .*'n_decode': .*no batch"),
         ("kernel_attention.csv", "16,0,0,0,", "16,0,0,0,-", "kernel_attention.csv: line .*'time_us'"),
         ("kernel_per_sequence.csv", "lm_head,4,", "lm_head,0,", "kernel_per_sequence.csv: line .*'sequences'"),
         ("kernel_skew.csv", "t_skew_us", "t_us", "no column 't_skew_us'"),
@@ -197,3 +198,21 @@ def test_a_profile_without_prefills_is_refused(tmp_path):
     table.write_csv(folder / "kernel_attention.csv")
     with pytest.raises(ConfigError, match="too few batches"):
         calibrate_kernels(folder, TEMPLATE, tmp_path / "out.yaml")
+
+
+def test_a_profile_of_few_rows_is_enough(tmp_path):
+    """No row to leave out, no mixed batch, unequal decodes in a number beyond the rest."""
+    folder, out = profile(tmp_path / "raw"), tmp_path / "out.yaml"
+    for name, column in (("kernel_dense.csv", "tokens"), ("kernel_per_sequence.csv", "sequences")):
+        table = pl.read_csv(folder / name)
+        table.filter(pl.col(column).is_in(table[column].unique().sort()[:2].to_list())).write_csv(folder / name)
+    table = pl.read_csv(folder / "kernel_attention.csv")
+    few = ((pl.col("prefill_chunk") > 0) & (pl.col("n_decode") == 0)) | (pl.col("prefill_chunk") == 0)
+    table.filter(few & (pl.col("n_decode") < 16) & (pl.col("kv_decode") < 200)).write_csv(
+        folder / "kernel_attention.csv"
+    )
+    hardware = calibrate_kernels(folder, TEMPLATE, out)
+    assert hardware.fit["mixed"] == hardware.fit["mixed_held_out"] == {"points": 0}
+    assert hardware.fit["dense"] == {"entries": 2}
+    assert hardware.timing.profile.attention.beside.decodes == [0]
+    assert iteration_time(hardware.time_model(), BatchSums(20, 0, 1, 16, 256, 0, 4, 256, 64)) > 0

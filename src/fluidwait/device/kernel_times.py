@@ -1,6 +1,6 @@
 """An iteration-time model from the times of single kernels of vLLM, batches that mix prefills and decodes included.
 
-The recipe, fixed before any recording was replayed, and the same for every device:
+The recipe is the same for every device. It was chosen by the errors of kernels alone; docs/real-engine.md has its history.
 
 1. **Dense operators** by tokens: every layer runs each of them once and the norm twice; embedding and final norm run
    once per iteration. Between two measured numbers of tokens a straight line holds.
@@ -138,6 +138,8 @@ def _between(counts: np.ndarray, seconds: np.ndarray) -> dict[str, float | int]:
 def _attention(path: Path, layers: int) -> Batches:
     whole = dict.fromkeys(("prefill_chunk", "kv_prefill", "n_decode", "kv_decode"), 0)
     columns = read_columns(path, whole, {"time_us": LEAST_TIME})
+    for row in np.flatnonzero((columns["prefill_chunk"] == 0) & (columns["n_decode"] == 0))[:1]:
+        raise columns.error(row, "n_decode", "'0' decodes and no prefill chunk are no batch")
     chunk, cached, decodes, each = (columns[name].astype(float) for name in whole)
     return _batches(chunk, cached, decodes, decodes * (each + 1), each + 1, columns["time_us"] * US * layers)
 
@@ -188,8 +190,8 @@ def _table_alone(batches: Batches) -> Alone:
 
 def _by_length(of: Batches, at: np.ndarray) -> np.ndarray:
     """Seconds at these lengths, on straight lines through the batches; the last line goes on."""
-    order = np.argsort(of.longest)
-    x, y = of.longest[order], of.seconds[order]
+    x, first = np.unique(of.longest, return_index=True)
+    y = of.seconds[first]
     slope = max(0.0, (y[-1] - y[-2]) / (x[-1] - x[-2])) if x.size > 1 else 0.0
     return np.interp(at, x, y) + slope * np.maximum(at - x[-1], 0.0)
 
@@ -223,14 +225,16 @@ def _design(of: Batches) -> np.ndarray:
 
 def _time_alone(alone: Alone, of: Batches) -> np.ndarray:
     """Seconds of batches that only decode."""
-    mean, d = of.context / of.decodes, of.decodes.astype(int)
-    even = np.array([np.interp(m, alone.lengths, row) for m, row in zip(mean, alone.table()[d], strict=True)])
-    return even + by_count(alone.decodes, [alone.uneven])[d, 0] * (of.longest - mean)
+    mean, table, uneven = of.context / of.decodes, alone.table(), by_count(alone.decodes, [alone.uneven])
+    d = np.minimum(of.decodes.astype(int), len(table) - 1)
+    even = np.array([np.interp(m, alone.lengths, row) for m, row in zip(mean, table[d], strict=True)])
+    return even + uneven[d, 0] * (of.longest - mean)
 
 
 def _time_beside(beside: Beside, of: Batches) -> np.ndarray:
     """Seconds of batches that prefill."""
-    return (beside.table()[of.decodes.astype(int)] * _design(of)).sum(axis=1)
+    table = beside.table()
+    return (table[np.minimum(of.decodes.astype(int), len(table) - 1)] * _design(of)).sum(axis=1)
 
 
 # --- unequal lengths -------------------------------------------------------------------------------------------------
@@ -256,6 +260,8 @@ def _pairs(columns: Columns, room: int, prefills: bool) -> tuple[Batches, Batche
 def _fit_uneven(columns: Columns, alone: Alone, room: int) -> tuple[Alone, dict[str, Any]]:
     """``alone`` with the cost of unequal lengths, if that lowers the held-out error, and both errors."""
     unequal, equal = _pairs(columns, room, prefills=False)
+    if not unequal.seconds.size:
+        return alone, {"points": 0}
     ratio, base = unequal.seconds / equal.seconds, _time_alone(alone, equal)
     gap = unequal.longest - unequal.context / unequal.decodes
     extra = ratio * base - _time_alone(alone, unequal)
@@ -278,8 +284,9 @@ def _fit_uneven(columns: Columns, alone: Alone, room: int) -> tuple[Alone, dict[
 
 
 def _slope(x: np.ndarray, y: np.ndarray, scale: np.ndarray) -> float:
-    """Of a line through 0, not negative, with the least errors relative to ``scale``."""
-    return max(0.0, float((x * y / scale**2).sum() / (x**2 / scale**2).sum()))
+    """Of a line through 0, not negative, with the least errors relative to ``scale``; 0 where all ``x`` are."""
+    square = float((x**2 / scale**2).sum())
+    return max(0.0, float((x * y / scale**2).sum()) / square) if square > 0 else 0.0
 
 
 def _judge_uneven(columns: Columns, beside: Beside, room: int) -> dict[str, Any]:
@@ -295,7 +302,9 @@ def _judge_uneven(columns: Columns, beside: Beside, room: int) -> dict[str, Any]
 
 
 def _errors(error: np.ndarray, prefix: str) -> dict[str, float]:
-    """Median, mean and largest of relative errors."""
+    """Median, mean and largest of relative errors; nothing of none."""
+    if not error.size:
+        return {}
     size = np.abs(error)
     found = {"median": np.median(size), "mean": size.mean(), "max": size.max()}
     return {prefix + name: four_digits(value) for name, value in found.items()}
@@ -303,6 +312,8 @@ def _errors(error: np.ndarray, prefix: str) -> dict[str, float]:
 
 def _residuals(predicted: np.ndarray, seconds: np.ndarray, whole: np.ndarray) -> dict[str, float | int]:
     """Errors of the kernels, and as shares of the iteration: their mean, and their mean with the sign."""
+    if not seconds.size:
+        return {"points": 0}
     own, share = (predicted - seconds) / seconds, (predicted - seconds) / whole
     iteration = {"iteration_error_mean": np.abs(share).mean(), "iteration_error_bias": share.mean()}
     rounded = {name: four_digits(value) for name, value in iteration.items()}

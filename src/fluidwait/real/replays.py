@@ -24,6 +24,10 @@ STATISTICS = {"median": 50, "p90": 90, "p95": 95, "p99": 99}
 AS_MEASURED, AS_EQUAL = "as measured", "taken as equal"
 """Whether unequal lengths of the decodes cost what the kernel profile says (the recipe), or nothing (a variant)."""
 
+STATE = ("running", "waiting", "kv")
+SHOWN = {"ours": AS_MEASURED, "equal": AS_EQUAL}
+"""Columns of the timeline: what, and of which replay."""
+
 DIGITS = 6
 
 
@@ -37,7 +41,7 @@ class Mode(NamedTuple):
         return of if self.lengths == AS_MEASURED else of._replace(alone_uneven=0.0 * of.alone_uneven)
 
 
-def replay(published: Published, mode: Mode = Mode(), rows: np.ndarray | None = None) -> Served:  # noqa: B008
+def replay(published: Published, mode: Mode, rows: np.ndarray | None = None) -> Served:
     """Serve the recorded requests; ``rows`` as of :func:`serve`."""
     rules, time_model = published.rules(asynchronous=mode.asynchronous), published.hardware().time_model()
     return serve(published.sent, mode.time_model(time_model), rules, hashes=published.hashes(), rows=rows)
@@ -138,10 +142,6 @@ def _timeline(published: Published) -> pl.DataFrame:
         renamed = state.rename({column: f"{column}_{name}" for column in STATE})
         table = table.join(renamed, on="t_s", how="left", maintain_order="left")
     return table
-
-
-STATE = ("running", "waiting", "kv")
-SHOWN = {"ours": AS_MEASURED, "equal": AS_EQUAL}
 
 
 def _state(published: Published, mode: Mode) -> pl.DataFrame:

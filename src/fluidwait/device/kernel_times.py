@@ -1,6 +1,7 @@
 """An iteration-time model from the times of single kernels of vLLM, batches that mix prefills and decodes included.
 
-The recipe is the same for every device. It was chosen by the errors of kernels alone; docs/real-engine.md has its history.
+The recipe is the same for every device. It was chosen by the errors of kernels alone (docs/real-engine.md has its
+history):
 
 1. **Dense operators** by tokens: every layer runs each of them once and the norm twice; embedding and final norm run
    once per iteration. Between two measured numbers of tokens a straight line holds.

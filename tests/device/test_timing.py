@@ -5,9 +5,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluidwait.device.timing import BatchSums, TimeModel, iteration_time, linear
+from fluidwait.base.paths import project_root
+from fluidwait.device.hardware import load_hardware
+from fluidwait.device.timing import BatchSums, TimeModel, iteration_time, linear, scaled
+
+ROOT = project_root()
 
 STAIRS = TimeModel(0.002, 1e-7, np.array([0.0, 0.01, 0.01, 0.02]), 0.004, 3e-4, 5e-6, 2e-9, 5e-9, 2e-4, 3e-5, 2.7e-7)
+TABLES = ("compute", "alone", "alone_lengths", "alone_uneven", "beside", "sequences")
+MEASURED = linear(1e-9, 0.0)._replace(
+    alone=np.array([[0.0, 0.0, 0.0], [1.0, 2.0, 6.0], [3.0, 5.0, 9.0]]),
+    alone_lengths=np.array([10.0, 20.0, 40.0]),
+    alone_uneven=np.array([0.0, 0.0, 0.25]),
+    beside=np.array([[1.0, 2e-1, 3e-2, 5e-3, 7e-4, 0.0], [2.0, 0, 0, 0, 0, 0.5], [4.0, 2e-1, 3e-2, 5e-3, 7e-4, 11e-3]]),
+    sequences=np.array([0.0, 100.0, 200.0, 300.0]),
+)
 chunks = st.lists(st.tuples(st.integers(1, 4096), st.integers(0, 4096)), max_size=12)
 cached = st.lists(st.integers(0, 4096), max_size=40)
 
@@ -18,7 +30,9 @@ def time_of(tm: TimeModel, prefills: list[tuple[int, int]], decodes: list[int]) 
     reads = sum(k + 1 for k in decodes)
     squares, cross = sum(c * c for c, _ in prefills), sum(c * k for c, k in prefills)
     kv = sum(c + k for c, k in prefills) + reads
-    return iteration_time(tm, BatchSums(q + len(decodes), kv, len(prefills), q, squares, cross, len(decodes), reads))
+    longest = max([*(c + k for c, k in prefills), *(k + 1 for k in decodes)], default=0)
+    sums = BatchSums(q + len(decodes), kv, len(prefills), q, squares, cross, len(decodes), reads, longest)
+    return iteration_time(tm, sums)
 
 
 @settings(deadline=None)  # the first call compiles
@@ -38,7 +52,7 @@ def test_the_order_of_the_batch_does_not_matter(prefills, decodes, random):
 
 
 def test_every_coefficient_enters_once():
-    names = [f for f in TimeModel._fields if f != "compute"]
+    names = [f for f in TimeModel._fields if f not in TABLES]
     zero = dict.fromkeys(names, 0.0) | {"compute": np.zeros(1)}
     # tokens, kv_tokens, prefills, prefill_tokens, prefill_squares, prefill_context, decodes, decode_context
     sums = (17, 19, 2, 13, 97, 29, 4, 31)
@@ -84,3 +98,66 @@ def test_the_staircase_is_looked_up_and_extended_by_its_slope():
 def test_beyond_the_table_more_tokens_never_take_less_time(tokens, more):
     first, second = (iteration_time(STAIRS, BatchSums(q)) for q in (tokens, tokens + more))
     assert second >= first
+
+
+# --- tables of attention by the number of decodes
+
+
+@pytest.mark.parametrize(
+    ("cached", "attention"),
+    [
+        ([9], 1.0),  # a token more is read than is cached
+        ([14], 1.5),
+        ([29], 4.0),
+        ([59], 10.0),  # the last line goes on
+        ([4], 0.5),
+        ([19, 19], 5.0),
+        ([9, 29], 5.0 + 0.25 * 10),  # a mean of 20, and the longest 10 above it
+        ([19, 19, 19, 19], 5.0),  # beyond the table: its last row
+        ([], 0.0),
+    ],
+)
+def test_decodes_alone_are_looked_up_by_number_and_mean_length(cached, attention):
+    heads = MEASURED.sequences[min(len(cached), 3)]
+    assert time_of(MEASURED, [], cached) == pytest.approx(1e-9 + attention + heads, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("prefills", "cached", "attention"),
+    [
+        ([(8, 0)], [], 1 + 0.2 * 8 + 0.03 * 64 + 7e-4 * 8),
+        ([(8, 16)], [], 1 + 0.2 * 8 + 0.03 * 64 + 5e-3 * 128 + 7e-4 * 24),
+        ([(8, 16)], [9], 2 + 0.5 * 10),
+        ([(8, 16), (4, 0)], [9, 99], 4 + 0.2 * 12 + 0.03 * 80 + 5e-3 * 128 + 7e-4 * 100 + 11e-3 * 110),
+    ],
+)
+def test_beside_a_prefill_decodes_cost_what_they_cost_there(prefills, cached, attention):
+    heads = MEASURED.sequences[min(len(prefills) + len(cached), 3)]
+    assert time_of(MEASURED, prefills, cached) == pytest.approx(1e-9 + attention + heads, rel=1e-12)
+
+
+@pytest.mark.parametrize("path", ["a100-80g_llama-2-7b", ROOT / "data/gpu/nvidia-h100-80gb-hbm3/hardware.yaml"])
+@settings(deadline=None, max_examples=200)
+@given(prefills=chunks, decodes=cached)
+def test_a_model_without_such_tables_takes_what_it_took_before_there_were_any(path, prefills, decodes):
+    """The former formula, to the last bit."""
+    tm = load_hardware(path).time_model()
+    q, reads = sum(c for c, _ in prefills), sum(k + 1 for k in decodes)
+    tokens, last = q + len(decodes), len(tm.compute) - 1
+    compute = tm.compute[tokens] if tokens <= last else tm.compute[last] + tm.compute_slope * (tokens - last)
+    prefill = (
+        (tm.prefill_launch if prefills else 0.0)
+        + tm.prefill_request * len(prefills)
+        + tm.prefill_token * q
+        + tm.prefill_square * sum(c * c for c, _ in prefills)
+        + tm.prefill_context * sum(c * k for c, k in prefills)
+    )
+    decode = (tm.decode_launch if decodes else 0.0) + tm.decode_request * len(decodes) + tm.decode_context * reads
+    kv = sum(c + k for c, k in prefills) + reads
+    assert time_of(tm, prefills, decodes) == tm.base + tm.per_kv * kv + compute + prefill + decode
+
+
+def test_a_scaled_model_takes_a_multiple_of_the_time_at_every_length():
+    for prefills, decodes in (([], [13, 27]), ([(8, 16)], [9]), ([(3, 1)], [])):
+        twice = time_of(scaled(MEASURED, 2.0), prefills, decodes)
+        assert twice == pytest.approx(2 * time_of(MEASURED, prefills, decodes), rel=1e-12)

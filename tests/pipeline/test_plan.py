@@ -216,13 +216,19 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
     return {name.split("/")[0] for name in before if before[name] != after[name]}
 
 
+DRAWN = {"figures", "boundaries_figure", "study_figure", "real_figure", "real_replay_figure"}
+
+
 @pytest.mark.parametrize(
     ("module", "kinds"),
     [
         ("fluidwait.experiments.figures.latency", {"figures"}),
         ("fluidwait.experiments.figures.memory", {"figures"}),
         ("fluidwait.experiments.boundaries_figure", {"boundaries_figure"}),
-        ("fluidwait.drawing.saving", {"figures", "boundaries_figure", "study_figure", "real_figure"}),
+        (
+            "fluidwait.drawing.saving",
+            {"figures", "boundaries_figure", "study_figure", "real_figure", "real_replay_figure"},
+        ),
         ("fluidwait.studies.figures.e11_gap", {"study_figure"}),
         ("fluidwait.real.figures.e9", {"real_figure"}),
         ("fluidwait.experiments.tables.reference", {"table"}),

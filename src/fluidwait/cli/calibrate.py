@@ -45,6 +45,20 @@ def calibrate_profile(
     _print_fit(hardware, out)
 
 
+@app.command("kernels")
+def calibrate_kernels(
+    folder: Annotated[Path, typer.Argument(help="folder with kernel_dense.csv, kernel_attention.csv and others")],
+    template: Template,
+    out: Out,
+) -> None:
+    """Fit the iteration time from single kernels of vLLM, batches that mix prefills and decodes included."""
+    from fluidwait.device import kernel_times
+
+    with writing(out):
+        hardware = kernel_times.calibrate_kernels(folder, template, out)
+    _print_fit(hardware, out)
+
+
 def _print_fit(hardware: Any, out: Path) -> None:
     rows = [(part, name, value) for part, fit in hardware.fit.items() for name, value in fit.items()]
     rows = [(*names, value if isinstance(value, str) else number(value)) for *names, value in rows]

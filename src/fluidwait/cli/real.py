@@ -60,6 +60,21 @@ def draw(
 
 
 @app.command()
+def pack(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="requests.csv, block_hashes.csv, engine.yaml, ...")],
+    name: Annotated[str, typer.Option("--as", help="name of the folder below data/records")],
+    title: Annotated[str, typer.Option(help="model and device, in words")],
+    hardware: Annotated[str, typer.Option(help="name in data/hardware")],
+    origin: Annotated[str, typer.Option(help="who recorded it, and the licence")],
+) -> None:
+    """Pack a published recording of vLLM so that the workflow replays it."""
+    from fluidwait.real.published import pack as make
+
+    packed = make(source, name, title, hardware, origin)
+    print(f"wrote {packed.folder}: {packed.table.height} requests")
+
+
+@app.command()
 def load(
     url: Annotated[str, typer.Argument(help="URL of an OpenAI-compatible server, http://host:port")],
     workload: Annotated[str, typer.Option(help="name in config/workloads, or a YAML file")],

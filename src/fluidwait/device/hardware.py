@@ -61,6 +61,105 @@ class LinearTiming(Strict):
     note: str = ""
 
 
+class Alone(Strict):
+    """Attention of batches that only decode, as measured; straight lines in between (see TimeModel)."""
+
+    decodes: list[int] = Field(description="numbers of decodes, increasing, from 1 up")
+    lengths: list[int] = Field(min_length=2, description="KV tokens that each decode reads, increasing")
+    seconds: list[list[float]] = Field(description="for each number of decodes, s by length")
+    uneven: list[float] = Field(description="for each number of decodes, s per token that the longest exceeds the mean")
+
+    @model_validator(mode="after")
+    def _table(self) -> Self:
+        _check_table("decodes", self.decodes, "uneven", self.uneven)
+        if len(self.seconds) != len(self.decodes):
+            raise ValueError(f"decodes has {len(self.decodes)} entries and seconds {len(self.seconds)} rows")
+        for row in self.seconds:
+            _check_table("lengths", self.lengths, "a row of seconds", row)
+        return self
+
+    def table(self) -> np.ndarray:
+        """f8[last number + 1, lengths]."""
+        return by_count(self.decodes, np.array(self.seconds).T)
+
+
+class Beside(Strict):
+    """Coefficients of the attention of batches that prefill, by the number of decodes beside; lines in between."""
+
+    decodes: list[int] = Field(description="numbers of decodes, increasing, from 0 up")
+    launch: list[float] = Field(description="s")
+    prefill_token: list[float] = Field(description="s per token of a prefill chunk")
+    prefill_square: list[float] = Field(description="s per (token of a chunk)^2")
+    prefill_context: list[float] = Field(description="s per (token of a chunk x token already cached)")
+    longest: list[float] = Field(description="s per KV token of the longest request")
+    decode_context: list[float] = Field(description="s per KV token that the decodes read")
+
+    def columns(self) -> dict[str, list[float]]:
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "decodes"}
+
+    @model_validator(mode="after")
+    def _table(self) -> Self:
+        for name, values in self.columns().items():
+            _check_table("decodes", self.decodes, name, values, least=0)
+        return self
+
+    def table(self) -> np.ndarray:
+        """f8[last number + 1, 6]."""
+        return by_count(self.decodes, list(self.columns().values()))
+
+
+class Attention(Strict):
+    """Measured attention, in place of the coefficients that do not depend on the number of decodes."""
+
+    alone: Alone
+    beside: Beside
+
+    def tables(self) -> dict[str, np.ndarray]:
+        """As :class:`TimeModel` holds them, for the same numbers of decodes; beyond those measured the nearest."""
+        alone, uneven, beside = (
+            self.alone.table(),
+            by_count(self.alone.decodes, [self.alone.uneven]),
+            self.beside.table(),
+        )
+        most = max(len(alone), len(beside))
+        alone, uneven, beside = (np.pad(t, ((0, most - len(t)), (0, 0)), mode="edge") for t in (alone, uneven, beside))
+        lengths = np.array(self.alone.lengths, dtype=float)
+        return {"alone": alone, "alone_lengths": lengths, "alone_uneven": uneven[:, 0].copy(), "beside": beside}
+
+
+def by_count(counts: list[int], columns: Any) -> np.ndarray:
+    """f8[last count + 1, columns]: straight lines between the counts, and below the first its values."""
+    at = np.arange(counts[-1] + 1)
+    return np.column_stack([np.interp(at, counts, column) for column in columns])
+
+
+class PerSequence(Strict):
+    """Output head and sampler, by the number of requests in the batch; straight lines in between."""
+
+    requests: list[int] = Field(description="numbers of requests, increasing, from 1 up")
+    seconds: list[float]
+
+    @model_validator(mode="after")
+    def _table(self) -> Self:
+        _check_table("requests", self.requests, "seconds", self.seconds)
+        return self
+
+    def table(self) -> np.ndarray:
+        """f8[last number + 1]; without requests it is 0."""
+        return np.interp(np.arange(self.requests[-1] + 1), [0, *self.requests], [0.0, *self.seconds])
+
+
+def _check_table(key: str, counts: list[int], name: str, values: list[float], least: int = 1) -> None:
+    if not counts or len(counts) != len(values):
+        raise ValueError(f"{key} has {len(counts)} entries and {name} {len(values)}; at least one each is needed")
+    if any(b <= a for a, b in zip([least - 1, *counts], counts, strict=False)):
+        raise ValueError(f"{key} must increase from at least {least}")
+    if counts[-1] > MOST_TOKENS:
+        raise ValueError(f"{key}: no batch has {counts[-1]} (nearest valid value: {MOST_TOKENS})")
+    if not all(0 <= v < np.inf for v in values):
+        raise ValueError(f"{name} must be finite and not negative")
+
+
 class ProfileTiming(Strict):
     """Measured iteration time: a table of compute time against tokens, and attention coefficients (see TimeModel)."""
 
@@ -80,6 +179,8 @@ class ProfileTiming(Strict):
     decode_launch: float = Field(0.0, ge=0, allow_inf_nan=False)
     decode_request: float = Field(0.0, ge=0, allow_inf_nan=False)
     decode_context: float = Field(0.0, ge=0, allow_inf_nan=False)
+    attention: Attention | None = None
+    per_sequence: PerSequence | None = None
     tokens: list[int] = Field(default_factory=list, description="tokens computed in the batch, increasing, from 1 up")
     seconds: list[float] = Field(default_factory=list, description="seconds that many tokens take, attention apart")
 
@@ -94,7 +195,8 @@ class ProfileTiming(Strict):
         if not all(0 <= s < np.inf for s in self.seconds):
             raise ValueError("seconds must be finite and not negative")
         model = self.time_model()
-        one = {"prefill": BatchSums(1, 1, 1, 1, 1), "decode": BatchSums(1, 2, decodes=1, decode_context=2)}
+        decode = BatchSums(1, 2, decodes=1, decode_context=2, longest=2)
+        one = {"prefill": BatchSums(1, 1, 1, 1, 1, longest=1), "decode": decode}
         for phase, sums in one.items():
             if not in_python(iteration_time)(model, sums) > 0:
                 raise ValueError(f"a batch of one {phase} token takes no time, and time would stand still")
@@ -112,8 +214,14 @@ class ProfileTiming(Strict):
         return table
 
     def time_model(self) -> TimeModel:
-        fields = {f: getattr(self, f) for f in TimeModel._fields if f != "compute"}
-        return TimeModel(compute=self.compute(), **fields)
+        coefficients = [f for f in TimeModel._fields if isinstance(getattr(self, f, None), float)]
+        fields: dict[str, Any] = {f: getattr(self, f) for f in coefficients}
+        fields["compute"] = self.compute()
+        if self.attention is not None:
+            fields |= self.attention.tables()
+        if self.per_sequence is not None:
+            fields["sequences"] = self.per_sequence.table()
+        return TimeModel(**fields)
 
 
 class Timing(Strict):

@@ -12,9 +12,8 @@ from fluidwait.base.tables import Columns, column_names, read_columns
 from fluidwait.device.fitting import LEAST_TIME, four_digits, nonnegative_fit, relative_fit, six_digits
 from fluidwait.device.hardware import Hardware
 from fluidwait.device.hardware_file import read_template, write_hardware
-from fluidwait.device.timing import BatchSums
+from fluidwait.device.timing import SUMS
 
-SUMS = BatchSums._fields
 KNOT_COUNTS = (0, 4, 8, 16, 32)  # knots tried for the compute time of whole iterations; 0 is a straight line
 FOLDS = 5
 
@@ -133,7 +132,7 @@ def _sums_of_chunks(columns: Columns) -> dict[str, np.ndarray]:
         chunks = sum(q for q, _ in pairs)
         squares, cross = sum(q * q for q, _ in pairs), sum(q * k for q, k in pairs)
         kv = sum(q + k for q, k in pairs) + context
-        rows.append(BatchSums(chunks + decodes, kv, len(pairs), chunks, squares, cross, decodes, context))
+        rows.append((chunks + decodes, kv, len(pairs), chunks, squares, cross, decodes, context))
     return dict(zip(SUMS, np.array(rows, float).reshape(-1, len(SUMS)).T, strict=True))
 
 

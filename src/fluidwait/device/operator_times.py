@@ -49,7 +49,7 @@ def calibrate_profile(
     header, shape = read_template(template)
     attention_files = [attention_csv] if isinstance(attention_csv, str | Path) else list(attention_csv)
     tokens, seconds = _compute_table(Path(compute_csv), shape)
-    slope = _slope_beyond(tokens, seconds)
+    slope = slope_beyond(tokens, seconds)
     rows = [row for path in attention_files for row in _attention_rows(Path(path))]
     prefill, prefill_fit = _fit_attention("prefill", rows, shape, tokens, seconds, attention_files)
     decode, decode_fit = _fit_attention("decode", rows, shape, tokens, seconds, attention_files)
@@ -91,7 +91,7 @@ def _compute_table(path: Path, shape: ModelShape) -> tuple[np.ndarray, np.ndarra
     return tokens, six_digits(np.array(medians) * MS * shape.layers)
 
 
-def _slope_beyond(tokens: np.ndarray, seconds: np.ndarray) -> float:
+def slope_beyond(tokens: np.ndarray, seconds: np.ndarray) -> float:
     """Seconds per token beyond the table: the mean slope of its upper half, where single steps no longer show."""
     middle = int(np.searchsorted(tokens, tokens[-1] / 2))
     middle = min(middle, len(tokens) - 2)

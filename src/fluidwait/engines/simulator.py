@@ -166,7 +166,7 @@ def _run(knobs, memory, state, time_model, semantics, rows, check):
 def _start(state, time_model, semantics, admitted, free, head, residents, kv_tokens):
     """Carry out the plan up to the end of the iteration: memory, residency, and the time that the batch takes."""
     zero: Any = np.int64(0)
-    tokens, batch, kv, decodes, decode_context = zero, zero, zero, zero, zero
+    tokens, batch, kv, decodes, decode_context, longest = zero, zero, zero, zero, zero, zero
     prefills, prefill_tokens, prefill_squares, prefill_context = zero, zero, zero, zero
     status = BAD_PLAN if admitted < 0 else DONE
     for k in range(residents):
@@ -193,6 +193,7 @@ def _start(state, time_model, semantics, admitted, free, head, residents, kv_tok
         batch += 1
         tokens += q
         kv += cached + q
+        longest = max(longest, cached + q)
     for i in range(admitted):
         r, q = state.waiting[head + state.admit[i]], state.chunk[i]
         cached = state.cached[r]
@@ -208,6 +209,7 @@ def _start(state, time_model, semantics, admitted, free, head, residents, kv_tok
         batch += 1
         tokens += q
         kv += cached + q
+        longest = max(longest, cached + q)
         kv_tokens += cached
         if 0 < cached == state.goal[r] - 1:  # prefilled elsewhere
             decodes += 1
@@ -220,7 +222,8 @@ def _start(state, time_model, semantics, admitted, free, head, residents, kv_tok
     close_gaps(state, admitted, head)
     if free < 0:
         status = OVERCOMMITTED
-    sums = BatchSums(tokens, kv, prefills, prefill_tokens, prefill_squares, prefill_context, decodes, decode_context)
+    prefilled = (prefills, prefill_tokens, prefill_squares, prefill_context)
+    sums = BatchSums(tokens, kv, *prefilled, decodes, decode_context, longest)
     duration = iteration_time(time_model, sums) if batch > 0 else 0.0
     return duration, tokens, batch, free, head + admitted, residents, kv_tokens + tokens, status
 

@@ -230,13 +230,15 @@ def _batch(mean: LifeSums[float], x: float) -> tuple[float, float, float, float]
 
 @njit(cache=True)
 def _times(model, tokens, requests, sums):
-    """iteration_time of the batches with tokens[i] computed tokens and requests[i] times the other sums, f8."""
-    out = np.empty(tokens.shape[0])
+    """iteration_time of the batches with tokens[i] computed tokens and requests[i] times the other sums, f8.
+
+    All in service count as equally long.
+    """
+    out, longest = np.empty(tokens.shape[0]), sums[1] / sums[8]
     for i in range(tokens.shape[0]):
         x = requests[i]
-        batch = BatchSums(
-            tokens[i], x * sums[1], x * sums[2], x * sums[3], x * sums[4], x * sums[5], x * sums[6], x * sums[7]
-        )
+        prefilled = (x * sums[2], x * sums[3], x * sums[4], x * sums[5])
+        batch = BatchSums(tokens[i], x * sums[1], *prefilled, x * sums[6], x * sums[7], longest)
         out[i] = iteration_time(model, batch)
     return out
 

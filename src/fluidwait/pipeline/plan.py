@@ -84,7 +84,16 @@ class Plan:
 
     def _files(self, steps: Iterable[Step]) -> list[str]:
         drawn = self._drawn_machines
-        return [file for step in steps if step.wildcards.get("machine", "") in ("", *drawn) for file in step.wanted]
+        return [
+            file
+            for step in steps
+            if step.wildcards.get("machine", "") in ("", *drawn) and self._is_replayed(step)
+            for file in step.wanted
+        ]
+
+    def _is_replayed(self, step: Step) -> bool:
+        """Whether it is no replay of published recordings, or the real engine is selected, to which they belong."""
+        return "replay" not in step.wildcards or bool(self.selection.real)
 
     @cached_property
     def _results(self) -> list[Step]:
@@ -98,11 +107,12 @@ class Plan:
 
     @property
     def _recorded(self) -> list[Step]:
+        from fluidwait.real.replay_steps import replay_steps
         from fluidwait.real.sources import TARGETS
         from fluidwait.real.steps import machine_steps, record_step
 
         drawn = [step for name, at in self.machines.items() for step in machine_steps(name, at, self.scale)]
-        return [*(record_step(name) for name in TARGETS), *drawn]
+        return [*(record_step(name) for name in TARGETS), *drawn, *replay_steps(self.scale)]
 
     def rules(self) -> dict[str, list[Step]]:
         """The steps of each rule of the workflow, by the rule's name; at quick scales, short steps are bundled.
@@ -122,7 +132,7 @@ class Plan:
         """What ``fluidwait make`` needs to know besides the step's name to make the same step."""
         if is_owned(step):
             return f"--scale {self.scale}"
-        if "target" in step.wildcards or "machine" in step.wildcards:
+        if not {"target", "machine", "replay"}.isdisjoint(step.wildcards):
             from fluidwait.real.sources import TARGETS
 
             return f"--scale {self.scale} --only {','.join(TARGETS)}"
@@ -135,7 +145,7 @@ class Plan:
         return [
             step
             for step in self.steps.values()
-            if step.wildcards.get("machine", step.wildcards.get("target", "")) in names
+            if step.wildcards.get("machine", step.wildcards.get("target", "")) in names and self._is_replayed(step)
         ]
 
     def step(self, name: str) -> Step:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from fluidwait.device.timing import BatchSums, TimeModel, iteration_time
+from fluidwait.device.timing import SUMS, BatchSums, iteration_time, scaled
 from fluidwait.engines.core import context_of, serving
 from fluidwait.engines.simulator import Run as Simulated
 from fluidwait.engines.simulator import simulate
@@ -33,7 +33,7 @@ class Simulator:
         context = context_of(law, rate, self.time_model, self.hardware.linear, memory)
         most = Limits(engine.max_num_seqs, engine.max_num_batched_tokens)
         knobs = policy.prepare_at_most(context, most)
-        return simulate(requests, policy, knobs, _scaled(self.time_model, speed), semantics)
+        return simulate(requests, policy, knobs, scaled(self.time_model, speed), semantics)
 
     def predicted(self, batches: pl.DataFrame) -> float:
         """Seconds that these batches take by the time model."""
@@ -45,7 +45,7 @@ class Simulator:
 
     def seconds_of(self, batches: pl.DataFrame) -> list[float]:
         """Seconds that each of these batches takes by the time model; a column per sum."""
-        return [self.seconds(BatchSums(*row)) for row in batches.select(BatchSums._fields).iter_rows()]
+        return [self.seconds(BatchSums(*row)) for row in batches.select(SUMS).iter_rows()]
 
     def generation(self, batch: int) -> float:
         """Seconds that a batch of equal requests takes, all at once on an idle engine."""
@@ -56,7 +56,3 @@ class Simulator:
         policy = load_policy(limits)
         semantics = serving(engine.kv_blocks, engine.block_size, 0.0)
         return float(simulate(requests, policy, policy.prepare(None), self.time_model, semantics).completion.max())
-
-
-def _scaled(model: TimeModel, factor: float) -> TimeModel:
-    return TimeModel._make(factor * part for part in model)

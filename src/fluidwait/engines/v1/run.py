@@ -259,7 +259,7 @@ def _take_off(state, lists, slot, running):
     """The sums over the planned batch and how many take part; its effects, which the next plan counts on."""
     zero: Any = np.int64(0)
     tokens, batch, kv, decodes, decode_context, given = zero, zero, zero, zero, zero, zero
-    prefills, prefill_tokens, prefill_squares, prefill_context = zero, zero, zero, zero
+    prefills, prefill_tokens, prefill_squares, prefill_context, longest = zero, zero, zero, zero, zero
     for k in range(running):
         r = lists.running[k]
         q = state.planned[r]
@@ -270,6 +270,7 @@ def _take_off(state, lists, slot, running):
         batch += 1
         tokens += q
         kv += cached + q
+        longest = max(longest, cached + q)
         state.cached[r] = cached + q
         if cached < state.goal[r]:
             prefills += 1
@@ -285,7 +286,8 @@ def _take_off(state, lists, slot, running):
         lists.given[slot, given] = r
         given += 1
     lists.givens[slot] = given
-    sums = BatchSums(tokens, kv, prefills, prefill_tokens, prefill_squares, prefill_context, decodes, decode_context)
+    prefilled = (prefills, prefill_tokens, prefill_squares, prefill_context)
+    sums = BatchSums(tokens, kv, *prefilled, decodes, decode_context, longest)
     return sums, batch
 
 

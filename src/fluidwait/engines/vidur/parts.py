@@ -53,10 +53,11 @@ def batch_sums(batch) -> BatchSums:
 
     Cached tokens come from the requests: Vidur's Orca leaves new requests out of the batch's own list of KV lengths.
     """
-    tokens = kv = prefills = chunks = squares = context = decodes = decode_context = 0
+    tokens = kv = prefills = chunks = squares = context = decodes = decode_context = longest = 0
     for request, q in zip(batch.requests, batch.num_q_tokens, strict=True):
         processed = request.num_processed_tokens
         tokens += q
+        before = kv
         if request.is_prefill_complete:  # the token generated last counts as processed but is cached only now
             kv += processed
             decodes += 1
@@ -71,7 +72,8 @@ def batch_sums(batch) -> BatchSums:
             chunks += q
             squares += q * q
             context += q * processed
-    return BatchSums(tokens, kv, prefills, chunks, squares, context, decodes, decode_context)
+        longest = max(longest, kv - before)
+    return BatchSums(tokens, kv, prefills, chunks, squares, context, decodes, decode_context, longest)
 
 
 @dataclass

@@ -235,11 +235,12 @@ class Loop:
 
     def _sums(self, output) -> BatchSums:
         computed = computed_before(output)
-        tokens = kv = prefills = prefilled = squares = context = decodes = read = 0
+        tokens = kv = prefills = prefilled = squares = context = decodes = read = longest = 0
         for name, new in output.num_scheduled_tokens.items():
             cached = computed[name]
             tokens += new
             kv += cached + new
+            longest = max(longest, cached + new)
             if cached < self.goal[name]:
                 prefills += 1
                 prefilled += new
@@ -248,7 +249,7 @@ class Loop:
             else:
                 decodes += 1
                 read += cached + 1
-        return BatchSums(tokens, kv, prefills, prefilled, squares, context, decodes, read)
+        return BatchSums(tokens, kv, prefills, prefilled, squares, context, decodes, read, longest)
 
     def _land(self) -> None:
         output, end = self.flights.popleft()

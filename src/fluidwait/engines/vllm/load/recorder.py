@@ -23,7 +23,6 @@ from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine.core import EngineCore
 
-from fluidwait.device.timing import BatchSums
 from fluidwait.engines.vllm.load.patches import add_calls
 
 STOCK = f"{__name__}:stock"
@@ -80,7 +79,8 @@ class Recorder:
     def _resident_kv(self) -> int:
         return sum(request.num_computed_tokens for request in self._scheduler.running)
 
-    def _sums(self, output) -> BatchSums:
+    def _sums(self, output) -> tuple[int, ...]:
+        """Of the batch, in the order of ``fluidwait.device.timing.SUMS``."""
         prefills = prefill_tokens = squares = context = cached_prefill = decodes = decode_context = 0
         for request_id, count in output.num_scheduled_tokens.items():
             request = self._scheduler.requests[request_id]
@@ -96,7 +96,7 @@ class Recorder:
                 cached_prefill += cached
         batch_kv = prefill_tokens + cached_prefill + decode_context
         tokens = prefill_tokens + decodes
-        return BatchSums(tokens, batch_kv, prefills, prefill_tokens, squares, context, decodes, decode_context)
+        return tokens, batch_kv, prefills, prefill_tokens, squares, context, decodes, decode_context
 
 
 class Origin(AsyncScheduler):

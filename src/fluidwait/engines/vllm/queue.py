@@ -18,12 +18,17 @@ class Head(NamedTuple):
     more: bool  # more may start behind these
 
 
+NOTHING = Head([], [], [], [], False)
+
+
 def read_head(engine, depth: int, by_priority: bool) -> Head:
     """Read the queue of ``engine`` up to ``depth`` requests that may be admitted.
 
     Those that cannot start take no places among them, however many they are: they wait for a grammar or for the next
     input of their session, for a slot, or for tokens that were in flight when they were preempted.
     """
+    if not engine.waiting and not getattr(engine, "skipped_waiting", None):
+        return NOTHING
     found = Head([], [], [], [], False)
     adapters = _Adapters(engine) if engine.lora_config else None
     # Up to vLLM 0.22, which would start them past those that the policy holds.

@@ -120,8 +120,8 @@ class Stock:
             for request in entering:
                 engine.waiting.add_request(request)
         engine.running = handed
-        if not self._has_own_queues():
-            engine.max_num_scheduled_tokens = min(self.tokens, budget)
+        if budget < self.tokens and not self._has_own_queues():
+            engine.max_num_scheduled_tokens = budget
         kept, last = len(handed), handed[-1] if handed else None
         try:
             output = schedule()

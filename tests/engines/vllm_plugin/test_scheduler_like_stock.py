@@ -16,11 +16,9 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)")
 
 import fake_engine  # noqa: E402
-from fake_engine import BLOCK_SIZE, EOS, FakeEngine, make_request, make_scheduler  # noqa: E402
-from vllm import SamplingParams  # noqa: E402
+from fake_engine import BLOCK_SIZE, FakeEngine, make_request, make_scheduler  # noqa: E402
+from loose_plans import CHUNKED, LIMITS, NESTED, SEATS, request  # noqa: E402
 from vllm.engine.arg_utils import EngineArgs  # noqa: E402
-from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange  # noqa: E402
-from vllm.sampling_params import StructuredOutputsParams  # noqa: E402
 from vllm.v1.core.encoder_cache_manager import EncoderCacheManager  # noqa: E402
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402
 from vllm.v1.core.sched.interface import PauseState  # noqa: E402
@@ -29,15 +27,13 @@ from vllm.v1.request import Request, RequestStatus  # noqa: E402
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
 from fluidwait.engines.vllm.load.engine import engine_version
 
-SEATS = 12
-NESTED = {"policy": "nested_wait", "settings": {"thresholds": [10**6], "boundaries": [1024], "max_wait": 0.0}}
-CHUNKED = {
-    "policy": "wait_chunked",
-    "settings": {"in_service": SEATS, "boundaries": [1], "chunk": 10**6, "gate": False, "max_wait": 0.0},
-}
 OLD = engine_version().startswith(("0.20.", "0.22."))
 LOSES_A_TOKEN = engine_version().startswith("0.20.")  # on a reset of the cache, of requests with none in flight too
-POLICIES = pytest.mark.parametrize("entry", [CHUNKED, NESTED], ids=["wait_chunked", "nested_wait"])
+PLANS = [CHUNKED, NESTED]
+POLICIES = pytest.mark.parametrize("entry", PLANS, ids=["wait_chunked", "nested_wait"])
+MODES = pytest.mark.parametrize(
+    "entry", [*PLANS, LIMITS, "auto"], ids=["wait_chunked", "nested_wait", "fluid_budget", "auto, still learning"]
+)
 RANKS = pytest.mark.parametrize("ranks", ["fcfs", "priority"])
 ACCEPTING = SimpleNamespace(accept_tokens=lambda name, tokens: True, is_terminated=lambda: False)
 
@@ -71,6 +67,7 @@ class Twins:
         planned, ours = [engine.step() for engine in self.engines]
         assert list(ours.items()) == list(planned.items()), self.stock.steps
         assert state(self.engines[1].scheduler) == state(self.stock.scheduler), self.stock.steps
+        assert told(self.engines[1]) == told(self.stock), self.stock.steps
         return planned
 
     def drain(self, most: int = 20_000) -> None:
@@ -97,6 +94,15 @@ def state(scheduler) -> dict:
         "free": kv.block_pool.get_num_free_blocks(),
         "bound": getattr(scheduler, "prefill_capacity_bound", None),
     }
+
+
+def told(engine: FakeEngine) -> tuple:
+    """What vLLM answered last, and its statistics: requests, KV usage and the hits of the prefix cache."""
+    answers = [
+        (a.request_id, a.new_token_ids, str(a.finish_reason), a.stop_reason, getattr(a, "num_cached_tokens", None))
+        for a in engine.answers
+    ]
+    return answers, engine.stats
 
 
 class Traffic:
@@ -172,7 +178,7 @@ class Traffic:
         elif kind == "shares":
             what["tokens"] = [7] * prompt
         elif kind == "image":
-            what["images"] = chance.randint(1, 3)
+            what["images"] = [f"{name}-{i}" for i in range(chance.randint(1, 3))]
             prompt += 60
         elif kind == "session":
             what["resumable"] = True
@@ -191,28 +197,6 @@ class Traffic:
             self.ungrammatical.append(futures)
 
 
-def request(name, prompt, output, *, grammar=False, stop=(), resumable=False, images=0, **what) -> Request:
-    """As :func:`fake_engine.make_request`, with more kinds."""
-    made = make_request(name, prompt, output, **{"tokens": [3 + hash(name) % 200] * prompt} | what)
-    guided = StructuredOutputsParams(regex="a*") if grammar else None
-    params = SamplingParams(
-        max_tokens=output, ignore_eos=True, stop_token_ids=list(stop) or None, structured_outputs=guided
-    )
-    params.update_from_generation_config({}, EOS)
-    places = [PlaceholderRange(offset=5 + 15 * i, length=10) for i in range(images)]
-    return Request(
-        request_id=name,
-        prompt_token_ids=list(made.prompt_token_ids),
-        sampling_params=params,
-        pooling_params=None,
-        arrival_time=made.arrival_time,
-        priority=made.priority,
-        block_hasher=made._block_hasher,
-        resumable=resumable,
-        mm_features=[MultiModalFeatureSpec(None, "image", f"{name}-{i}", place) for i, place in enumerate(places)],
-    )
-
-
 SETUPS = {
     "memory is short": {"blocks": 30},
     "memory is short, no prefix caching": {"blocks": 30, "enable_prefix_caching": False},
@@ -228,7 +212,7 @@ SETUPS = {
 @pytest.mark.parametrize("setup", SETUPS)
 @pytest.mark.parametrize("depth", [1, 2], ids=["sync", "async"])
 @RANKS
-@POLICIES
+@MODES
 def test_random_requests_are_scheduled_as_by_vllm(engine_options, entry, ranks, depth, setup):
     if "watermark" in SETUPS[setup] and "watermark" not in EngineArgs.__dataclass_fields__:
         pytest.skip("this vLLM release has no watermark")
@@ -247,7 +231,7 @@ def run_random(twins: Twins, seed: int, steps: int, **features) -> Traffic:
 
 
 @RANKS
-@POLICIES
+@MODES
 def test_images_are_scheduled_as_by_vllm(engine_options, entry, ranks):
     """Requests that wait for a place in the encoder's budget or its cache get no tokens although their plan says so."""
     more = {"blocks": 60, "max_num_batched_tokens": 128, "enable_prefix_caching": True}
@@ -259,7 +243,7 @@ def test_images_are_scheduled_as_by_vllm(engine_options, entry, ranks):
 
 
 @RANKS
-@POLICIES
+@MODES
 def test_blocks_that_are_freed_late_are_seen_as_by_vllm(engine_options, entry, ranks):
     """As behind a KV connector: a block comes back when the step that may still write to it has ended."""
     twins = Twins(engine_options, entry, scheduling_policy=ranks, blocks=30, enable_prefix_caching=True)
@@ -277,7 +261,7 @@ def test_blocks_that_are_freed_late_are_seen_as_by_vllm(engine_options, entry, r
     assert sum(late) > 0
 
 
-@POLICIES
+@MODES
 def test_prefills_that_are_put_off_are_put_off_as_by_vllm(engine_options, entry):
     """What vLLM keeps in mind for data-parallel prefills is the same, and so is what follows from it."""
     if "throttle_prefills" not in inspect.signature(AsyncScheduler.schedule).parameters:

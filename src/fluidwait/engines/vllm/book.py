@@ -7,7 +7,7 @@ import numpy as np
 from fluidwait.engines.vllm import clock
 from fluidwait.engines.vllm.decision import Decision
 from fluidwait.engines.vllm.preparation import Preparation
-from fluidwait.engines.vllm.requests import BATCH, KIND, RequestTable, advance
+from fluidwait.engines.vllm.requests import BATCH, KIND, RequestTable, advance, machine_code
 from fluidwait.engines.vllm.watch import Watch
 
 NOBODY = np.zeros(0, dtype=np.uint64)
@@ -30,7 +30,8 @@ class Book:
 
     def arrived(self, request, now: float) -> None:
         """A request comes to the engine, which takes it in at ``now`` (s)."""
-        self._forget(request.request_id)  # the last one of this name, if it ended since the last step
+        if request.request_id in self.table.slot_of:  # the last one of this name, which ended since the last step
+            self._forget(request.request_id)
         self._add(request, self._came_at(request, now))
 
     def _came_at(self, request, now: float) -> float:
@@ -129,7 +130,7 @@ class Book:
             self._room_for(inside + len(newcomers))
         paused = decision.residents - decision.served
         held = np.empty(paused, dtype=np.uint64) if paused else NOBODY
-        held_now = advance(
+        held_now = self._advance(
             table.counts,
             table.times,
             now,
@@ -158,10 +159,10 @@ class Book:
         paused = residents[tokens == 0]
         self.held, self.held_since = paused[table.counts[BATCH, paused] <= self.watch.ended], now
 
-    def warm_up(self) -> None:
+    def compile(self) -> None:
         """Compile (or load) what a step needs, before the first request."""
-        nothing = np.zeros(0, dtype=np.int64)
-        counts, times = self.table.counts, self.table.times
-        advance(counts, times, 0.0, 1, NOBODY, nothing, _NO_PROGRESS, 0, 0, 0, NOBODY, NOBODY)
+        nothing, counts, times = np.zeros(0, dtype=np.int64), self.table.counts, self.table.times
+        arguments = (counts, times, 0.0, 1, NOBODY, nothing, _NO_PROGRESS, 0, 0, 0, NOBODY, NOBODY)
+        self._advance = machine_code(advance, *arguments)
         self.table.read([], 1)
         self.table.enter([], 0.0)

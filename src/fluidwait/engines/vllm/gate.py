@@ -116,6 +116,8 @@ class Gate:
         entering = planner.entering(decision, head.heads)
         paused = decision.served < decision.residents
         hold_back = head.more or decision.admitted < len(head.heads) or (paused and bool(head.passed))
+        if decision.ordered < 0 and planner.room <= 0:
+            hold_back = False  # it sees itself that nobody can enter
         if hold_back:
             defer(self.engine, head.passed)
             entering += head.failed
@@ -151,7 +153,6 @@ class Gate:
         """Compile (or load) the policy before the first request; nothing of it stays in the engine."""
         if self.planner is None or first is None:
             return
-        self.book.warm_up()
         self.planner.adopt(first)
         self.planner.warm_up(clock.monotonic())
         self.stock.restore()  # the first step puts in force what there is

@@ -18,6 +18,7 @@ class Head(NamedTuple):
     more: bool  # more may start behind these
 
 
+WAITING, PREEMPTED = RequestStatus.WAITING, RequestStatus.PREEMPTED
 NOTHING = Head([], [], [], [], False)
 
 
@@ -40,7 +41,7 @@ def read_head(engine, depth: int, by_priority: bool) -> Head:
     for request in engine.waiting:
         if len(heads) == depth:
             return found._replace(more=True)
-        if request.status not in (RequestStatus.WAITING, RequestStatus.PREEMPTED):
+        if request.status is not WAITING and request.status is not PREEMPTED:
             grammar = _grammar(request)
             if isinstance(grammar, Exception):
                 found.failed.append(request)
@@ -50,7 +51,7 @@ def read_head(engine, depth: int, by_priority: bool) -> Head:
         if stale or (adapters and not adapters.fit(request)):
             found.passed.append(request)
             continue
-        if request.status == RequestStatus.PREEMPTED:
+        if request.status is PREEMPTED:
             found.preempted.append(request)
         heads.append(request)
     return found

@@ -29,11 +29,13 @@ class Report:
         self._log_interval, self._next_line = log_interval, clock.monotonic() + log_interval
         self._prepared: Prepared | None = None
         self._limits = Limits()
+        self._cap = stock.requests
 
     def adopted(self, prepared: Prepared | None) -> None:
         """These knobs are in force now."""
         self._prepared = prepared
         self._limits = self.policy.limits(prepared.knobs) if prepared else Limits()
+        self._cap = min(self._in_service, self.stock.requests)
         if prepared:
             self.counts["threshold_changes"] += 1
 
@@ -60,11 +62,11 @@ class Report:
         self._last = (waiting, resident, paused)
 
     def _reason(self, resident: int, admitted: int) -> str:
-        engine = self.stock.engine
         if admitted:
             return "engine"
-        if resident >= min(self._in_service, self.stock.requests):
+        if resident >= self._cap:
             return "cap"
+        engine = self.stock.engine
         head = engine.waiting.peek_request()
         needed = -(-head.num_tokens // engine.block_size)
         if engine.kv_cache_manager.block_pool.get_num_free_blocks() < needed:

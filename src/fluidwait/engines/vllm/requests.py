@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 
 import numpy as np
-from numba import njit
+from numba import njit, typeof
 
 SPARE = 64  # slots always left free
 
@@ -49,6 +49,8 @@ class RequestTable:
         self.counts = np.zeros((ROWS, 0), dtype=np.int64)
         self.times = np.zeros((TIMES, 0))
         self._progress = np.zeros((0, 5), dtype=np.int64)  # work space
+        self._new = np.zeros(ROWS, dtype=np.int64)  # the counts of a request that arrives
+        self._new[ALIVE] = 1
         self._grow(room)
 
     def _grow(self, more: int) -> None:
@@ -67,9 +69,11 @@ class RequestTable:
             self._grow(max(len(self.request), 2 * SPARE))
         slot = self._free.popleft()
         self.slot_of[request.request_id] = slot
-        self.counts[:, slot] = (0, 0, request.num_prompt_tokens, 0, 0, 0, 0, 0, 1, request.priority)
+        prompt, new = request.num_prompt_tokens, self._new
+        new[LIMIT], new[GOAL], new[PRIORITY] = min(request.max_tokens, longest - prompt), prompt, request.priority
+        self.counts[:, slot] = new
+        self.times[:, slot] = (now, 0.0, 0.0, request.arrival_time)
         self.request[slot] = request
-        self.renew(slot, now, longest)
         return slot
 
     def renew(self, slot: int, now: float, longest: int) -> None:
@@ -114,6 +118,13 @@ class RequestTable:
     def enter(self, slots: list[int], now: float) -> None:
         """They entered service at ``now`` (s); up to then they were held, but for earlier service."""
         enter(self.counts, self.times, now, self.progress(slots))
+
+
+def machine_code(function, *arguments):
+    """A compiled function for arguments of just these types, which its calls no longer look at."""
+    types = tuple(map(typeof, arguments))
+    function.compile(types)
+    return function.get_overload(types)
 
 
 @njit(cache=True)

@@ -30,6 +30,7 @@ class Stock:
         running = engine.max_num_running_reqs
         self.requests = min(running, getattr(engine, "max_num_active_reqs", running))
         self.by_priority = engine.policy == SchedulingPolicy.PRIORITY
+        self._free_blocks = engine.kv_cache_manager.block_pool.get_num_free_blocks
         self._aside = (0, 0)  # running and waiting requests that vLLM's own step does not see
 
     @property
@@ -42,7 +43,7 @@ class Stock:
     @property
     def free(self) -> int:
         """KV blocks."""
-        return self.engine.kv_cache_manager.block_pool.get_num_free_blocks() // self.groups
+        return self._free_blocks() // self.groups
 
     @property
     def room(self) -> int:
@@ -80,7 +81,7 @@ class Stock:
     def within(self, tokens: int, spare: int, schedule):
         """vLLM's own step with at most so many tokens and admissions that leave so many blocks free; its output."""
         engine = self.engine
-        if self._watermark is None and engine.waiting:
+        if self._watermark is None and spare and engine.waiting:
             seen = self._above_the_watermark(len(engine.running), spare)
             return self.over(list(engine.running), seen, len(seen) < len(engine.waiting), tokens, schedule)[0]
         engine.max_num_scheduled_tokens = min(self.tokens, tokens)
@@ -134,11 +135,11 @@ class Stock:
             after, engine.running = engine.running, everyone
         if not kept or (len(after) >= kept and after[kept - 1] is last):  # it only ever adds at the end
             newcomers = after[kept:]
-            everyone.extend(newcomers)
-        else:  # vLLM preempted some
-            known = set(everyone)
-            newcomers = [request for request in after if request not in known]
-            engine.running = [r for r in everyone if r.status == RequestStatus.RUNNING] + newcomers
+            if after is not everyone:
+                everyone.extend(newcomers)
+        else:  # vLLM preempted some; it lets nobody in then
+            newcomers = []
+            engine.running = [request for request in everyone if request.status == RequestStatus.RUNNING]
         return output, newcomers
 
     def _has_own_queues(self) -> bool:

@@ -22,10 +22,12 @@ from vllm.engine.arg_utils import EngineArgs  # noqa: E402
 from vllm.v1.core.encoder_cache_manager import EncoderCacheManager  # noqa: E402
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402
 from vllm.v1.core.sched.interface import PauseState  # noqa: E402
+from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheGroupSpec, SlidingWindowSpec  # noqa: E402
 from vllm.v1.request import Request, RequestStatus  # noqa: E402
 
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
 from fluidwait.engines.vllm.load.engine import engine_version
+from fluidwait.engines.vllm_clock import scheduler as scheduler_parts  # noqa: E402
 
 OLD = engine_version().startswith(("0.20.", "0.22."))
 LOSES_A_TOKEN = engine_version().startswith("0.20.")  # on a reset of the cache, of requests with none in flight too
@@ -203,6 +205,13 @@ SETUPS = {
     "plenty of memory, few tokens per batch": {"blocks": 2000, "max_num_batched_tokens": 64},
     "few tokens per batch, memory is short": {"blocks": 34, "max_num_batched_tokens": 48},
     "long prefills are cut": {"blocks": 200, "long_prefill_token_threshold": 32, "max_num_batched_tokens": 96},
+    "long prefills are cut, not below a fair share": {
+        "blocks": 200,
+        "long_prefill_token_threshold": 16,
+        "long_prefill_token_threshold_adaptive": True,
+        "max_num_batched_tokens": 128,
+    },
+    "fewer in service than the engine has room for": {"blocks": 60, "max_num_active_seqs": 5},
     "whole prompts": {"blocks": 60, "enable_chunked_prefill": False, "max_num_batched_tokens": 1024},
     "vLLM's own watermark": {"blocks": 40, "watermark": 0.1},
     "no reserve for the prompt": {"blocks": 40, "scheduler_reserve_full_isl": False, "max_num_batched_tokens": 64},
@@ -214,8 +223,8 @@ SETUPS = {
 @RANKS
 @MODES
 def test_random_requests_are_scheduled_as_by_vllm(engine_options, entry, ranks, depth, setup):
-    if "watermark" in SETUPS[setup] and "watermark" not in EngineArgs.__dataclass_fields__:
-        pytest.skip("this vLLM release has no watermark")
+    if missing := SETUPS[setup].keys() - {"blocks"} - EngineArgs.__dataclass_fields__.keys():
+        pytest.skip(f"this vLLM release has no {', '.join(missing)}")
     more = {"enable_prefix_caching": True, "max_num_batched_tokens": 256} | SETUPS[setup]
     twins = Twins(engine_options, entry, depth, scheduling_policy=ranks, **more)
     run_random(twins, seed=7 * depth + len(ranks), steps=120)
@@ -240,6 +249,24 @@ def test_images_are_scheduled_as_by_vllm(engine_options, entry, ranks):
         engine.scheduler.max_num_encoder_input_tokens = 25
         engine.scheduler.encoder_cache_manager = EncoderCacheManager(cache_size=40)
     assert "image" in run_random(twins, seed=3, steps=120, images=6).kinds
+
+
+@pytest.mark.parametrize("blocks", [36, 60])
+@pytest.mark.parametrize("caching", [False, True], ids=["", "prefix caching"])
+@MODES
+def test_layers_of_two_kinds_are_scheduled_as_by_vllm(engine_options, monkeypatch, entry, caching, blocks):
+    """Layers with a sliding window have blocks of their own, and give those back that have left the window."""
+
+    def two_groups(num_blocks, kv_cache_tensors, kv_cache_groups):
+        full = kv_cache_groups[0].kv_cache_spec
+        fields = {name: getattr(full, name) for name in ("block_size", "num_kv_heads", "head_size", "dtype")}
+        window = KVCacheGroupSpec(["window"], SlidingWindowSpec(**fields, sliding_window=32))
+        return KVCacheConfig(num_blocks, kv_cache_tensors, [*kv_cache_groups, window])
+
+    monkeypatch.setattr(scheduler_parts, "KVCacheConfig", two_groups)
+    twins = Twins(engine_options, entry, blocks=blocks, max_num_batched_tokens=128, enable_prefix_caching=caching)
+    assert len(twins.stock.scheduler.kv_cache_config.kv_cache_groups) == 2
+    run_random(twins, seed=13, steps=150)
 
 
 @RANKS

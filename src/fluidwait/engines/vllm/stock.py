@@ -6,6 +6,7 @@ Between two calls the engine's state is what it would be without us, except for 
 from __future__ import annotations
 
 from vllm.v1.core.sched.request_queue import SchedulingPolicy, create_request_queue
+from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.request import RequestStatus
 
 from fluidwait.policies.contract import NO_LIMIT, EngineSize
@@ -24,8 +25,9 @@ class Stock:
         self._chunk = engine.scheduler_config.long_prefill_token_threshold
         self.chunk = self._chunk if self._chunk > 0 else NO_LIMIT
         self._watermark = getattr(engine.kv_cache_manager, "watermark_blocks", None)  # None: it has none yet
-        # with prefix caching a prompt may need fewer blocks than its length says: vLLM, which knows, decides
-        self.extra = self.blocks if engine.cache_config.enable_prefix_caching else 0
+        # where a prompt may need fewer blocks than its length says, vLLM, which knows, decides
+        fewer = engine.cache_config.enable_prefix_caching or not _keeps_every_token(engine)
+        self.extra = self.blocks if fewer else 0
         self.watermark = int(WATERMARK * self.blocks)
         running = engine.max_num_running_reqs
         self.requests = min(running, getattr(engine, "max_num_active_reqs", running))
@@ -165,6 +167,11 @@ def _restore(queue, left_over: list, taken: list, entering: list) -> None:
         left_over = [r for r in left_over if r not in known] + [r for r in taken if r not in gone]
     for request in reversed(left_over):
         queue.prepend_request(request)
+
+
+def _keeps_every_token(engine) -> bool:
+    """Whether all layers do: those with a sliding window or a state forget."""
+    return all(isinstance(group.kv_cache_spec, FullAttentionSpec) for group in engine.kv_cache_config.kv_cache_groups)
 
 
 def _cuts_prompts_anywhere(engine) -> bool:

@@ -19,7 +19,9 @@ from vllm.v1.request import RequestStatus  # noqa: E402
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
 from fluidwait.engines.vllm.load.engine import engine_version
 
-OLD = engine_version().startswith(("0.20.", "0.22."))
+RELEASE = engine_version()
+OLD = RELEASE.startswith(("0.20.", "0.22."))
+LOSES_A_TOKEN = RELEASE.startswith("0.20.")  # on a reset that sends requests back; alone and not asynchronous, it hangs
 SCHEDULERS = {
     "vLLM's own": (AsyncScheduler, None),
     "auto, still learning": (WaitScheduler, "auto"),
@@ -56,6 +58,11 @@ def entered(engine: FakeEngine) -> list[str]:
 
 def preemptions(engine: FakeEngine) -> dict[str, int]:
     return {name: made.num_preemptions for name, made in engine.scheduler.requests.items()}
+
+
+def skip_where_a_reset_hangs(kind: str, depth: int) -> None:
+    if LOSES_A_TOKEN and SCHEDULERS[kind][0] is AsyncScheduler and depth == 1:
+        pytest.skip("this vLLM release waits for a token that it has discarded")
 
 
 def assert_empty(engine: FakeEngine, blocks: int = BLOCKS) -> None:
@@ -255,6 +262,8 @@ STATES = {
 def test_abort_in_every_state(start, kind, depth, state):
     if OLD and state == "waits for its next input":
         pytest.skip("in this vLLM release idle sessions strand everybody")
+    if state == "preempted":
+        skip_where_a_reset_hangs(kind, depth)
     engine = start(kind, depth, **STATES[state])
     brought_to(state, engine)
     engine.abort("x")
@@ -263,7 +272,7 @@ def test_abort_in_every_state(start, kind, depth, state):
     assert "x" not in engine.step()
     engine.abort("x")  # nobody of this name: nothing happens
     engine.drain()
-    if state != "preempted" or not engine_version().startswith("0.20."):  # which loses a token on such a reset
+    if state != "preempted" or not LOSES_A_TOKEN:
         assert {name: engine.tokens[name] for name in ("other0", "other1")} == {"other0": 40, "other1": 40}
     assert_empty(engine)
 
@@ -418,6 +427,7 @@ def test_statistics_of_the_prefix_cache(start, kind):
 @DEPTHS
 def test_a_reset_of_the_prefix_cache(start, kind, depth):
     """Refused while anybody runs, unless they are to start anew, who then get all their tokens."""
+    skip_where_a_reset_hangs(kind, depth)
     engine = start(kind, depth, enable_prefix_caching=True)
     reset = engine.scheduler.reset_prefix_cache
     engine.add(make_request("first", 64, 20, tokens=[5] * 64))
@@ -428,7 +438,7 @@ def test_a_reset_of_the_prefix_cache(start, kind, depth):
     assert free_blocks(engine.scheduler) == BLOCKS - 1
     assert engine.step()["first"] > 64
     engine.drain()
-    if not engine_version().startswith("0.20."):  # which loses a token
+    if not LOSES_A_TOKEN:
         assert engine.tokens["first"] == 20
     engine.add(make_request("second", 64, 5, tokens=[5] * 64))
     assert engine.step() == {"second": 16}

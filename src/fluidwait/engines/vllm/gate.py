@@ -52,6 +52,7 @@ class Gate:
             _rehearse(policy, first, self.stock)
         self.planner = None if policy.within_engine_limits else Planner(policy, self.stock, self.book)
         self.report = Report(self.stock, self.preparation, settings.log_interval)
+        self.counts, self.landed = self.stock.counts, self.watch.landed
         self._warm_up(first)
 
     def arrived(self, request) -> None:
@@ -62,14 +63,6 @@ class Gate:
         self.watch.arrived(request, now)
         if self.planner is not None:
             self.book.arrived(request, now)
-
-    def counts(self, seen: tuple[int, int]) -> tuple[int, int]:
-        """(running, waiting) requests in all, where vLLM's own step counts those that it sees."""
-        return self.stock.counts(seen)
-
-    def landed(self, output) -> None:
-        """A batch has ended."""
-        self.watch.landed(output)
 
     def close(self) -> None:
         self.preparation.close()
@@ -92,7 +85,8 @@ class Gate:
             output = self._within_limits(now, schedule)
         else:
             output = self._as_planned(self.planner, now, schedule)
-        self.report.when_due(now)
+        if now >= self.report.due:
+            self.report.tell(now)
         return output
 
     def _within_limits(self, now: float, schedule):
@@ -123,7 +117,8 @@ class Gate:
             entering += head.failed
         output, newcomers = self.stock.over(planner.handed(decision), entering, hold_back, decision.tokens, schedule)
         watch.took_off(output, now)
-        book.renew(newcomers, now)
+        if newcomers:
+            book.renew(newcomers, now)
         # where memory is short, who goes is up to vLLM
         if decision.victims == 0 and len(output.num_scheduled_tokens) == decision.served + len(newcomers):
             book.as_planned(now, decision, residents, tokens, planner.prefilled(decision), newcomers)

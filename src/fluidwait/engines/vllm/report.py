@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from vllm.logger import init_logger
 
 from fluidwait.engines.vllm import clock
-from fluidwait.engines.vllm.counters import COUNTERS, REASONS, Status, status_path
+from fluidwait.engines.vllm.counters import COUNTERS, PERIOD, REASONS, Status, status_path
 from fluidwait.engines.vllm.preparation import Preparation, Prepared
 from fluidwait.engines.vllm.stock import Stock
 from fluidwait.policies.contract import NO_LIMIT, Limits
@@ -26,6 +26,7 @@ class Report:
         engine = stock.engine
         index = engine.parallel_config.data_parallel_index
         self.status = Status(status_path(engine.vllm_config, index), index)
+        self.due = clock.monotonic()  # s, when to tell next
         self._log_interval, self._next_line = log_interval, clock.monotonic() + log_interval
         self._prepared: Prepared | None = None
         self._limits = Limits()
@@ -73,13 +74,8 @@ class Report:
             return "memory"
         return "engine" if self.policy.within_engine_limits else "gate"
 
-    def when_due(self, now: float) -> None:
-        """Tell, if it is time to."""
-        if self.status.due(now) or now >= self._next_line:
-            self.tell(now)
-
     def tell(self, now: float) -> Future:
-        """Write the status file, and the log line when it is time for one."""
+        """Write the status file, and the log line when it is time for one; not again before ``due``."""
         prepared, tokens = self._prepared, self.stock.tokens
         waiting, resident, paused = self._last
         status = {
@@ -100,6 +96,7 @@ class Report:
         if now >= self._next_line:
             self._next_line = now + self._log_interval
             logger.info("%s", describe(status, self.preparation.problem))
+        self.due = min(now + PERIOD, self._next_line)
         return self.status.write(status)
 
 

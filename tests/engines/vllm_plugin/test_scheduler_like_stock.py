@@ -5,6 +5,7 @@ The plans here have no gate and no caps below the engine's, so that whatever dif
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import itertools
 import random
@@ -104,7 +105,11 @@ def told(engine: FakeEngine) -> tuple:
         (a.request_id, a.new_token_ids, str(a.finish_reason), a.stop_reason, getattr(a, "num_cached_tokens", None))
         for a in engine.answers
     ]
-    return answers, engine.stats
+    stats = engine.stats
+    if OLD and stats:  # with priorities the plug-in puts those that were passed over back among the waiting ones
+        waiting = stats.num_waiting_reqs + stats.num_skipped_waiting_reqs
+        stats = dataclasses.replace(stats, num_waiting_reqs=waiting, num_skipped_waiting_reqs=0)
+    return answers, stats
 
 
 class Traffic:

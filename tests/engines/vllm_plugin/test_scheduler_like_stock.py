@@ -108,7 +108,10 @@ def told(engine: FakeEngine) -> tuple:
     stats = engine.stats
     if OLD and stats:  # with priorities the plug-in puts those that were passed over back among the waiting ones
         waiting = stats.num_waiting_reqs + stats.num_skipped_waiting_reqs
-        stats = dataclasses.replace(stats, num_waiting_reqs=waiting, num_skipped_waiting_reqs=0)
+        # these releases count a look into the prefix cache also for one who then does not enter, whom a plan holds
+        stats = dataclasses.replace(
+            stats, num_waiting_reqs=waiting, num_skipped_waiting_reqs=0, prefix_cache_stats=None
+        )
     return answers, stats
 
 

@@ -36,11 +36,14 @@ class FakeEngine:
     def __init__(self, scheduler, depth: int = 2, seed: int = 0):
         self.scheduler, self.depth = scheduler, depth
         self.flights: deque = deque()
-        self.random = random.Random(seed)
+        chance = random.Random(seed)
+        self.token = lambda name: chance.randrange(3, 250)  # that the model generates next for the request of this name
         self.tokens: dict[str, int] = {}
         self.reasons: dict[str, str] = {}
         self.steps = 0
         self.batches: list[dict[str, int]] = []  # tokens per request of every step
+        self.answers: list = []  # vLLM's, for the batch that ended last
+        self.stats = None  # vLLM's statistics of that moment
 
     def add(self, request) -> None:
         self.tokens[request.request_id] = 0
@@ -79,12 +82,14 @@ class FakeEngine:
             return
         output = self.flights.popleft()
         known = {name: r.num_tokens for name, r in self.scheduler.requests.items()}  # aborted ones are gone
-        result = parts.model_output(output, known, lambda _: self.random.randrange(3, 250))
-        for outputs in self.scheduler.update_from_output(output, result).values():
-            for out in outputs.outputs:
-                self.tokens[out.request_id] += len(out.new_token_ids)
-                if out.finish_reason is not None:
-                    self.reasons[out.request_id] = str(out.finish_reason)
+        result = parts.model_output(output, known, self.token)
+        told = self.scheduler.update_from_output(output, result)
+        self.answers = [answer for outputs in told.values() for answer in outputs.outputs]
+        self.stats = next((outputs.scheduler_stats for outputs in told.values()), None)
+        for answer in self.answers:
+            self.tokens[answer.request_id] += len(answer.new_token_ids)
+            if answer.finish_reason is not None:
+                self.reasons[answer.request_id] = str(answer.finish_reason)
 
 
 def free_blocks(scheduler) -> int:

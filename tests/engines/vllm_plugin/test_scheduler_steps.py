@@ -464,16 +464,32 @@ def test_wrong_settings_are_one_line(engine_options, entry, message):
     assert "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("feature", ["pipeline", "speculative", "kv_transfer", "ec_transfer"])
-def test_refuses_what_it_cannot_support(engine_options, feature):
-    config = make_scheduler(engine_options).vllm_config
-    parallel = SimpleNamespace(pipeline_parallel_size=2 if feature == "pipeline" else 1)
-    pretended = SimpleNamespace(
-        model_config=config.model_config,
-        parallel_config=parallel,
-        speculative_config=object() if feature == "speculative" else None,
-        kv_transfer_config=object() if feature == "kv_transfer" else None,
-        ec_transfer_config=object() if feature == "ec_transfer" else None,
+UNSUPPORTED = {
+    "pipeline parallelism": ("parallel_config", {"pipeline_parallel_size": 2}),
+    "speculative decoding": ("speculative_config", {}),
+    "KV transfer (disaggregation, offloading)": ("kv_transfer_config", {}),
+    "encoder-cache transfer (encoders on other machines)": ("ec_transfer_config", {}),
+    "the pooling runner": ("model_config", {"runner_type": "pooling"}),
+    "encoder-decoder models": ("model_config", {"is_encoder_decoder": True}),
+    "diffusion models": ("model_config", {"is_diffusion": True}),
+}
+
+
+@pytest.mark.parametrize("feature", UNSUPPORTED)
+def test_refuses_what_it_cannot_support(feature):
+    """One line that names the feature."""
+    part, changes = UNSUPPORTED[feature]
+    config = SimpleNamespace(
+        model_config=SimpleNamespace(runner_type="generate", is_encoder_decoder=False, is_diffusion=False),
+        parallel_config=SimpleNamespace(pipeline_parallel_size=1),
+        speculative_config=None,
+        kv_transfer_config=None,
+        ec_transfer_config=None,
     )
-    with pytest.raises(ConfigError, match=r"WaitScheduler does not work with .*; leave out --scheduler-cls$"):
-        refuse_unsupported(pretended)
+    refuse_unsupported(config)
+    known = vars(getattr(config, part) or SimpleNamespace())
+    setattr(config, part, SimpleNamespace(**known | changes))
+    with pytest.raises(ConfigError) as told:
+        refuse_unsupported(config)
+    assert str(told.value).startswith(f"WaitScheduler does not work with {feature}: ")
+    assert str(told.value).endswith("; leave out --scheduler-cls") and "\n" not in str(told.value)

@@ -1,40 +1,25 @@
-"""What the plug-in knows of the engine's requests from step to step: slots, those in service, batches on their way."""
+"""What a plan needs to know of the engine's requests, from step to step: slots, those in service, those held."""
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
-from vllm.v1.request import RequestStatus
 
 from fluidwait.engines.vllm import clock
 from fluidwait.engines.vllm.decision import Decision
 from fluidwait.engines.vllm.preparation import Preparation
-from fluidwait.engines.vllm.requests import FLYING, KIND, RequestTable, advance
+from fluidwait.engines.vllm.requests import BATCH, KIND, RequestTable, advance, machine_code
+from fluidwait.engines.vllm.watch import Watch
 
 NOBODY = np.zeros(0, dtype=np.uint64)
 _NO_PROGRESS = np.zeros((0, 5), dtype=np.int64)
 
 
-class _Flight:
-    """A batch on its way: when it was planned, and what the estimates need to know about it."""
-
-    __slots__ = ("output", "planned", "slots", "tokens", "kv_tokens")
-
-    def __init__(self, output, planned: float, slots: np.ndarray, tokens: int, kv_tokens: int):
-        self.output, self.planned, self.slots = output, planned, slots
-        self.tokens, self.kv_tokens = tokens, kv_tokens
-
-
 class Book:
-    """Keeps the table of ``engine``'s requests, and tells ``preparation`` what the traffic is like."""
+    """Keeps the table of ``engine``'s requests; ``watch`` knows which batches are on their way."""
 
-    def __init__(self, engine, preparation: Preparation, requests: int):
-        self.engine, self.preparation, self.table = engine, preparation, RequestTable()
+    def __init__(self, engine, preparation: Preparation, watch: Watch, requests: int):
+        self.engine, self.preparation, self.watch, self.table = engine, preparation, watch, RequestTable()
         self.last_step = clock.monotonic()  # s, when the last step was planned
-        self.batch_time = 0.0  # s, average over the last ten batches or so
-        self._last_end = 0.0  # s, when the latest batch ended
-        self.flights: deque[_Flight] = deque()
         self._running = np.zeros(requests, dtype=np.uint64)
         self.slots = self._running[:0]  # of the running requests in their order; `_running` has room for more
         self.held = NOBODY  # slots of residents that the last plan paused and that no batch in flight computes for
@@ -43,14 +28,11 @@ class Book:
 
     # --- requests come and go -----------------------------------------------------------------------------------------
 
-    def arrived(self, request) -> None:
-        """A request has come to the engine; or the next input of a streaming session, which the table has."""
-        if request.request_id in self.engine.requests:
-            return
-        now = clock.monotonic()
-        self._forget(request.request_id)  # the last one of this name, if it ended since the last step
+    def arrived(self, request, now: float) -> None:
+        """A request comes to the engine, which takes it in at ``now`` (s)."""
+        if request.request_id in self.table.slot_of:  # the last one of this name, which ended since the last step
+            self._forget(request.request_id)
         self._add(request, self._came_at(request, now))
-        self.preparation.traffic.arrived(now)
 
     def _came_at(self, request, now: float) -> float:
         """When the request came (s, monotonic clock): during the batch before, for which the engine let it wait.
@@ -94,13 +76,8 @@ class Book:
     def _forget(self, name: str) -> None:
         """Forget the request of this name, if there is one and it has ended: another one may have its name by now."""
         slot = self.table.slot_of.get(name)
-        if slot is None or not self.table.request[slot].is_finished():
-            return
-        request = self.table.remove(name)
-        if not self.preparation.learns or request.status == RequestStatus.FINISHED_ABORTED:
-            return
-        if request.num_output_tokens:
-            self.preparation.traffic.finished(request.num_prompt_tokens, request.num_output_tokens)
+        if slot is not None and self.table.request[slot].is_finished():
+            self.table.remove(name)
 
     # --- those in service ---------------------------------------------------------------------------------------------
 
@@ -108,7 +85,16 @@ class Book:
         """Read the running requests from the engine."""
         self._note(self.engine.running)
         self.table.read(self.slots.tolist(), self.engine.block_size)
-        self.stale = False
+        if self.stale:
+            for number, (output, _) in enumerate(self.watch.flights, start=self.watch.ended + 1):
+                self._mark(output, number)
+            self.stale = False
+
+    def _mark(self, output, number: int) -> None:
+        """The requests of ``output`` are in the batch of this number."""
+        known = self.table.slot_of
+        slots = [known[name] for name in output.num_scheduled_tokens if name in known]
+        self.table.counts[BATCH, slots] = number
 
     def _note(self, running: list) -> None:
         """These are the running requests now."""
@@ -130,83 +116,53 @@ class Book:
 
     # --- after vLLM's step --------------------------------------------------------------------------------------------
 
-    def without_a_plan(self, output, now: float) -> None:
-        """vLLM went first come, first served: the table is read anew when there is a plan again."""
+    def without_a_plan(self) -> None:
+        """vLLM took a step by itself: the table is read anew when there is a plan again."""
         self.stale = True
         self.held = NOBODY
-        self.took_off(output, now)
 
-    def as_planned(self, now: float, output, decision: Decision, residents, tokens, prefilled, newcomers) -> None:
+    def as_planned(self, now: float, decision: Decision, residents, tokens, prefilled, newcomers: list) -> None:
         """Bring the table to the state after a step that went as planned; ``prefilled`` are slots."""
-        table = self.table
+        table, running, inside = self.table, len(self.engine.running), len(self.slots)
         changed = prefilled.tolist() if decision.prefilled else []
         if newcomers:
-            changed += [self.slot(request) for request in newcomers]
-        progress = table.progress(changed) if changed else _NO_PROGRESS
-        running, inside = len(self.engine.running), len(self.slots)
-        self._room_for(inside + len(newcomers))
+            changed += self.slots_of(newcomers).tolist()
+            self._room_for(inside + len(newcomers))
         paused = decision.residents - decision.served
-        flying = np.empty(decision.served + len(newcomers), dtype=np.uint64)
         held = np.empty(paused, dtype=np.uint64) if paused else NOBODY
-        kv_tokens, held_now = advance(
+        held_now = self._advance(
             table.counts,
             table.times,
             now,
             self.engine.block_size,
             residents,
             tokens,
-            progress,
+            table.progress(changed) if changed else _NO_PROGRESS,
             decision.prefilled,
-            flying,
+            self.watch.newest,
+            self.watch.ended,
             held,
             self._running[inside:],
         )
-        self.slots = self._running[: inside + len(newcomers)]
         self.held, self.held_since = held[:held_now], now
+        self.slots = self._running[: inside + len(newcomers)]
         if len(self.slots) != running:  # some were preempted
             self._note(self.engine.running)
-        if len(flying):
-            self._take_off(output, now, flying, kv_tokens)
 
     def read_anew(self, now: float, output, residents, tokens, newcomers: list) -> None:
         """The same after a step in which vLLM did otherwise: preempted, put prefills off, ran out of budget."""
         table = self.table
         table.enter(self.slots_of(newcomers).tolist(), now)
         self.read_running()
-        self.took_off(output, now)
+        if output.total_num_scheduled_tokens:
+            self._mark(output, self.watch.newest)
         paused = residents[tokens == 0]
-        self.held, self.held_since = paused[table.counts[FLYING, paused] == 0], now
+        self.held, self.held_since = paused[table.counts[BATCH, paused] <= self.watch.ended], now
 
-    def took_off(self, output, now: float) -> None:
-        """Take note of a batch that was not planned here."""
-        names = output.num_scheduled_tokens
-        if names:
-            slots = self.slots_of([self.engine.requests[name] for name in names])
-            self.table.fly(slots, 1)
-            kv_tokens = sum(self.engine.requests[name].num_computed_tokens for name in names)
-            self._take_off(output, now, slots, kv_tokens)
-
-    def _take_off(self, output, now: float, slots: np.ndarray, kv_tokens: int) -> None:
-        self.flights.append(_Flight(output, now, slots, output.total_num_scheduled_tokens, kv_tokens))
-
-    def landed(self, output) -> None:
-        """A batch has ended: its requests are no longer in flight, and its duration is known."""
-        now = clock.monotonic()
-        while self.flights:
-            flight = self.flights.popleft()
-            self.table.fly(flight.slots, -1)
-            if flight.output is output:
-                took = now - max(flight.planned, self._last_end)
-                self.batch_time += 0.1 * (took - self.batch_time)
-                if self.preparation.learns:
-                    self.preparation.traffic.iterated(flight.tokens, flight.kv_tokens, took)
-                break
-        self._last_end = now
-
-    def warm_up(self) -> None:
+    def compile(self) -> None:
         """Compile (or load) what a step needs, before the first request."""
-        nothing = np.zeros(0, dtype=np.int64)
-        counts, times = self.table.counts, self.table.times
-        advance(counts, times, 0.0, 1, NOBODY, nothing, _NO_PROGRESS, 0, NOBODY, NOBODY, NOBODY)
+        nothing, counts, times = np.zeros(0, dtype=np.int64), self.table.counts, self.table.times
+        arguments = (counts, times, 0.0, 1, NOBODY, nothing, _NO_PROGRESS, 0, 0, 0, NOBODY, NOBODY)
+        self._advance = machine_code(advance, *arguments)
         self.table.read([], 1)
         self.table.enter([], 0.0)

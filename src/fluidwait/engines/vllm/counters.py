@@ -53,21 +53,14 @@ def status_path(vllm_config, engine_index: int) -> Path:
 
 
 class Status:
-    """What an engine tells: a file, written whole or not at all, at most once per ``PERIOD``, by a thread of its own,
-    so that the engine does not wait; and the folder of several API servers, where there is one."""
+    """What an engine tells: a file, written whole or not at all, by a thread of its own, so that the engine does not
+    wait; and the folder of several API servers, where there is one."""
 
     def __init__(self, path: Path, engine_index: int):
         self.path = path
-        self._next = 0.0
         self._writer = ThreadPoolExecutor(1, "fluidwait-status")
         self._shared = SharedMetrics(engine_index) if "PROMETHEUS_MULTIPROC_DIR" in os.environ else None
         path.parent.mkdir(mode=0o700, exist_ok=True)
-
-    def due(self, now: float) -> bool:
-        if now < self._next:
-            return False
-        self._next = now + PERIOD
-        return True
 
     def write(self, status: dict) -> Future:
         return self._writer.submit(self._write, status)

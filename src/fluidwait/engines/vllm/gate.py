@@ -19,14 +19,14 @@ from vllm.v1.core.sched.interface import PauseState
 from fluidwait.device.timing import linear
 from fluidwait.engines.core import serving
 from fluidwait.engines.vllm import clock, patches  # noqa: F401
-from fluidwait.engines.vllm.book import NOBODY, Book
-from fluidwait.engines.vllm.decision import Decision
+from fluidwait.engines.vllm.book import Book
 from fluidwait.engines.vllm.planner import Planner
 from fluidwait.engines.vllm.preparation import Preparation, Prepared
 from fluidwait.engines.vllm.queue import defer, read_head
 from fluidwait.engines.vllm.report import Report
 from fluidwait.engines.vllm.settings import SchedulerSettings
 from fluidwait.engines.vllm.stock import Stock
+from fluidwait.engines.vllm.watch import Watch
 from fluidwait.policies import Policy
 from fluidwait.workload import Requests
 
@@ -46,25 +46,24 @@ class Gate:
         self.preparation = Preparation(policy, settings, self.stock.size)
         self.preparation.running = self._running
         self._prepared: Prepared | None = None  # what is in force
-        self.book = Book(engine, self.preparation, self.stock.requests)
+        self.watch = Watch(engine, self.preparation)
+        self.book = Book(engine, self.preparation, self.watch, self.stock.requests)
         first = self.preparation.prepared or self.preparation.rehearsal
         if policy.file is not None and first is not None:
             _rehearse(policy, first, self.stock)
         self.planner = None if policy.within_engine_limits else Planner(policy, self.stock, self.book)
         self.report = Report(self.stock, self.preparation, settings.log_interval)
+        self.counts, self.landed = self.stock.counts, self.watch.landed
         self._warm_up(first)
 
     def arrived(self, request) -> None:
-        """A request has come to the engine; or the next input of a streaming session."""
-        self.book.arrived(request)
-
-    def counts(self, seen: tuple[int, int]) -> tuple[int, int]:
-        """(running, waiting) requests in all, where vLLM's own step counts those that it sees."""
-        return self.stock.counts(seen)
-
-    def landed(self, output) -> None:
-        """A batch has ended."""
-        self.book.landed(output)
+        """A request has come to the engine; or the next input of a streaming session, which is known."""
+        if request.request_id in self.engine.requests:
+            return
+        now = clock.monotonic()
+        self.watch.arrived(request, now)
+        if self.planner is not None:
+            self.book.arrived(request, now)
 
     def close(self) -> None:
         self.preparation.close()
@@ -78,33 +77,37 @@ class Gate:
     def step(self, schedule):
         """One step of the engine; ``schedule()`` is vLLM's own."""
         now = self.book.last_step = clock.monotonic()
-        self.book.forget_finished()
+        if self.engine.finished_req_ids:
+            self.watch.forget_finished()
+            self.book.forget_finished()
         prepared = self.preparation.current(now)
         if prepared is not self._prepared:
             self._adopt(prepared)
         if prepared is None or self.engine.pause_state == PauseState.PAUSED_ALL:
             output = schedule()
-            self.book.without_a_plan(output, now)
+            self.watch.took_off(output, now)
+            self.book.without_a_plan()
         elif self.planner is None:
             output = self._within_limits(now, schedule)
         else:
             output = self._as_planned(self.planner, now, schedule)
-        self.report.when_due(now)
+        if now >= self.report.due:
+            self.report.tell(now)
         return output
 
     def _within_limits(self, now: float, schedule):
         """vLLM's own step, with no larger a batch than the policy's: but no decode waits for tokens."""
         before = len(self.engine.running)
         output = self.stock.within(max(self._batch_tokens, before), self._spare, schedule)
-        self.book.took_off(output, now)
+        self.watch.took_off(output, now)
         inside = len(self.engine.running)
-        everyone = Decision(before, inside, inside, 0, 0, output.total_num_scheduled_tokens, 0, -1, now)
-        self.report.count(everyone, max(inside - before, 0), output)  # in one step vLLM preempts or admits
+        entered = max(inside - before, 0)  # in one step vLLM preempts or admits
+        self.report.count(inside, 0, 0, entered, not output.total_num_scheduled_tokens)
         return output
 
     def _as_planned(self, planner: Planner, now: float, schedule):
         """vLLM's own step over the requests that the policy's plan serves."""
-        book = self.book
+        book, watch = self.book, self.watch
         head = read_head(self.engine, planner.depth, self.stock.by_priority)
         for request in head.preempted:
             book.table.evicted(book.slot(request))
@@ -113,19 +116,24 @@ class Gate:
         entering = planner.entering(decision, head.heads)
         paused = decision.served < decision.residents
         hold_back = head.more or decision.admitted < len(head.heads) or (paused and bool(head.passed))
+        if decision.ordered < 0 and planner.room <= 0:
+            hold_back = False  # it sees itself that nobody can enter
         if hold_back:
             defer(self.engine, head.passed)
             entering += head.failed
         output, newcomers = self.stock.over(planner.handed(decision), entering, hold_back, decision.tokens, schedule)
-        book.renew(newcomers, now)
+        watch.took_off(output, now)
+        if newcomers:
+            book.renew(newcomers, now)
         # where memory is short, who goes is up to vLLM
         if decision.victims == 0 and len(output.num_scheduled_tokens) == decision.served + len(newcomers):
-            book.as_planned(now, output, decision, residents, tokens, planner.prefilled(decision), newcomers)
+            book.as_planned(now, decision, residents, tokens, planner.prefilled(decision), newcomers)
         else:
             book.read_anew(now, output, residents, tokens, newcomers)
-        self.report.count(decision, len(newcomers), output)
-        if not output.num_scheduled_tokens and not book.flights:
-            nap = min(max(NAP_SHARE * book.batch_time, NAP_LEAST), NAP_MOST)
+        empty, pauses = not output.num_scheduled_tokens, decision.residents - decision.served
+        self.report.count(decision.residents, pauses, decision.admitted, len(newcomers), empty)
+        if empty and not watch.flights:
+            nap = min(max(NAP_SHARE * watch.batch_time, NAP_LEAST), NAP_MOST)
             clock.sleep(max(0.0, min(nap, decision.wake - clock.monotonic())))
         return output
 
@@ -144,10 +152,8 @@ class Gate:
 
     def _warm_up(self, first: Prepared | None) -> None:
         """Compile (or load) the policy before the first request; nothing of it stays in the engine."""
-        self.book.table.fly(NOBODY, 1)
         if self.planner is None or first is None:
             return
-        self.book.warm_up()
         self.planner.adopt(first)
         self.planner.warm_up(clock.monotonic())
         self.stock.restore()  # the first step puts in force what there is

@@ -30,6 +30,7 @@ from fluidwait.engines.vllm.decision import (
     compiled,
 )
 from fluidwait.engines.vllm.preparation import Prepared
+from fluidwait.engines.vllm.requests import machine_code
 from fluidwait.engines.vllm.stock import Stock
 from fluidwait.policies import Policy
 
@@ -39,9 +40,12 @@ class Planner:
 
     def __init__(self, policy: Policy, stock: Stock, book: Book):
         self.policy, self.stock, self.book = policy, stock, book
-        self._ask = compiled(policy.module)
+        self._compiled = compiled(policy.module)
+        book.compile()
         self._step = np.zeros(STEP_ROWS, dtype=np.int64)
         self._rules = np.zeros(RULE_ROWS, dtype=np.int64)
+        self._heads: list = []  # of the queue, at the last step
+        self._waiting = NOBODY  # their slots
         self._reserve(stock.requests)
 
     def adopt(self, prepared: Prepared) -> None:
@@ -56,40 +60,48 @@ class Planner:
         rules[BATCH_TOKENS], rules[STOCK_CHUNK] = stock.tokens, stock.chunk
         rules[CHUNK] = stock.limit_chunks(limits.chunk)
         rules[WHOLE_PROMPTS], rules[BY_PRIORITY] = not limits.splits_prompts, stock.by_priority
+        self._ask = machine_code(self._compiled, *self._arguments(0.0))  # knobs of another type are another function
 
     def decide(self, now: float, heads: list) -> Decision:
         """Ask the policy, with the columns that it reads up to date."""
-        engine, book, stock, step = self.stock.engine, self.book, self.stock, self._step
+        book, stock, step = self.book, self.stock, self._step
+        engine = stock.engine
         running = len(engine.running)
         if max(running, len(heads)) > len(self._residents):
             self._reserve(2 * max(running, len(heads)))
         if book.stale:
             book.read_running()
-        waiting = book.slots_of(heads) if heads else NOBODY
+        if heads != self._heads:
+            self._heads, self._waiting = heads, book.slots_of(heads)
+        self.room = stock.room
         step[DRAINING], step[RUNNING] = engine.pause_state != PauseState.UNPAUSED, running
-        step[FREE], step[ROOM] = stock.free, stock.room
-        while True:
-            decision = self._ask(
-                now,
-                now - book.held_since,
-                step,
-                book.slots,
-                book.held,
-                waiting,
-                book.table.times,
-                book.table.counts,
-                self._residents,
-                self._work,
-                self._last_stage,
-                self._rules,
-                self._knobs,
-                self._memory,
-            )
-            if decision.known == running:
-                break
+        step[FREE], step[ROOM] = stock.free, self.room
+        decision = self._ask(*self._arguments(now))
+        while decision.known != running:
             book.read_running()  # since the last step requests have come to run, not only left
+            decision = self._ask(*self._arguments(now))
         book.decided(running)
         return decision
+
+    def _arguments(self, now: float) -> tuple:
+        """Those of :func:`fluidwait.engines.vllm.decision.decide`."""
+        book = self.book
+        return (
+            now,
+            now - book.held_since,
+            self._step,
+            book.slots,
+            book.held,
+            self._waiting,
+            book.table.times,
+            book.table.counts,
+            self._residents,
+            self._work,
+            self._last_stage,
+            self._rules,
+            self._knobs,
+            self._memory,
+        )
 
     # --- what was decided ---------------------------------------------------------------------------------------------
 
@@ -108,7 +120,7 @@ class Planner:
     def handed(self, decision: Decision) -> list:
         """The requests that vLLM is to see as running."""
         if decision.ordered < 0:
-            return self.stock.engine.running.copy()
+            return self.stock.engine.running
         requests = self.book.table.request
         return [requests[slot] for slot in self._work[ORDER, : decision.ordered].tolist()]
 

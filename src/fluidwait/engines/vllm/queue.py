@@ -18,12 +18,18 @@ class Head(NamedTuple):
     more: bool  # more may start behind these
 
 
+WAITING, PREEMPTED = RequestStatus.WAITING, RequestStatus.PREEMPTED
+NOTHING = Head([], [], [], [], False)
+
+
 def read_head(engine, depth: int, by_priority: bool) -> Head:
     """Read the queue of ``engine`` up to ``depth`` requests that may be admitted.
 
     Those that cannot start take no places among them, however many they are: they wait for a grammar or for the next
     input of their session, for a slot, or for tokens that were in flight when they were preempted.
     """
+    if not engine.waiting and not getattr(engine, "skipped_waiting", None):
+        return NOTHING
     found = Head([], [], [], [], False)
     adapters = _Adapters(engine) if engine.lora_config else None
     # Up to vLLM 0.22, which would start them past those that the policy holds.
@@ -35,7 +41,7 @@ def read_head(engine, depth: int, by_priority: bool) -> Head:
     for request in engine.waiting:
         if len(heads) == depth:
             return found._replace(more=True)
-        if request.status not in (RequestStatus.WAITING, RequestStatus.PREEMPTED):
+        if request.status is not WAITING and request.status is not PREEMPTED:
             grammar = _grammar(request)
             if isinstance(grammar, Exception):
                 found.failed.append(request)
@@ -45,7 +51,7 @@ def read_head(engine, depth: int, by_priority: bool) -> Head:
         if stale or (adapters and not adapters.fit(request)):
             found.passed.append(request)
             continue
-        if request.status == RequestStatus.PREEMPTED:
+        if request.status is PREEMPTED:
             found.preempted.append(request)
         heads.append(request)
     return found

@@ -1,7 +1,7 @@
 """What the policies may know about the engine's requests, as arrays by slot: the columns of a policy's View.
 
 Every request of the engine has a slot from its arrival until after its end. Slots are taken again oldest first, so one
-that is still referred to by an iteration in flight is not handed out.
+that the last plan still refers to is not handed out.
 
 All columns are rows of two arrays, which compiled code reads and writes: a call costs by the array it is handed, and
 NumPy's ``column[slots]`` would let go of Python's lock, so that the threads of the engine that then send its last
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 
 import numpy as np
-from numba import njit
+from numba import njit, typeof
 
 SPARE = 64  # slots always left free
 
@@ -25,7 +25,7 @@ CACHED = 3  # tokens computed, those in flight included
 GENERATED = 4  # output tokens, those in flight included
 STAGE = 5  # generated, no further than the last stage that the policy knows
 HELD = 6  # KV blocks, those of the whole prompt once admitted
-FLYING = 7  # batches in flight that hold it
+BATCH = 7  # number of the newest batch that holds it
 ALIVE = 8  # 1 until its end
 PRIORITY = 9  # the engine's, the least first
 ROWS = 10
@@ -49,6 +49,8 @@ class RequestTable:
         self.counts = np.zeros((ROWS, 0), dtype=np.int64)
         self.times = np.zeros((TIMES, 0))
         self._progress = np.zeros((0, 5), dtype=np.int64)  # work space
+        self._new = np.zeros(ROWS, dtype=np.int64)  # the counts of a request that arrives
+        self._new[ALIVE] = 1
         self._grow(room)
 
     def _grow(self, more: int) -> None:
@@ -67,9 +69,11 @@ class RequestTable:
             self._grow(max(len(self.request), 2 * SPARE))
         slot = self._free.popleft()
         self.slot_of[request.request_id] = slot
-        self.counts[:, slot] = (0, 0, request.num_prompt_tokens, 0, 0, 0, 0, 0, 1, request.priority)
+        prompt, new = request.num_prompt_tokens, self._new
+        new[LIMIT], new[GOAL], new[PRIORITY] = min(request.max_tokens, longest - prompt), prompt, request.priority
+        self.counts[:, slot] = new
+        self.times[:, slot] = (now, 0.0, 0.0, request.arrival_time)
         self.request[slot] = request
-        self.renew(slot, now, longest)
         return slot
 
     def renew(self, slot: int, now: float, longest: int) -> None:
@@ -115,16 +119,12 @@ class RequestTable:
         """They entered service at ``now`` (s); up to then they were held, but for earlier service."""
         enter(self.counts, self.times, now, self.progress(slots))
 
-    def fly(self, slots: np.ndarray, by: int) -> None:
-        """Batches in flight that hold these requests: ``by`` more."""
-        add(self.counts, FLYING, slots, by)
 
-
-@njit(cache=True)
-def add(columns, row, slots, by):
-    """Add ``by`` to the columns of these slots."""
-    for k in range(len(slots)):
-        columns[row, slots[k]] += by
+def machine_code(function, *arguments):
+    """A compiled function for arguments of just these types, which its calls no longer look at."""
+    types = tuple(map(typeof, arguments))
+    function.compile(types)
+    return function.get_overload(types)
 
 
 @njit(cache=True)
@@ -142,43 +142,37 @@ def enter(counts, times, now, progress):
 
 
 @njit(cache=True)
-def advance(counts, times, now, block_size, residents, tokens, progress, prefilled, flying, paused, running):
-    """A batch with ``tokens`` per resident took off at ``now`` (s) and did what was planned.
+def advance(counts, times, now, block_size, residents, tokens, progress, prefilled, batch, ended, paused, running):
+    """Batch number ``batch`` with ``tokens`` per resident took off at ``now`` (s) and did what was planned.
 
     Decodes are one token further. How far prefills got is the engine's to say: ``progress``, as of
     :meth:`RequestTable.progress`, has ``prefilled`` residents, then those who entered service with this batch, and up
-    to then were held, but for earlier service before an eviction. Writes the slots in the batch into ``flying``, those
-    of them that entered into ``running``, and those that are held from now on, because no batch in flight computes for
-    them, into ``paused``.
+    to then were held, but for earlier service before an eviction. Writes the slots of those into ``running``, and of
+    those that are held from now on, because no batch after number ``ended`` computes for them, into ``paused``.
 
-    Returns (KV tokens of the batch, number in ``paused``).
+    Returns the number in ``paused``.
     """
-    kv_tokens, n, held = 0, 0, 0
+    held = 0
     for k in range(len(residents)):
         r = residents[k]
         if tokens[k] == 0:
-            if counts[FLYING, r] == 0:
+            if counts[BATCH, r] <= ended:
                 paused[held] = r
                 held += 1
             continue
-        counts[FLYING, r] += 1
-        flying[n] = r
-        n += 1
+        counts[BATCH, r] = batch
         if counts[CACHED, r] >= counts[GOAL, r]:
             counts[HELD, r] += int(counts[CACHED, r] >= counts[HELD, r] * block_size)
             counts[CACHED, r] += 1
             counts[GENERATED, r] += 1
-            kv_tokens += counts[CACHED, r]
-    for k in range(prefilled):
-        kv_tokens += _write(counts, progress[k], block_size)
-    for k in range(prefilled, len(progress)):
+    for k in range(len(progress)):
         r = progress[k, 0]
-        _enter(counts, times, now, progress[k])
-        kv_tokens += _write(counts, progress[k], block_size)
-        counts[FLYING, r] += 1
-        flying[n] = running[k - prefilled] = r
-        n += 1
-    return kv_tokens, held
+        if k >= prefilled:
+            _enter(counts, times, now, progress[k])
+            counts[BATCH, r] = batch
+            running[k - prefilled] = r
+        _write(counts, progress[k], block_size)
+    return held
 
 
 @njit(cache=True)
@@ -201,4 +195,3 @@ def _write(counts, progress, block_size):
     counts[GENERATED, r] = generated
     counts[GOAL, r] = in_all if in_prefill else min(counts[GOAL, r], computed)
     counts[HELD, r] = _blocks(max(counts[GOAL, r], computed), block_size)
-    return computed

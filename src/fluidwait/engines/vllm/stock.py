@@ -6,6 +6,7 @@ Between two calls the engine's state is what it would be without us, except for 
 from __future__ import annotations
 
 from vllm.v1.core.sched.request_queue import SchedulingPolicy, create_request_queue
+from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.request import RequestStatus
 
 from fluidwait.policies.contract import NO_LIMIT, EngineSize
@@ -24,12 +25,14 @@ class Stock:
         self._chunk = engine.scheduler_config.long_prefill_token_threshold
         self.chunk = self._chunk if self._chunk > 0 else NO_LIMIT
         self._watermark = getattr(engine.kv_cache_manager, "watermark_blocks", None)  # None: it has none yet
-        # with prefix caching a prompt may need fewer blocks than its length says: vLLM, which knows, decides
-        self.extra = self.blocks if engine.cache_config.enable_prefix_caching else 0
+        # where a prompt may need fewer blocks than its length says, vLLM, which knows, decides
+        fewer = engine.cache_config.enable_prefix_caching or not _keeps_every_token(engine)
+        self.extra = self.blocks if fewer else 0
         self.watermark = int(WATERMARK * self.blocks)
         running = engine.max_num_running_reqs
         self.requests = min(running, getattr(engine, "max_num_active_reqs", running))
         self.by_priority = engine.policy == SchedulingPolicy.PRIORITY
+        self._free_blocks = engine.kv_cache_manager.block_pool.get_num_free_blocks
         self._aside = (0, 0)  # running and waiting requests that vLLM's own step does not see
 
     @property
@@ -42,7 +45,7 @@ class Stock:
     @property
     def free(self) -> int:
         """KV blocks."""
-        return self.engine.kv_cache_manager.block_pool.get_num_free_blocks() // self.groups
+        return self._free_blocks() // self.groups
 
     @property
     def room(self) -> int:
@@ -80,7 +83,7 @@ class Stock:
     def within(self, tokens: int, spare: int, schedule):
         """vLLM's own step with at most so many tokens and admissions that leave so many blocks free; its output."""
         engine = self.engine
-        if self._watermark is None and engine.waiting:
+        if self._watermark is None and spare and engine.waiting:
             seen = self._above_the_watermark(len(engine.running), spare)
             return self.over(list(engine.running), seen, len(seen) < len(engine.waiting), tokens, schedule)[0]
         engine.max_num_scheduled_tokens = min(self.tokens, tokens)
@@ -120,8 +123,8 @@ class Stock:
             for request in entering:
                 engine.waiting.add_request(request)
         engine.running = handed
-        if not self._has_own_queues():
-            engine.max_num_scheduled_tokens = min(self.tokens, budget)
+        if budget < self.tokens and not self._has_own_queues():
+            engine.max_num_scheduled_tokens = budget
         kept, last = len(handed), handed[-1] if handed else None
         try:
             output = schedule()
@@ -134,11 +137,11 @@ class Stock:
             after, engine.running = engine.running, everyone
         if not kept or (len(after) >= kept and after[kept - 1] is last):  # it only ever adds at the end
             newcomers = after[kept:]
-            everyone.extend(newcomers)
-        else:  # vLLM preempted some
-            known = set(everyone)
-            newcomers = [request for request in after if request not in known]
-            engine.running = [r for r in everyone if r.status == RequestStatus.RUNNING] + newcomers
+            if after is not everyone:
+                everyone.extend(newcomers)
+        else:  # vLLM preempted some; it lets nobody in then
+            newcomers = []
+            engine.running = [request for request in everyone if request.status == RequestStatus.RUNNING]
         return output, newcomers
 
     def _has_own_queues(self) -> bool:
@@ -164,6 +167,11 @@ def _restore(queue, left_over: list, taken: list, entering: list) -> None:
         left_over = [r for r in left_over if r not in known] + [r for r in taken if r not in gone]
     for request in reversed(left_over):
         queue.prepend_request(request)
+
+
+def _keeps_every_token(engine) -> bool:
+    """Whether all layers do: those with a sliding window or a state forget."""
+    return all(isinstance(group.kv_cache_spec, FullAttentionSpec) for group in engine.kv_cache_config.kv_cache_groups)
 
 
 def _cuts_prompts_anywhere(engine) -> bool:

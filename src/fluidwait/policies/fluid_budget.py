@@ -4,9 +4,9 @@ First come, first served, nobody is held: running requests in admission order sh
 what is left, as in :mod:`fluidwait.policies.vllm_v1`. A batch larger than the load needs costs everybody latency, and a
 little free memory saves the evictions that admissions cause later.
 
-'fluid' is the least batch, at the end of a tile of the device's compute time, whose full batches carry ``headroom``
-times the load by the calibrated fluid model, or as much as batches of ``token_budget`` do, to within ``ERROR``. It is
-at least ``least_tokens`` and at most ``token_budget``.
+'fluid' is the least batch whose full batches carry ``headroom`` times the load by the calibrated fluid model, or as much
+as those of any other size, to within ``ERROR``. Sizes are the ends of tiles of the device's compute time, at least
+``least_tokens``, and ``token_budget``, the largest.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Settings(PolicySettings):
     batch_tokens: PositiveInt | Literal["fluid"] = Field(
         "fluid", description="tokens of a batch; 'fluid': from the calibrated fluid model"
     )
-    headroom: float = Field(1.25, ge=1, description="times the load that a fluid batch carries: traffic comes unevenly")
+    headroom: float = Field(1.1, ge=1, description="times the load that a fluid batch carries: traffic comes unevenly")
     least_tokens: int = Field(256, gt=0, description="tokens of a fluid batch at least")
     watermark: float = Field(0.05, ge=0, lt=1, description="share of the KV memory that admissions leave free")
     token_budget: int = Field(2048, gt=0, description="tokens per batch at most (max_num_batched_tokens)")
@@ -62,17 +62,19 @@ def prepare(settings: Settings, context: Context) -> Knobs:
 
 
 def _fluid_tokens(settings: Settings, context: Context) -> int:
-    def carried(budget: int) -> float:
-        options: dict[str, Any] = {"semantics": context.semantics, "token_budget": budget, "cap": settings.max_requests}
-        return calibrated_boundary(context.law, context.time_model, context.capacity, **options).saturated_rate
-
-    needed = min(settings.headroom * context.rate, (1 - ERROR) * carried(settings.token_budget))
+    sizes, most = [], settings.token_budget
     tokens = end_of_tile(settings.least_tokens)
-    while tokens < settings.token_budget:
-        if carried(tokens) >= needed:
-            return tokens
+    while tokens < most:
+        sizes.append(tokens)
         tokens = end_of_tile(tokens + 1)
-    return settings.token_budget
+    sizes.append(most)
+    options: dict[str, Any] = {"semantics": context.semantics, "cap": settings.max_requests}
+    carried = [
+        calibrated_boundary(context.law, context.time_model, context.capacity, token_budget=size, **options).saturated_rate
+        for size in sizes
+    ]
+    needed = min(settings.headroom * context.rate, (1 - ERROR) * max(carried))
+    return next(size for size, rate in zip(sizes, carried, strict=True) if rate >= needed)
 
 
 def needs(settings: Settings) -> Needs:

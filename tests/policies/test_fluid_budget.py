@@ -61,7 +61,7 @@ def batch(rate=1.0, time_model: TimeModel = A100, prompt=512, output=20, capacit
 
 
 def test_fluid_batch_on_the_a100():
-    assert (batch(12.0), batch(24.0)) == (256, 384)  # of 2,048: the boundary is at 25.9/s
+    assert (batch(12.0), batch(22.0), batch(25.0)) == (256, 384, 768)  # of 2,048: the boundary is at 25.9/s
     assert batch(12.0, token_budget=200) == 200
     assert batch(12.0, least_tokens=1000) == 1024
     assert batch(15.0, headroom=2.0) > batch(15.0, headroom=1.0)

@@ -17,7 +17,7 @@ from vllm.v1.core.sched.interface import PauseState  # noqa: E402
 
 from fluidwait.base.errors import ConfigError
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
-from fluidwait.engines.vllm.requests import ALIVE, CACHED, GENERATED  # noqa: E402
+from fluidwait.engines.v1.columns import ALIVE, CACHED, GENERATED  # noqa: E402
 from fluidwait.engines.vllm.settings import refuse_unsupported  # noqa: E402
 
 CHUNKED = {

@@ -7,10 +7,11 @@ from collections import deque
 import numpy as np
 from vllm.v1.request import RequestStatus
 
+from fluidwait.engines.v1.columns import FLYING, KIND, advance
 from fluidwait.engines.vllm import clock
-from fluidwait.engines.vllm.decision import Decision
+from fluidwait.engines.v1.decision import Decision
 from fluidwait.engines.vllm.preparation import Preparation
-from fluidwait.engines.vllm.requests import FLYING, KIND, RequestTable, advance
+from fluidwait.engines.vllm.requests import RequestTable
 
 NOBODY = np.zeros(0, dtype=np.uint64)
 _NO_PROGRESS = np.zeros((0, 5), dtype=np.int64)

@@ -20,7 +20,7 @@ from fluidwait.device.timing import linear
 from fluidwait.engines.core import serving
 from fluidwait.engines.vllm import clock, patches  # noqa: F401
 from fluidwait.engines.vllm.book import NOBODY, Book
-from fluidwait.engines.vllm.decision import Decision
+from fluidwait.engines.v1.decision import Decision
 from fluidwait.engines.vllm.planner import Planner
 from fluidwait.engines.vllm.preparation import Preparation, Prepared
 from fluidwait.engines.vllm.queue import defer, read_head

@@ -6,7 +6,7 @@ import numpy as np
 from vllm.v1.core.sched.interface import PauseState
 
 from fluidwait.engines.vllm.book import NOBODY, Book
-from fluidwait.engines.vllm.decision import (
+from fluidwait.engines.v1.decision import (
     ADMIT,
     BATCH_TOKENS,
     BLOCK_SIZE,

@@ -8,7 +8,7 @@ from vllm.logger import init_logger
 
 from fluidwait.engines.vllm import clock
 from fluidwait.engines.vllm.counters import COUNTERS, REASONS, Status, status_path
-from fluidwait.engines.vllm.decision import Decision
+from fluidwait.engines.v1.decision import Decision
 from fluidwait.engines.vllm.preparation import Preparation, Prepared
 from fluidwait.engines.vllm.stock import Stock
 from fluidwait.policies.contract import NO_LIMIT, Limits

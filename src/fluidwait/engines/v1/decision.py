@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from fluidwait.engines.core import bind, policy_sources
-from fluidwait.engines.vllm import requests
-from fluidwait.engines.vllm.requests import (
+from fluidwait.engines.v1 import columns
+from fluidwait.engines.v1.columns import (
     ALIVE,
     ARRIVAL,
     CACHED,
@@ -274,7 +274,7 @@ def _decision(view, counts, slots, residents, work, step, rules, admitted, wake)
 def compiled(policy: ModuleType):
     """:func:`decide` for a policy, as machine code."""
     digest = hashlib.sha256()
-    for source in (*policy_sources(policy), str(requests.__file__), __file__):
+    for source in (*policy_sources(policy), str(columns.__file__), __file__):
         digest.update(Path(source).read_bytes())
     tag = f"{policy.__name__.rpartition('.')[2]}_{digest.hexdigest()[:16]}"
     return jit_cached(bind(decide, f"decide_{tag}", plan=policy.plan))

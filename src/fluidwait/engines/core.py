@@ -228,6 +228,21 @@ def admission_blocks(semantics, tokens):
     return blocks_for(tokens, semantics.block_size)
 
 
+@jit
+def close_gaps(waiting, admit, admitted, head):
+    """Move the waiting requests that admissions skipped to the end of the space that the admitted ones leave."""
+    gap = admitted - 1
+    if admitted <= 0 or admit[gap] == gap:
+        return
+    write = admit[gap]
+    for read in range(admit[gap], -1, -1):
+        if gap >= 0 and admit[gap] == read:
+            gap -= 1
+        else:
+            waiting[head + write] = waiting[head + read]
+            write -= 1
+
+
 def bind(template: Any, name: str, **names: Any) -> FunctionType:
     """A copy of ``template`` called ``name`` whose global ``names`` are bound to the given values."""
     function = FunctionType(template.__code__, {**template.__globals__, **names}, name)
@@ -236,8 +251,8 @@ def bind(template: Any, name: str, **names: Any) -> FunctionType:
     return function
 
 
-def specialise(template: Any, policy: ModuleType, sources: list[ModuleType]) -> Any:
-    """Compile ``template``, a function that calls the global name ``decide``, for one policy, cached on disk.
+def specialise(template: Any, policy: ModuleType, sources: list[ModuleType], decision: Any = decide) -> Any:
+    """Compile ``template``, which calls ``decision`` by the global name ``decide``, for one policy, cached on disk.
 
     Numba caches by file, name and argument types and looks at the age of the template's own file only. So the compiled
     function carries the policy's name and a fingerprint of every source that goes into it in its name: one compilation
@@ -248,7 +263,7 @@ def specialise(template: Any, policy: ModuleType, sources: list[ModuleType]) -> 
     for path in dict.fromkeys([*(str(module.__file__) for module in sources), *policy_sources(policy)]):
         digest.update(Path(path).read_bytes())
     tag = f"{policy.__name__.rpartition('.')[2]}_{digest.hexdigest()[:16]}"
-    decide_with_policy = jit(bind(decide, f"decide_{tag}", plan=policy.plan))
+    decide_with_policy = jit(bind(decision, f"decide_{tag}", plan=policy.plan))
     return jit_cached(bind(template, f"{template.__name__}_{tag}", decide=decide_with_policy))
 
 

@@ -1,7 +1,8 @@
-"""One decision of a policy about the engine's requests, compiled once per policy and version of the code, kept on disk.
+"""One decision of a policy about a vLLM engine's requests: the plug-in and the simulator run this very code.
 
-All that a step must know before vLLM's own is one call into compiled code: between two steps the engine has pushed
-everything of ours out of the processor's caches, so that every line of Python costs several times its usual price.
+It is compiled once per policy and version of the code, and kept on disk. All that a step must know before vLLM's own
+is one call into compiled code: between two steps the engine has pushed everything of ours out of the processor's
+caches, so that every line of Python costs several times its usual price.
 """
 
 from __future__ import annotations
@@ -44,6 +45,12 @@ from fluidwait.policies.contract import (
 plan: Any
 """Of the policy; :func:`compiled` puts it in the place of this name."""
 
+WATERMARK_SHARE = 0.01
+"""Of the KV blocks: what a policy's admissions leave free, as under the other semantics."""
+
+NAP_SHARE = 0.2  # of the time of a batch: how long to sleep while everything is held and nothing runs
+NAP_LEAST, NAP_MOST = 0.001, 0.005  # s; an arrival or an abort is noticed as much later
+
 # rows of the work space, int64: of what the policy plans, and lists of slots
 TOKENS, ADMIT, CHUNK_OF, ORDER, PREFILLED = 0, 1, 2, 3, 4
 WORK_ROWS = 5
@@ -77,6 +84,28 @@ class Decision(NamedTuple):
     prefilled: int  # residents in prefill that get tokens: slots in work[PREFILLED]
     ordered: int  # requests that vLLM is to see as running: slots in work[ORDER]; -1: all of them as they are
     wake: float  # s, when the policy wants to be asked again
+
+
+@jit
+def came_at(now, waited, last_step):
+    """When a request came (s) that is taken in at ``now`` (s) and has waited for ``waited`` (s) by its own clock.
+
+    That may be the clock of another host, so it counts only as far as it can be true: what had come when the last step
+    was planned was taken in then.
+    """
+    return min(max(now - waited, last_step), now)
+
+
+@jit
+def longer_mean(batch_time, took):
+    """The mean time of the last ten batches or so (s), after one that ``took`` (s)."""
+    return batch_time + 0.1 * (took - batch_time)
+
+
+@jit
+def nap(batch_time, until_wake):
+    """How long to sleep (s) while everything is held and nothing runs."""
+    return max(0.0, min(min(max(NAP_SHARE * batch_time, NAP_LEAST), NAP_MOST), until_wake))
 
 
 @jit

@@ -8,8 +8,8 @@ import numpy as np
 from vllm.v1.request import RequestStatus
 
 from fluidwait.engines.v1.columns import FLYING, KIND, advance
+from fluidwait.engines.v1.decision import Decision, came_at, longer_mean
 from fluidwait.engines.vllm import clock
-from fluidwait.engines.v1.decision import Decision
 from fluidwait.engines.vllm.preparation import Preparation
 from fluidwait.engines.vllm.requests import RequestTable
 
@@ -56,11 +56,9 @@ class Book:
     def _came_at(self, request, now: float) -> float:
         """When the request came (s, monotonic clock): during the batch before, for which the engine let it wait.
 
-        The front end's clock says it. That may be the clock of another host, so it counts only as far as it can be
-        true: the engine took in all that had come when the last step was planned.
+        The front end's clock says it.
         """
-        waited = clock.wall() - request.arrival_time
-        return min(max(now - waited, self.last_step), now)
+        return came_at.py_func(now, clock.wall() - request.arrival_time, self.last_step)
 
     def slot(self, request) -> int:
         """The slot of a request; a new one when it is not known."""
@@ -198,7 +196,7 @@ class Book:
             self.table.fly(flight.slots, -1)
             if flight.output is output:
                 took = now - max(flight.planned, self._last_end)
-                self.batch_time += 0.1 * (took - self.batch_time)
+                self.batch_time = longer_mean.py_func(self.batch_time, took)
                 if self.preparation.learns:
                     self.preparation.traffic.iterated(flight.tokens, flight.kv_tokens, took)
                 break

@@ -18,9 +18,9 @@ from vllm.v1.core.sched.interface import PauseState
 
 from fluidwait.device.timing import linear
 from fluidwait.engines.core import serving
+from fluidwait.engines.v1.decision import Decision, nap
 from fluidwait.engines.vllm import clock, patches  # noqa: F401
 from fluidwait.engines.vllm.book import NOBODY, Book
-from fluidwait.engines.v1.decision import Decision
 from fluidwait.engines.vllm.planner import Planner
 from fluidwait.engines.vllm.preparation import Preparation, Prepared
 from fluidwait.engines.vllm.queue import defer, read_head
@@ -30,24 +30,24 @@ from fluidwait.engines.vllm.stock import Stock
 from fluidwait.policies import Policy
 from fluidwait.workload import Requests
 
-NAP_SHARE = 0.2  # of the time of a batch: how long to sleep while everything is held and nothing runs
-NAP_LEAST, NAP_MOST = 0.001, 0.005  # s; an arrival or an abort is noticed as much later
-
 
 class Gate:
     """Holds and pauses requests of ``engine``, a vLLM scheduler, as ``policy`` says.
+
+    Args:
+        prepare: what makes the policy's preparation from the same arguments.
 
     Raises:
         ConfigError: the policy cannot be prepared for this engine, or has a mistake in its file.
     """
 
-    def __init__(self, engine, policy: Policy, settings: SchedulerSettings):
+    def __init__(self, engine, policy: Policy, settings: SchedulerSettings, prepare=Preparation):
         self.engine, self.policy, self.stock = engine, policy, Stock(engine)
-        self.preparation = Preparation(policy, settings, self.stock.size)
+        self.preparation: Preparation = prepare(policy, settings, self.stock.size)
         self._prepared: Prepared | None = None  # what is in force
         self.book = Book(engine, self.preparation, self.stock.requests)
         first = self.preparation.prepared or self.preparation.rehearsal
-        if policy.file is not None and first is not None:
+        if prepare is Preparation and policy.file is not None and first is not None:
             _rehearse(policy, first, self.stock)
         self.planner = None if policy.within_engine_limits else Planner(policy, self.stock, self.book)
         self.report = Report(self.stock, self.preparation, settings.log_interval)
@@ -118,9 +118,8 @@ class Gate:
         else:
             book.read_anew(now, output, residents, tokens, newcomers)
         self.report.count(decision, len(newcomers), output)
-        if not output.num_scheduled_tokens and not book.flights:
-            nap = min(max(NAP_SHARE * book.batch_time, NAP_LEAST), NAP_MOST)
-            clock.sleep(max(0.0, min(nap, decision.wake - clock.monotonic())))
+        if not output.num_scheduled_tokens and not book.flights and (self.engine.running or self.engine.waiting):
+            clock.sleep(nap.py_func(book.batch_time, decision.wake - clock.monotonic()))
         return output
 
     def _adopt(self, prepared: Prepared | None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from vllm.v1.core.sched.interface import PauseState
 
-from fluidwait.engines.vllm.book import NOBODY, Book
 from fluidwait.engines.v1.decision import (
     ADMIT,
     BATCH_TOKENS,
@@ -29,6 +28,7 @@ from fluidwait.engines.v1.decision import (
     Decision,
     compiled,
 )
+from fluidwait.engines.vllm.book import NOBODY, Book
 from fluidwait.engines.vllm.preparation import Prepared
 from fluidwait.engines.vllm.stock import Stock
 from fluidwait.policies import Policy

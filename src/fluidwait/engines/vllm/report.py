@@ -6,9 +6,9 @@ from concurrent.futures import Future
 
 from vllm.logger import init_logger
 
+from fluidwait.engines.v1.decision import Decision
 from fluidwait.engines.vllm import clock
 from fluidwait.engines.vllm.counters import COUNTERS, REASONS, Status, status_path
-from fluidwait.engines.v1.decision import Decision
 from fluidwait.engines.vllm.preparation import Preparation, Prepared
 from fluidwait.engines.vllm.stock import Stock
 from fluidwait.policies.contract import NO_LIMIT, Limits

@@ -8,9 +8,8 @@ from __future__ import annotations
 from vllm.v1.core.sched.request_queue import SchedulingPolicy, create_request_queue
 from vllm.v1.request import RequestStatus
 
+from fluidwait.engines.v1.decision import WATERMARK_SHARE
 from fluidwait.policies.contract import NO_LIMIT, EngineSize
-
-WATERMARK = 0.01  # share of the KV blocks that admissions leave free, as in the simulator
 
 
 class Stock:
@@ -26,7 +25,7 @@ class Stock:
         self._watermark = getattr(engine.kv_cache_manager, "watermark_blocks", None)  # None: it has none yet
         # with prefix caching a prompt may need fewer blocks than its length says: vLLM, which knows, decides
         self.extra = self.blocks if engine.cache_config.enable_prefix_caching else 0
-        self.watermark = int(WATERMARK * self.blocks)
+        self.watermark = int(WATERMARK_SHARE * self.blocks)
         running = engine.max_num_running_reqs
         self.requests = min(running, getattr(engine, "max_num_active_reqs", running))
         self.by_priority = engine.policy == SchedulingPolicy.PRIORITY

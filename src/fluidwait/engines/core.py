@@ -18,7 +18,7 @@ from numba.core.registry import CPUDispatcher
 
 from fluidwait.base.errors import FluidwaitError
 from fluidwait.policies import contract
-from fluidwait.policies.contract import Context, Plan, View, blocks_for, growth, jit, jit_cached
+from fluidwait.policies.contract import Context, Limits, Plan, View, blocks_for, growth, jit, jit_cached
 
 
 class EngineError(FluidwaitError):
@@ -70,8 +70,10 @@ def context_of(law, rate: float, time_model, linear: tuple[float, float], semant
         linear: the paper's (d0 s, d1 s/token); nan where they are unknown, which the policies that ask refuse.
         semantics: :class:`Semantics`, or the rules of :mod:`fluidwait.engines.v1`.
     """
-    capacity = semantics.blocks * semantics.block_size
-    return Context(law, rate, time_model, linear, capacity, semantics.prefill_emits, semantics.remote_prefill)
+    capacity, most = semantics.blocks * semantics.block_size, Limits()
+    if not isinstance(semantics, Semantics):
+        most = Limits(requests=semantics.requests)
+    return Context(law, rate, time_model, linear, capacity, semantics.prefill_emits, semantics.remote_prefill, most)
 
 
 class State(NamedTuple):
@@ -265,6 +267,12 @@ def specialise(template: Any, policy: ModuleType, sources: list[ModuleType], dec
     tag = f"{policy.__name__.rpartition('.')[2]}_{digest.hexdigest()[:16]}"
     decide_with_policy = jit(bind(decision, f"decide_{tag}", plan=policy.plan))
     return jit_cached(bind(template, f"{template.__name__}_{tag}", decide=decide_with_policy))
+
+
+def kept(function: Any, sources: list[ModuleType]) -> Any:
+    """Compile ``function``, which is made of these files, for all policies; cached as by :func:`specialise`."""
+    digest = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in sources))
+    return jit_cached(bind(function, f"{function.__name__}_{digest.hexdigest()[:16]}"))
 
 
 def policy_sources(policy: ModuleType) -> list[str]:

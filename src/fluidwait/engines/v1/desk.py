@@ -27,12 +27,10 @@ from fluidwait.engines.v1.columns import (
     TIMES,
 )
 from fluidwait.engines.v1.decision import (
-    ADMIT,
     BATCH_TOKENS,
     BLOCK_SIZE,
     BY_PRIORITY,
     CHUNK,
-    CHUNK_OF,
     EXTRA,
     FREE,
     ROOM,
@@ -50,11 +48,24 @@ from fluidwait.engines.v1.decision import (
 )
 from fluidwait.engines.v1.rules import NULL_BLOCK, Rules, State, new_state
 from fluidwait.engines.v1.schedule import enqueue
-from fluidwait.policies.contract import NO_LIMIT, Plan, blocks_for, jit
+from fluidwait.policies.contract import NO_LIMIT, blocks_for, jit
 
-# when the last step was planned, since when some are held, when the latest batch ended; how long batches take
-LAST_STEP, HELD_SINCE, LAST_END, BATCH_TIME = 0, 1, 2, 3
-PACE_ROWS = 4
+# where a run stands, int64
+BLOCKS = 0  # free KV blocks
+HEAD, TAIL = 1, 2  # of the waiting window; the tail is the number of arrivals so far
+INSIDE, FINISHED = 3, 4  # requests in service, and completed
+ITERATIONS, FLIGHTS = 5, 6  # batches planned, and those of them that have not ended
+EMPTY = 7  # steps in a row that served nobody, see MOST_EMPTY of the loop
+EVICTIONS, PEAK = 8, 9  # so far; most KV blocks in use
+ENDED = 10  # requests that the batch that ended last has completed, until the next step
+PAUSED = 11  # requests in Desk.held
+AT_ROWS = 12
+
+# times, float64, s
+NOW, DEVICE_FREE, BUSY = 0, 1, 2  # when the last batch ends; spent in batches
+LAST_STEP, LAST_END = 3, 4  # when a step was last planned, and a batch last ended
+HELD_SINCE, BATCH_TIME = 5, 6  # of those in Desk.held; the mean time of the last batches
+PACE_ROWS = 7
 
 
 class Desk(NamedTuple):
@@ -75,6 +86,7 @@ class Desk(NamedTuple):
     entering: np.ndarray  # uint64, whom it sees as waiting
     batch: np.ndarray  # int64[N], number of the last batch that a request took part in, -1 before the first
     planned: np.ndarray  # float64[2], s, when the batches in flight were planned
+    at: np.ndarray  # int64[AT_ROWS]
     pace: np.ndarray  # float64[PACE_ROWS], s
     depth: int  # waiting requests that the policy looks at
 
@@ -99,12 +111,14 @@ def new_desk(requests, policy, knobs: Any, rules: Rules, priority: np.ndarray | 
     numbers[CHUNK], numbers[BY_PRIORITY] = within.chunk or NO_LIMIT, rules.by_priority
     numbers[WHOLE_PROMPTS] = not policy.limits(knobs).splits_prompts
     most, depth = min(n, rules.requests) + 1, min(max(policy.queue_depth(knobs), 1), n)
-    lists = (np.zeros(size, dtype=np.uint64) for size in (most, most, most, most, depth))
+    slots, residents, held, handed = (np.zeros(most, dtype=np.uint64) for _ in range(4))
+    entering = np.zeros(depth, dtype=np.uint64)
     stages = policy.longest_output(knobs, np.arange(int(np.max(requests.kind)) + 1))
     step, work = np.zeros(STEP_ROWS, dtype=np.int64), np.zeros((WORK_ROWS, max(most, depth)), dtype=np.int64)
-    return Desk(
-        counts, times, numbers, stages, step, work, *lists, np.full(n, -1), np.zeros(2), np.zeros(PACE_ROWS), depth
-    )
+    at, pace, batch = np.zeros(AT_ROWS, dtype=np.int64), np.zeros(PACE_ROWS), np.full(n, -1)
+    at[BLOCKS] = rules.blocks
+    lists = (slots, residents, held, handed, entering)
+    return Desk(counts, times, numbers, stages, step, work, *lists, batch, np.zeros(2), at, pace, depth)
 
 
 def state_on(desk: Desk, requests) -> State:
@@ -121,74 +135,72 @@ def state_on(desk: Desk, requests) -> State:
 
 
 @jit
-def take_in(state, lists, desk, rules, now, head, tail):
-    """The arrivals up to ``now`` (s) come into the queue; returns its new tail."""
+def take_in(state, lists, desk, rules):
+    """The arrivals up to now come into the queue."""
+    now, tail = desk.pace[NOW], desk.at[TAIL]
     while tail < len(state.arrival) and state.arrival[tail] <= now:
         desk.times[ARRIVAL, tail] = came_at(now, now - state.arrival[tail], desk.pace[LAST_STEP])
         desk.counts[ALIVE, tail] = 1
-        tail = enqueue(state, lists, rules, tail, head, tail)
-    return tail
+        tail = enqueue(state, lists, rules, tail, desk.at[HEAD], tail)
+    desk.at[TAIL] = tail
 
 
 @jit
-def lay_out(desk, lists, rules, now, free, running):
-    """What a decision at ``now`` (s) needs to know of the engine."""
-    desk.pace[LAST_STEP] = now
-    desk.step[RUNNING], desk.step[FREE], desk.step[ROOM] = running, free, rules.requests - running
+def lay_out(desk, lists, rules):
+    """What a decision needs to know of the engine."""
+    at, running = desk.at, desk.at[INSIDE]
+    desk.pace[LAST_STEP] = desk.pace[NOW]
+    at[ENDED] = 0
+    desk.step[RUNNING], desk.step[FREE], desk.step[ROOM] = running, at[BLOCKS], rules.requests - running
     for k in range(running):
         desk.slots[k] = lists.running[k]
 
 
 @jit
-def plan_on(desk):
-    return Plan(desk.work[TOKENS], desk.work[ADMIT], desk.work[CHUNK_OF])
-
-
-@jit
-def number(state, lists, desk, running, batch):
-    """Those that get tokens take part in this batch."""
-    for k in range(running):
+def number(state, lists, desk):
+    """Those that get tokens take part in the next batch."""
+    for k in range(desk.at[INSIDE]):
         r = lists.running[k]
         if state.planned[r] > 0:
-            desk.batch[r] = batch
+            desk.batch[r] = desk.at[ITERATIONS]
 
 
 @jit
-def note(state, lists, rules, desk, decided, before, running, preempted, batch, landed, now):
-    """Bring the columns to the state after a step; returns how many the plan holds and no batch in flight computes for.
+def note(state, lists, rules, desk, decided, before, preempted):
+    """Bring the columns to the state after a step, and list whom the plan holds and no batch in flight computes for.
 
     Args:
-        before, running: requests in service before and after it.
-        batch: its number; ``landed`` is that of the oldest batch in flight.
+        before: requests in service before it, ``desk.slots``.
     """
-    counts, times = desk.counts, desk.times
+    counts, times, at, now = desk.counts, desk.times, desk.at, desk.pace[NOW]
     if preempted > 0:
         for k in range(before):
             r = desk.slots[k]
             if not state.is_running[r]:
                 counts[HELD, r], counts[STAGE, r] = 0, state.generated[r]
     else:
-        for k in range(before, running):  # they enter, and were held up to now, but for earlier service
+        for k in range(before, at[INSIDE]):  # they enter, and were held up to now, but for earlier service
             r = lists.running[k]
             times[HELD_FOR, r] = now - times[ARRIVAL, r] - times[SERVICE, r]
-    for k in range(running):
+    for k in range(at[INSIDE]):
         r = lists.running[k]
-        if desk.batch[r] == batch:
+        if desk.batch[r] == at[ITERATIONS]:
             counts[HELD, r] = blocks_for(max(state.goal[r], state.cached[r]), rules.block_size)
-    held = np.int64(0)
+    at[PAUSED] = 0
     for k in range(decided.residents):
         r = desk.residents[k]
-        if desk.work[TOKENS, k] == 0 and desk.batch[r] < landed:
-            desk.held[held] = r
-            held += 1
+        if desk.work[TOKENS, k] == 0 and desk.batch[r] < at[ITERATIONS] - at[FLIGHTS]:
+            desk.held[at[PAUSED]] = r
+            at[PAUSED] += 1
     desk.pace[HELD_SINCE] = now
-    return held
 
 
 @jit
-def touch_down(lists, desk, slot, now):
-    """The end (s) of a step that was planned into this slot; how long batches take on average is brought up to date."""
-    pace, now = desk.pace, max(now, lists.end[slot])
-    pace[BATCH_TIME] = longer_mean(pace[BATCH_TIME], now - max(desk.planned[slot], pace[LAST_END]))
-    pace[LAST_END] = now
-    return now
+def touch_down(lists, desk):
+    """Up to the end of the oldest batch in flight; returns its slot."""
+    pace, slot = desk.pace, (desk.at[ITERATIONS] - desk.at[FLIGHTS]) % 2
+    pace[NOW] = max(pace[NOW], lists.end[slot])
+    took = pace[NOW] - max(desk.planned[slot], pace[LAST_END])
+    pace[BATCH_TIME] = longer_mean(pace[BATCH_TIME], took)
+    pace[LAST_END] = pace[NOW]
+    return slot

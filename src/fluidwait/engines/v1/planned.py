@@ -19,16 +19,32 @@ from fluidwait.device import timing
 from fluidwait.device.timing import TimeModel, iteration_time
 from fluidwait.engines import core
 from fluidwait.engines.core import EngineError, are_waiting, close_gaps
-from fluidwait.engines.v1 import columns, decision, desk, pool, rules, run, schedule
-from fluidwait.engines.v1.decision import ADMIT, ORDER, decide, nap
+from fluidwait.engines.v1 import columns, decision, pool, run, schedule
+from fluidwait.engines.v1 import desk as desk_of
+from fluidwait.engines.v1 import rules as rules_of
+from fluidwait.engines.v1.decision import ADMIT, CHUNK_OF, ORDER, TOKENS, decide, nap
 from fluidwait.engines.v1.desk import (
     BATCH_TIME,
+    BLOCKS,
+    BUSY,
+    DEVICE_FREE,
+    EMPTY,
+    ENDED,
+    EVICTIONS,
+    FINISHED,
+    FLIGHTS,
+    HEAD,
     HELD_SINCE,
+    INSIDE,
+    ITERATIONS,
+    NOW,
+    PAUSED,
+    PEAK,
+    TAIL,
     lay_out,
     new_desk,
     note,
     number,
-    plan_on,
     state_on,
     take_in,
     touch_down,
@@ -38,9 +54,9 @@ from fluidwait.engines.v1.pool import new_pool
 from fluidwait.engines.v1.rules import Lists, Rules, State, new_lists
 from fluidwait.engines.v1.run import Served, _cached_tokens, _holds, _land, _take_off, check_lengths
 from fluidwait.engines.v1.schedule import admit_waiting, chunk_limit, serve_running
-from fluidwait.policies.contract import jit
+from fluidwait.policies.contract import Plan, jit
 
-DONE, STRANDED, BROKEN_INVARIANT, BAD_PLAN = range(4)
+GOING_ON, DONE, STRANDED, BROKEN_INVARIANT, BAD_PLAN = range(5)
 
 MOST_EMPTY = 100_000
 """Steps in a row that serve nobody, when no more requests come or time stands still: more, and somebody is stranded."""
@@ -76,13 +92,13 @@ def serve_planned(
     blocks = new_pool(rules.blocks, rules.block_size, min(n, rules.requests), state.prompt, state.output, known)
     memory = np.zeros(policy.memory_size(knobs), dtype=np.int64)
     log = np.empty((0, 6)) if rows is None else rows
-    status, at, iterations, busy, peak = compiled(policy.module)(
-        knobs, memory, state, new_lists(n, rules), blocks, desk, time_model, within, log, check
-    )
+    lists = new_lists(n, rules)
+    status = compiled(policy.module)(knobs, memory, state, lists, blocks, desk, time_model, within, log, check)
+    at, pace = desk.at.tolist(), desk.pace
     if status != DONE:
-        raise EngineError(_explain(status, at, policy.use, state))
+        raise EngineError(_explain(status, pace[NOW], policy.use, state))
     times = (state.first_token, state.completion)
-    return Served(*times, state.preemptions, state.recomputed, iterations, busy, peak)
+    return Served(*times, state.preemptions, state.recomputed, at[ITERATIONS], float(pace[BUSY]), at[PEAK])
 
 
 def _explain(status: int, at: float, policy: str, state: State) -> str:
@@ -101,108 +117,117 @@ def _explain(status: int, at: float, policy: str, state: State) -> str:
 @cache
 def compiled(module):
     """The loop for one policy, compiled on the first call ever, then read from Numba's cache."""
-    parts = [core, timing, columns, decision, desk, pool, rules, run, schedule, sys.modules[__name__]]
-    return core.specialise(_run, module, parts, decide)
+    return core.specialise(_run, module, PARTS, decide)
 
 
 def _run(knobs, memory, state, lists, pool, desk, time_model, rules, rows, check):
-    n, zero, pace, status = len(state.arrival), np.int64(0), desk.pace, DONE
-    free, head, tail, running, finished = rules.blocks, zero, zero, zero, zero
-    iterations, flights, empty, evictions, peak, ended, held = zero, zero, zero, zero, zero, zero, zero
-    now, device_free, busy = 0.0, 0.0, 0.0
-    while finished < n:
-        tail = take_in(state, lists, desk, rules, now, head, tail)
-        batch, slot, wake = zero, iterations % 2, now
-        if running > 0 or head < tail or ended > 0:
-            lay_out(desk, lists, rules, now, free, running)
-            inside, waiting = desk.slots[:running], lists.waiting[head : min(tail, head + desk.depth)]
-            own = (desk.times, desk.counts, desk.residents, desk.work, desk.last_stage, desk.rules, knobs, memory)
-            decided = decide(now, now - pace[HELD_SINCE], desk.step, inside, desk.held[:held], waiting, *own)
-            if not are_waiting(plan_on(desk), decided.admitted, len(waiting)):
-                status = BAD_PLAN
-                break
-            wake = decided.wake
-            free, head, running, preempted = _over(state, lists, pool, rules, desk, decided, free, head, tail, running)
-            evictions += preempted
-            number(state, lists, desk, running, iterations)
-            sums, batch = _take_off(state, lists, slot, running)
-            held = note(
-                state,
-                lists,
-                rules,
-                desk,
-                decided,
-                len(inside),
-                running,
-                preempted,
-                iterations,
-                iterations - flights,
-                now,
-            )
-            ended = zero
-        if batch > 0:
-            duration = iteration_time(time_model, sums)
-            start = max(now, device_free)
-            device_free = start + duration
-            busy += duration
-            lists.end[slot], desk.planned[slot] = device_free, now
-            peak = max(peak, rules.blocks - free)
-            if iterations < len(rows):
-                rows[iterations, 0], rows[iterations, 1], rows[iterations, 2] = start, duration, sums.tokens
-                rows[iterations, 3], rows[iterations, 5] = batch, evictions
-                rows[iterations, 4] = _cached_tokens(state, lists, running)
-            iterations += 1
-            flights += 1
-            empty = zero
-        if flights >= rules.depth or (flights > 0 and batch == 0):
-            slot = (iterations - flights) % 2
-            now = touch_down(lists, desk, slot, now)
-            free, head, running, ended = _land(state, lists, pool, rules, slot, now, free, head, running)
-            finished += ended
-            flights -= 1
-        elif flights == 0 and head == tail and running == 0:
-            now = max(now, state.arrival[tail])
-        elif flights == 0:  # everybody is held
-            began = now
-            now += nap(pace[BATCH_TIME], wake - now)
-            empty += tail == n or now == began
-            if empty > MOST_EMPTY:
-                status = STRANDED
-                break
-        if check and not _holds(state, lists, rules, free, head, tail, running, finished):
-            status = BROKEN_INVARIANT
-            break
-    return status, now, iterations, busy, peak
+    """Ask, and follow, until all is done: no more than this is compiled for every policy anew."""
+    at, pace, status = desk.at, desk.pace, GOING_ON
+    out = Plan(desk.work[TOKENS], desk.work[ADMIT], desk.work[CHUNK_OF])
+    own = (desk.times, desk.counts, desk.residents, desk.work, desk.last_stage, desk.rules, knobs, memory)
+    while status == GOING_ON:
+        wait_for_work(state, lists, desk, rules)
+        now, head = pace[NOW], at[HEAD]
+        inside, held = desk.slots[: at[INSIDE]], desk.held[: at[PAUSED]]
+        waiting = lists.waiting[head : min(at[TAIL], head + desk.depth)]
+        decided = decide(now, now - pace[HELD_SINCE], desk.step, inside, held, waiting, *own)
+        if not are_waiting(out, decided.admitted, len(waiting)):
+            return BAD_PLAN
+        status = follow(state, lists, pool, desk, time_model, rules, rows, check, decided)
+    return status
+
+
+def _wait_for_work(state, lists, desk, rules):
+    """Up to where the policy is to be asked: somebody is there, or has just left."""
+    at, pace = desk.at, desk.pace
+    take_in(state, lists, desk, rules)
+    while at[INSIDE] == 0 and at[HEAD] == at[TAIL] and at[ENDED] == 0:
+        pace[NOW] = max(pace[NOW], state.arrival[at[TAIL]])
+        take_in(state, lists, desk, rules)
+    lay_out(desk, lists, rules)
+
+
+def _follow(state, lists, pool, desk, time_model, rules, rows, check, decided):
+    """vLLM's step as decided, and up to where the next one is planned; returns the status."""
+    at, pace = desk.at, desk.pace
+    before = at[INSIDE]
+    preempted = _over(state, lists, pool, rules, desk, decided)
+    at[EVICTIONS] += preempted
+    number(state, lists, desk)
+    sums, batch = _take_off(state, lists, at[ITERATIONS] % 2, at[INSIDE])
+    note(state, lists, rules, desk, decided, before, preempted)
+    if batch > 0:
+        _fly(state, lists, desk, time_model, rules, rows, sums, batch)
+    if at[FLIGHTS] >= rules.depth or (at[FLIGHTS] > 0 and batch == 0):
+        slot, running = touch_down(lists, desk), at[INSIDE]
+        at[BLOCKS], at[HEAD], at[INSIDE], at[ENDED] = _land(
+            state, lists, pool, rules, slot, pace[NOW], at[BLOCKS], at[HEAD], running
+        )
+        at[FINISHED] += at[ENDED]
+        at[FLIGHTS] -= 1
+    elif at[FLIGHTS] == 0 and (at[INSIDE] > 0 or at[HEAD] < at[TAIL]):  # everybody is held
+        began = pace[NOW]
+        pace[NOW] += nap(pace[BATCH_TIME], decided.wake - began)
+        at[EMPTY] += at[TAIL] == len(state.arrival) or pace[NOW] == began
+        if at[EMPTY] > MOST_EMPTY:
+            return STRANDED
+    if check and not _holds(state, lists, rules, at[BLOCKS], at[HEAD], at[TAIL], at[INSIDE], at[FINISHED]):
+        return BROKEN_INVARIANT
+    return DONE if at[FINISHED] == len(state.arrival) else GOING_ON
 
 
 @jit
-def _over(state, lists, pool, rules, desk, decided, free, head, tail, running):
-    """vLLM's own step over the requests that are to be served; returns (free blocks, head, running, preempted)."""
-    most, zero = chunk_limit(rules, running + tail - head), np.int64(0)
-    budget: Any = min(rules.tokens, decided.tokens)
-    handed: Any = running if decided.ordered < 0 else decided.ordered
+def _over(state, lists, pool, rules, desk, decided):
+    """vLLM's own step over the requests that are to be served; returns how many it preempts."""
+    at, free, head, running = desk.at, desk.at[BLOCKS], desk.at[HEAD], desk.at[INSIDE]
+    most, budget = chunk_limit(rules, running + at[TAIL] - head), min(rules.tokens, decided.tokens)
+    handed = running if decided.ordered < 0 else decided.ordered
     for k in range(handed):
         desk.handed[k] = lists.running[k] if decided.ordered < 0 else desk.work[ORDER, k]
     for i in range(decided.admitted):
         desk.entering[i] = lists.waiting[head + desk.work[ADMIT, i]]
     queue = Lists(lists.waiting, desk.handed, lists.given, lists.givens, lists.end)
     budget, free, head, kept, preempted = serve_running(
-        state, queue, pool, rules, budget, most, free, head, tail, handed
+        state, queue, pool, rules, budget, most, free, head, at[TAIL], handed
     )
     if preempted > 0:
-        kept = zero
+        kept = np.int64(0)
         for k in range(running):
             r = lists.running[k]
             if state.is_running[r]:
                 lists.running[kept] = r
                 kept += 1
-        return free, head, kept, preempted
+        at[BLOCKS], at[HEAD], at[INSIDE] = free, head, kept
+        return preempted
     admitted = Lists(desk.entering, desk.handed, lists.given, lists.givens, lists.end)
     free, entered, inside = admit_waiting(
-        state, admitted, pool, rules, budget, most, free, zero, decided.admitted, handed
+        state, admitted, pool, rules, budget, most, free, np.int64(0), decided.admitted, handed
     )
     for k in range(handed, inside):
         lists.running[running] = desk.handed[k]
         running += 1
     close_gaps(lists.waiting, desk.work[ADMIT], entered, head)
-    return free, head + entered, running, preempted
+    at[BLOCKS], at[HEAD], at[INSIDE] = free, head + entered, running
+    return preempted
+
+
+@jit
+def _fly(state, lists, desk, time_model, rules, rows, sums, batch):
+    """A batch starts when the one before has ended."""
+    at, pace, duration = desk.at, desk.pace, iteration_time(time_model, sums)
+    number, start = at[ITERATIONS], max(pace[NOW], pace[DEVICE_FREE])
+    pace[DEVICE_FREE] = start + duration
+    pace[BUSY] += duration
+    lists.end[number % 2], desk.planned[number % 2] = pace[DEVICE_FREE], pace[NOW]
+    at[PEAK] = max(at[PEAK], rules.blocks - at[BLOCKS])
+    if number < len(rows):
+        rows[number, 0], rows[number, 1], rows[number, 2] = start, duration, sums.tokens
+        rows[number, 3], rows[number, 5] = batch, at[EVICTIONS]
+        rows[number, 4] = _cached_tokens(state, lists, at[INSIDE])
+    at[ITERATIONS] += 1
+    at[FLIGHTS] += 1
+    at[EMPTY] = 0
+
+
+PARTS = [core, timing, columns, decision, desk_of, pool, rules_of, run, schedule, sys.modules[__name__]]
+wait_for_work, follow = core.kept(_wait_for_work, PARTS), core.kept(_follow, PARTS)

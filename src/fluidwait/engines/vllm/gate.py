@@ -13,6 +13,8 @@ With asynchronous scheduling a step is planned while the one before runs; tokens
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from vllm.v1.core.sched.interface import PauseState
 
@@ -41,9 +43,11 @@ class Gate:
         ConfigError: the policy cannot be prepared for this engine, or has a mistake in its file.
     """
 
-    def __init__(self, engine, policy: Policy, settings: SchedulerSettings, prepare=Preparation):
+    def __init__(
+        self, engine, policy: Policy, settings: SchedulerSettings, prepare: Callable[..., Preparation] = Preparation
+    ):
         self.engine, self.policy, self.stock = engine, policy, Stock(engine)
-        self.preparation: Preparation = prepare(policy, settings, self.stock.size)
+        self.preparation = prepare(policy, settings, self.stock.size)
         self._prepared: Prepared | None = None  # what is in force
         self.book = Book(engine, self.preparation, self.stock.requests)
         first = self.preparation.prepared or self.preparation.rehearsal

@@ -30,7 +30,7 @@ SPARE = 64  # slots always left free
 
 
 class RequestTable:
-    """``counts`` int64[ROWS, slots] and ``times`` float64[TIMES, slots], rows as in ``columns``; ``slot_of`` by name."""
+    """``counts`` int64[ROWS, slots] and ``times`` float64[TIMES, slots], rows as in ``columns``; slots by name."""
 
     # Rows of 1,024 would all lie in the same few sets of the processor's cache and drive each other out.
     def __init__(self, room: int = 1000):

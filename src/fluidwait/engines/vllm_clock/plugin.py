@@ -1,8 +1,9 @@
-"""The plug-in with knobs, and types of requests, that are given: nothing is estimated, nothing is read from settings."""
+"""The plug-in with given knobs and given types of requests: nothing is estimated, nothing is read from settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,4 +46,4 @@ class GivenScheduler(WaitScheduler):
 
     def __init__(self, policy: Policy, knobs: Any, kinds: np.ndarray, vllm_config, *args, **kwargs):
         AsyncScheduler.__init__(self, vllm_config, *args, **kwargs)
-        self.gate = Gate(self, policy, SchedulerSettings(), lambda *of: Given(knobs, kinds, *of))
+        self.gate = Gate(self, policy, SchedulerSettings.model_validate({}), partial(Given, knobs, kinds))

@@ -27,7 +27,9 @@ from fluidwait.engines.vllm_clock.model import EOS, LLAMA
 _CONFIGS: dict[str, Any] = {}
 
 
-def make_scheduler(cls: type, options: dict[str, Any], *, blocks: int, block_size: int = 16, fluidwait: Any = None):
+def make_scheduler(
+    cls: Callable[..., Any], options: dict[str, Any], *, blocks: int, block_size: int = 16, fluidwait: Any = None
+):
     """A scheduler of class ``cls`` in an engine with ``blocks`` KV blocks.
 
     Args:

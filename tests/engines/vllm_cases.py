@@ -92,6 +92,9 @@ def planned_case(seed: int, depth: int, time_model: TimeModel, most: int = 30) -
     else:
         outputs, counts = np.unique(requests.output, return_counts=True)
         law = LengthLaw(np.ones(len(outputs)), outputs.astype(float), counts / n)
+    if g.random() < 0.6:  # little more than the longest takes: somebody must go
+        longest = -(-int((requests.prompt + requests.output).max()) // BLOCK)
+        case = case._replace(rules=case.rules._replace(blocks=longest + int(g.integers(1, 30)), watermark=0))
     policy = load_policy({"policy": name} | _settings(name, g, law, case.rules.requests))
     context = context_of(law, 1.0, time_model, (np.nan, np.nan), case.rules)
     return Planned(case._replace(requests=requests), policy, policy.prepare(context))

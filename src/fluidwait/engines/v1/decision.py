@@ -58,10 +58,11 @@ WORK_ROWS = 5
 
 # a step in numbers, int64: of the engine now, set before every decision
 DRAINING, RUNNING, FREE, ROOM = 0, 1, 2, 3  # nothing will arrive; requests running; KV blocks; requests that may enter
-STEP_ROWS = 4
+REFUSED = 4  # 1 when the last plan served nobody, since vLLM had no room for those it admits
+STEP_ROWS = 5
 
 # the rules in numbers, int64: of the engine and of the knobs in force
-EXTRA = 0  # KV blocks that admissions may count on besides the free ones
+EXTRA = 0  # KV blocks that admissions may count on besides the free ones, unless that went wrong
 WATERMARK = 1  # KV blocks that admissions leave free
 BLOCK_SIZE = 2  # tokens
 BATCH_TOKENS = 3  # vLLM's limit
@@ -238,6 +239,7 @@ def decide(
     if rules[BY_PRIORITY]:
         _rank(counts, times, slots[:known])
     all_there, prefills, promised = _look(counts, times, now, block_size, slots[:known], residents, last_stage)
+    extra = 0 if step[REFUSED] else rules[EXTRA]
     left, out = all_there, Plan(work[TOKENS], work[ADMIT], work[CHUNK_OF])
     while True:
         view = View(
@@ -253,7 +255,7 @@ def decide(
             counts[CACHED],
             counts[STAGE],
             counts[HELD],
-            free + rules[EXTRA] - promised,
+            free + extra - promised,
             rules[WATERMARK] if all_there > 0 else 0,
             block_size,
         )

@@ -22,7 +22,7 @@ from fluidwait.engines.core import EngineError, are_waiting, close_gaps
 from fluidwait.engines.v1 import columns, decision, pool, run, schedule
 from fluidwait.engines.v1 import desk as desk_of
 from fluidwait.engines.v1 import rules as rules_of
-from fluidwait.engines.v1.decision import ADMIT, CHUNK_OF, ORDER, TOKENS, decide, nap
+from fluidwait.engines.v1.decision import ADMIT, CHUNK_OF, ORDER, REFUSED, TOKENS, decide, nap
 from fluidwait.engines.v1.desk import (
     BATCH_TIME,
     BLOCKS,
@@ -156,6 +156,7 @@ def _follow(state, lists, pool, desk, time_model, rules, rows, check, decided):
     number(state, lists, desk)
     sums, batch = _take_off(state, lists, at[ITERATIONS] % 2, at[INSIDE])
     note(state, lists, rules, desk, decided, before, preempted)
+    desk.step[REFUSED] = decided.admitted > 0 and batch == 0
     if batch > 0:
         _fly(state, lists, desk, time_model, rules, rows, sums, batch)
     if at[FLIGHTS] >= rules.depth or (at[FLIGHTS] > 0 and batch == 0):

@@ -16,6 +16,7 @@ from fluidwait.engines.v1.decision import (
     FREE,
     ORDER,
     PREFILLED,
+    REFUSED,
     ROOM,
     RULE_ROWS,
     RUNNING,
@@ -43,6 +44,7 @@ class Planner:
         self._step = np.zeros(STEP_ROWS, dtype=np.int64)
         self._rules = np.zeros(RULE_ROWS, dtype=np.int64)
         self._reserve(stock.requests)
+        self.refused = False  # the last plan served nobody, since vLLM had no room for those it admits
 
     def adopt(self, prepared: Prepared) -> None:
         """Put knobs in force."""
@@ -67,7 +69,7 @@ class Planner:
             book.read_running()
         waiting = book.slots_of(heads) if heads else NOBODY
         step[DRAINING], step[RUNNING] = engine.pause_state != PauseState.UNPAUSED, running
-        step[FREE], step[ROOM] = stock.free, stock.room
+        step[FREE], step[ROOM], step[REFUSED] = stock.free, stock.room, self.refused
         while True:
             decision = self._ask(
                 now,

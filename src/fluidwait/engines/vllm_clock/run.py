@@ -27,12 +27,9 @@ from fluidwait.engines.vllm.preparation import AtOnce
 from fluidwait.engines.vllm_clock.plugin import GivenScheduler
 from fluidwait.engines.vllm_clock.scheduler import computed_before, make_request, make_scheduler, model_output
 
-EPOCH = 0.0
-"""s, of the wall clock at the beginning of a run."""
-
 
 class Clock:
-    """Stands for the module ``time`` in the plug-in."""
+    """Stands for the module ``time`` in the plug-in; both of its clocks begin at 0, so that they agree to the last bit."""
 
     def __init__(self) -> None:
         self.now = 0.0  # s
@@ -41,7 +38,7 @@ class Clock:
         return self.now
 
     def time(self) -> float:
-        return EPOCH + self.now
+        return self.now
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -184,7 +181,7 @@ class Loop:
                 self._prompt(i),
                 int(of.output[i]),
                 priority=0 if self.priority is None else int(self.priority[i]),
-                arrival=float(EPOCH + of.arrival[i]),
+                arrival=float(of.arrival[i]),
                 block_size=self.rules.block_size,
             )
             self.known[request.request_id] = request

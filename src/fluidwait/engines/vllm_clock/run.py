@@ -29,7 +29,7 @@ from fluidwait.engines.vllm_clock.scheduler import computed_before, make_request
 
 
 class Clock:
-    """Stands for the module ``time`` in the plug-in; both of its clocks begin at 0, so that they agree to the last bit."""
+    """Stands for the module ``time`` in the plug-in; both its clocks begin at 0, and so agree to the last bit."""
 
     def __init__(self) -> None:
         self.now = 0.0  # s

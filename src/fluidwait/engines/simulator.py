@@ -23,7 +23,7 @@ from fluidwait.engines.learning import Learned, serve_learning
 from fluidwait.engines.v1 import run as vllm
 from fluidwait.engines.v1.limits import limited, plans
 from fluidwait.engines.v1.planned import serve_planned
-from fluidwait.engines.v1.rules import Rules
+from fluidwait.engines.v1.rules import Rules, known_blocks
 from fluidwait.policies.contract import jit
 
 DONE, STRANDED, OVERCOMMITTED, BAD_PLAN, BROKEN_INVARIANT, FRUITLESS = range(6)
@@ -85,12 +85,13 @@ def simulate(
 
 def _as_vllm(requests, policy, knobs, time_model, rules: Rules, rows, check) -> Run:
     """vLLM's own scheduler within the limits of the policy, or over the requests that it plans for."""
+    how: dict[str, Any] = {"hashes": known_blocks(requests, rules), "rows": rows, "check": check}
     if isinstance(knobs, Learned):
-        served = serve_learning(requests, policy, knobs, time_model, rules, rows=rows, check=check)
+        served = serve_learning(requests, policy, knobs, time_model, rules, **how)
     elif plans(policy, knobs):
-        served = serve_planned(requests, policy, knobs, time_model, rules, rows=rows, check=check)
+        served = serve_planned(requests, policy, knobs, time_model, rules, **how)
     else:
-        served = vllm.serve(requests, time_model, limited(policy, knobs, rules), rows=rows, check=check)
+        served = vllm.serve(requests, time_model, limited(policy, knobs, rules), **how)
     times = (served.first_token, served.completion)
     cost = (served.iterations, served.busy, served.peak_blocks)
     return Run(*times, served.preemptions, *cost, None, served.recomputed)

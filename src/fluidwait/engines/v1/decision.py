@@ -58,7 +58,7 @@ WORK_ROWS = 5
 
 # a step in numbers, int64: of the engine now, set before every decision
 DRAINING, RUNNING, FREE, ROOM = 0, 1, 2, 3  # nothing will arrive; requests running; KV blocks; requests that may enter
-REFUSED = 4  # 1 when the last plan served nobody, since vLLM had no room for those it admits
+REFUSED = 4  # 1 when the last plan held all residents for admissions for which vLLM had no room
 STEP_ROWS = 5
 
 # the rules in numbers, int64: of the engine and of the knobs in force

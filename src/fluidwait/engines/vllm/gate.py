@@ -122,7 +122,7 @@ class Gate:
         else:
             book.read_anew(now, output, residents, tokens, newcomers)
         self.report.count(decision, len(newcomers), output)
-        planner.refused = decision.admitted > 0 and not output.num_scheduled_tokens
+        planner.refused = min(decision.admitted, decision.residents) > 0 and not output.num_scheduled_tokens
         if not output.num_scheduled_tokens and not book.flights and (self.engine.running or self.engine.waiting):
             clock.sleep(nap.py_func(book.batch_time, decision.wake - clock.monotonic()))
         return output

@@ -44,7 +44,7 @@ class Planner:
         self._step = np.zeros(STEP_ROWS, dtype=np.int64)
         self._rules = np.zeros(RULE_ROWS, dtype=np.int64)
         self._reserve(stock.requests)
-        self.refused = False  # the last plan served nobody, since vLLM had no room for those it admits
+        self.refused = False  # the last plan held all residents for admissions for which vLLM had no room
 
     def adopt(self, prepared: Prepared) -> None:
         """Put knobs in force."""

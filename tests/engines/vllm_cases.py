@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fluidwait.device.timing import TimeModel
+from fluidwait.engines.core import context_of
 from fluidwait.engines.v1.rules import Rules, vllm
-from fluidwait.workload import Requests
+from fluidwait.policies import Policy, load_policy
+from fluidwait.workload import LengthLaw, Requests
 
 BLOCK = 16  # tokens
 
@@ -62,3 +65,54 @@ def prefixes(g: np.random.Generator, prompt: np.ndarray) -> list[list[int]]:
         found.append([1000 * root + j for j in range(shared)] + list(range(new, new + full - shared)))
         new += full
     return found
+
+
+class Planned(NamedTuple):
+    case: Case
+    policy: Policy
+    knobs: Any
+
+
+def planned_case(seed: int, depth: int, time_model: TimeModel, most: int = 30) -> Planned:
+    """:func:`random_case` for a policy that plans by itself, with random settings.
+
+    By seed: WAIT with a threshold per type, where the types have one output each, Nested WAIT, chunked WAIT with one or
+    two segments, Sarathi, vLLM's first scheduler.
+    """
+    case, g = random_case(seed, depth, most), np.random.default_rng([seed, 3])
+    requests, n = case.requests, len(case.requests.arrival)
+    name = ("wait", "nested_wait", "wait_chunked", "sarathi", "vllm_v0")[seed % 5]
+    if name == "wait":
+        types = int(g.integers(1, 4))
+        kind, outputs = g.integers(0, types, n), g.integers(1, int(requests.output.max()) + 1, types)
+        requests = requests._replace(kind=kind, output=outputs[kind])
+        longest = -(-int((requests.prompt + requests.output).max()) // BLOCK)
+        case = case._replace(rules=case.rules._replace(blocks=max(case.rules.blocks, longest + 1)))
+        law = LengthLaw(np.ones(types), outputs.astype(float), np.full(types, 1 / types))
+    else:
+        outputs, counts = np.unique(requests.output, return_counts=True)
+        law = LengthLaw(np.ones(len(outputs)), outputs.astype(float), counts / n)
+    if g.random() < 0.6:  # little more than the longest takes: somebody must go
+        longest = -(-int((requests.prompt + requests.output).max()) // BLOCK)
+        case = case._replace(rules=case.rules._replace(blocks=longest + int(g.integers(1, 30)), watermark=0))
+    policy = load_policy({"policy": name} | _settings(name, g, law, case.rules.requests))
+    context = context_of(law, 1.0, time_model, (np.nan, np.nan), case.rules)
+    return Planned(case._replace(requests=requests), policy, policy.prepare(context))
+
+
+def _settings(name: str, g: np.random.Generator, law: LengthLaw, requests: int) -> dict[str, Any]:
+    """Random ones, for an engine that runs so many ``requests``; under them every request completes."""
+    longest, most = int(law.output.max()), int(g.integers(2, 40))
+    patience = {"max_wait": float(g.choice([0.0, 0.02, 0.1]))}
+    if name == "wait":
+        return {"thresholds": g.integers(1, 9, len(law.share)).tolist()} | patience
+    if name == "nested_wait":
+        return {"boundaries": [longest], "thresholds": [int(g.integers(1, 9))]} | patience
+    if name == "wait_chunked":
+        segments = 2 if min(longest, requests) > 2 and len(law.share) > 3 and g.random() < 0.5 else 1
+        tokens = None if g.random() < 0.3 else int(g.choice([64, 200, 1000]))
+        chunk = {"chunk": int(g.choice([16, 100, 512])), "batch_tokens": tokens, "gate": bool(g.random() < 0.8)}
+        return {"in_service": most, "segments": segments} | chunk | patience
+    if name == "sarathi":
+        return {"max_requests": most, "token_budget": int(g.choice([64, 300, 1000]))}
+    return {"max_requests": most}

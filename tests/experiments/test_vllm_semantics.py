@@ -13,11 +13,14 @@ from fluidwait import cli
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.device.hardware import load_hardware
+from fluidwait.engines.core import context_of
+from fluidwait.engines.simulator import simulate
 from fluidwait.engines.v1.rules import vllm
 from fluidwait.engines.v1.run import serve
 from fluidwait.experiments.experiment import load_experiment
 from fluidwait.experiments.setting import resolve
-from fluidwait.workload import generate, load_workload
+from fluidwait.policies import load_policy
+from fluidwait.workload import generate, length_law, load_workload
 from projects import make_project, plan_of
 
 A100 = load_hardware("a100-80g_llama-2-7b").time_model("profile")
@@ -36,6 +39,7 @@ SMALL = {
         "vllm": {"use": "vllm_v1", "label": "vLLM"},
         "small": {"use": "vllm_v1", "label": "vLLM, small batches", "settings": {"token_budget": 384}},
         "auto": {"use": "fluid_budget", "label": "fluid batch"},
+        "plans": {"use": "sarathi", "label": "Sarathi", "settings": {"token_budget": 384}},
     },
 }
 
@@ -79,10 +83,6 @@ def test_asynchronous_and_synchronous_engines_differ(tmp_path, monkeypatch):
     [
         ({"eviction": "restart"}, "eviction: 'restart': vLLM keeps the generated tokens (nearest valid: 'recompute')"),
         (
-            {"policies": {"wait": {"use": "wait", "label": "WAIT"}}},
-            "experiment small: policies.wait: semantics: 'wait' decides who is served",
-        ),
-        (
             {"policies": {"orca": {"use": "orca", "label": "Orca"}}},
             "'orca' reserves memory for whole sequences, which vLLM does not",
         ),
@@ -110,6 +110,10 @@ def test_the_command_runs_it(capsys):
     assert cli.main([*arguments, "--engine", "vllm"]) == 2
     told = "engine 'vllm': semantics must be 'vllm' or 'vllm_sync': its scheduler follows its own rules"
     assert capsys.readouterr().err == f"fluidwait: error: {told}\n"
+    arguments[2] = "wait_chunked"
+    assert cli.main([*arguments, "--semantics", "vllm"]) == 0
+    assert "wait_chunked, p512d20, a100-80g_llama-2-7b (simulator, vllm, profile)" in capsys.readouterr().out
+    arguments[2] = "vllm_v1"
     assert cli.main([*arguments, "--semantics", "vllm", "--engine", "vidur"]) == 2
     assert "vidur: semantics: Vidur does not follow vLLM's rules" in capsys.readouterr().err
 
@@ -131,6 +135,23 @@ def test_nothing_is_lost_and_memory_holds(asynchronous, caching):
     assert np.all(run.completion >= run.first_token) and np.all(run.first_token > some.arrival)
     assert run.preemptions.sum() > 0 and run.peak_blocks <= rules.blocks
     assert np.array_equal(run.completion, again.completion)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_policy_that_plans_within_what_the_engine_runs(asynchronous):
+    """Conservation at every step (check); knobs are lowered to the engine's seats; vLLM's own rule is the same run."""
+    some, rules = requests(), vllm(200, asynchronous=asynchronous, requests=24)
+    policy = load_policy({"policy": "sarathi", "token_budget": 512, "max_requests": 100})
+    knobs = policy.prepare(context_of(length_law(load_workload("p512d20")), 14.0, A100, (0.01, 0.0), rules))
+    assert knobs.max_requests == 24
+    run = simulate(some, policy, knobs, A100, rules, log=True, check=True)
+    assert np.all(run.completion >= run.first_token) and np.all(run.first_token > some.arrival)
+    assert run.evictions.sum() > 0 and run.log[:, 3].max() <= 24 and run.log[:, 2].max() <= 512
+    ample = vllm(100_000, asynchronous=asynchronous, tokens=512)
+    stock = serve(some, A100, ample)
+    assert np.array_equal(
+        simulate(some, policy, knobs._replace(max_requests=256), A100, ample).completion, stock.completion
+    )
 
 
 def test_urgent_requests_go_first():

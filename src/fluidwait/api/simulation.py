@@ -52,7 +52,7 @@ class Traffic(NamedTuple):
     @property
     def frame(self) -> pl.DataFrame:
         """One row per request: arrival (s), prompt and output (tokens), kind (number of its type)."""
-        return pl.DataFrame(self.requests._asdict())
+        return pl.DataFrame({name: getattr(self.requests, name) for name in ("arrival", "prompt", "output", "kind")})
 
 
 class Job(NamedTuple):
@@ -165,7 +165,7 @@ def prepare(
     _check_choice("time_model", time_model, TIME_MODELS)
     chosen = policy if isinstance(policy, Policy) else load_policy(policy)
     machine = hardware if isinstance(hardware, Hardware) else load_hardware(hardware)
-    rules = semantics_of(semantics, machine)
+    rules = semantics_of(semantics, machine, caching=traffic.workload.knows_prefixes)
     longest = most_tokens(rules)
     check_fits(length_law(traffic.workload), longest, f"workload {traffic.workload.name}", machine.max_model_len)
     times = machine.time_model(time_model)

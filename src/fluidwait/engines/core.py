@@ -18,7 +18,7 @@ from numba.core.registry import CPUDispatcher
 
 from fluidwait.base.errors import FluidwaitError
 from fluidwait.policies import contract
-from fluidwait.policies.contract import Context, Plan, View, blocks_for, growth, jit, jit_cached
+from fluidwait.policies.contract import Context, Limits, Plan, View, blocks_for, growth, jit, jit_cached
 
 
 class EngineError(FluidwaitError):
@@ -70,8 +70,10 @@ def context_of(law, rate: float, time_model, linear: tuple[float, float], semant
         linear: the paper's (d0 s, d1 s/token); nan where they are unknown, which the policies that ask refuse.
         semantics: :class:`Semantics`, or the rules of :mod:`fluidwait.engines.v1`.
     """
-    capacity = semantics.blocks * semantics.block_size
-    return Context(law, rate, time_model, linear, capacity, semantics.prefill_emits, semantics.remote_prefill)
+    capacity, most = semantics.blocks * semantics.block_size, Limits()
+    if not isinstance(semantics, Semantics):
+        most = Limits(requests=semantics.requests)
+    return Context(law, rate, time_model, linear, capacity, semantics.prefill_emits, semantics.remote_prefill, most)
 
 
 class State(NamedTuple):
@@ -228,6 +230,21 @@ def admission_blocks(semantics, tokens):
     return blocks_for(tokens, semantics.block_size)
 
 
+@jit
+def close_gaps(waiting, admit, admitted, head):
+    """Move the waiting requests that admissions skipped to the end of the space that the admitted ones leave."""
+    gap = admitted - 1
+    if admitted <= 0 or admit[gap] == gap:
+        return
+    write = admit[gap]
+    for read in range(admit[gap], -1, -1):
+        if gap >= 0 and admit[gap] == read:
+            gap -= 1
+        else:
+            waiting[head + write] = waiting[head + read]
+            write -= 1
+
+
 def bind(template: Any, name: str, **names: Any) -> FunctionType:
     """A copy of ``template`` called ``name`` whose global ``names`` are bound to the given values."""
     function = FunctionType(template.__code__, {**template.__globals__, **names}, name)
@@ -236,8 +253,8 @@ def bind(template: Any, name: str, **names: Any) -> FunctionType:
     return function
 
 
-def specialise(template: Any, policy: ModuleType, sources: list[ModuleType]) -> Any:
-    """Compile ``template``, a function that calls the global name ``decide``, for one policy, cached on disk.
+def specialise(template: Any, policy: ModuleType, sources: list[ModuleType], decision: Any = decide) -> Any:
+    """Compile ``template``, which calls ``decision`` by the global name ``decide``, for one policy, cached on disk.
 
     Numba caches by file, name and argument types and looks at the age of the template's own file only. So the compiled
     function carries the policy's name and a fingerprint of every source that goes into it in its name: one compilation
@@ -248,8 +265,14 @@ def specialise(template: Any, policy: ModuleType, sources: list[ModuleType]) -> 
     for path in dict.fromkeys([*(str(module.__file__) for module in sources), *policy_sources(policy)]):
         digest.update(Path(path).read_bytes())
     tag = f"{policy.__name__.rpartition('.')[2]}_{digest.hexdigest()[:16]}"
-    decide_with_policy = jit(bind(decide, f"decide_{tag}", plan=policy.plan))
+    decide_with_policy = jit(bind(decision, f"decide_{tag}", plan=policy.plan))
     return jit_cached(bind(template, f"{template.__name__}_{tag}", decide=decide_with_policy))
+
+
+def kept(function: Any, sources: list[ModuleType]) -> Any:
+    """Compile ``function``, which is made of these files, for all policies; cached as by :func:`specialise`."""
+    digest = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in sources))
+    return jit_cached(bind(function, f"{function.__name__}_{digest.hexdigest()[:16]}"))
 
 
 def policy_sources(policy: ModuleType) -> list[str]:

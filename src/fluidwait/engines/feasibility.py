@@ -16,7 +16,7 @@ def reservation(policy, knobs, semantics: Any) -> Any:
     """``semantics`` with the blocks that this policy reserves for a whole sequence at admission, if it does.
 
     Raises:
-        ConfigError: it reserves less than a block; or, under vLLM's rules, any, or it wants to be asked for plans.
+        ConfigError: it reserves less than a block; or, under vLLM's rules, any.
     """
     tokens = policy.reserved_tokens(knobs)
     if isinstance(semantics, Rules):

@@ -28,7 +28,7 @@ NOTED = 4096
 class Learned:
     """Stands for the knobs of a policy where the plug-in finds them itself; with settings of the plug-in's."""
 
-    settings: SchedulerSettings = field(default_factory=SchedulerSettings)
+    settings: SchedulerSettings = field(default_factory=lambda: SchedulerSettings.model_validate({}))
 
 
 def serve_learning(requests, policy: Policy, learned: Learned, time_model, rules: Rules, **options: Any) -> Served:
@@ -72,7 +72,7 @@ def _watching(serving: Serving, requests, traffic) -> Iterator[None]:
         if traffic is not None:
             for i in range(taken, place.tail):
                 traffic.arrived(float(notes.taken_in[i]))
-            for planned, tokens, kv_tokens, end in notes.landed[: notes.count[0]].tolist():
+            for planned, tokens, kv_tokens, end in notes.landed[: notes.filled[0]].tolist():
                 traffic.iterated(int(tokens), int(kv_tokens), end - max(planned, last_end))
                 last_end = end
             ended = np.flatnonzero(~np.isnan(state.completion) & ~is_told)

@@ -62,7 +62,7 @@ def rehearse(requests, policy, knobs: Any, time_model: TimeModel, semantics: Sem
         return
     few = requests._replace(**{name: getattr(requests, name)[:REQUESTS] for name in requests._fields})
     few = few._replace(output=np.minimum(few.output, OUTPUT))
-    vllm = isinstance(semantics, Rules)  # plan is not asked there, but it is part of the file
+    vllm = isinstance(semantics, Rules)  # a plan that is right under the one rules is right under the others
     rules: Semantics = reservation(
         policy, knobs, serving(semantics.blocks, semantics.block_size) if vllm else semantics
     )

@@ -17,12 +17,13 @@ from fluidwait.base.errors import ConfigError
 from fluidwait.device import timing
 from fluidwait.device.timing import BatchSums, TimeModel, iteration_time
 from fluidwait.engines import core
-from fluidwait.engines.core import EngineError, Semantics, State, admission_blocks, decide, new_state
+from fluidwait.engines.core import EngineError, Semantics, State, admission_blocks, close_gaps, decide, new_state
 from fluidwait.engines.feasibility import check_requests, reservation
 from fluidwait.engines.learning import Learned, serve_learning
 from fluidwait.engines.v1 import run as vllm
-from fluidwait.engines.v1.limits import limited
-from fluidwait.engines.v1.rules import Rules
+from fluidwait.engines.v1.limits import limited, plans
+from fluidwait.engines.v1.planned import serve_planned
+from fluidwait.engines.v1.rules import Rules, known_blocks
 from fluidwait.policies.contract import jit
 
 DONE, STRANDED, OVERCOMMITTED, BAD_PLAN, BROKEN_INVARIANT, FRUITLESS = range(6)
@@ -83,14 +84,17 @@ def simulate(
 
 
 def _as_vllm(requests, policy, knobs, time_model, rules: Rules, rows, check) -> Run:
-    """vLLM's own scheduler within the limits of the policy."""
+    """vLLM's own scheduler within the limits of the policy, or over the requests that it plans for."""
+    how: dict[str, Any] = {"hashes": known_blocks(requests, rules), "rows": rows, "check": check}
     if isinstance(knobs, Learned):
-        served = serve_learning(requests, policy, knobs, time_model, rules, rows=rows, check=check)
+        served = serve_learning(requests, policy, knobs, time_model, rules, **how)
+    elif plans(policy, knobs):
+        served = serve_planned(requests, policy, knobs, time_model, rules, **how)
     else:
-        served = vllm.serve(requests, time_model, limited(policy, knobs, rules), rows=rows, check=check)
+        served = vllm.serve(requests, time_model, limited(policy, knobs, rules), **how)
     times = (served.first_token, served.completion)
-    cost = (served.iterations, served.busy, served.peak_blocks)
-    return Run(*times, served.preemptions, *cost, None, served.recomputed)
+    run = Run(*times, served.preemptions, served.iterations, served.busy, served.peak_blocks, None)
+    return run._replace(recomputed=served.recomputed)
 
 
 def _once(requests, policy, knobs, time_model, semantics, rows, check) -> Run:
@@ -219,28 +223,13 @@ def _start(state, time_model, semantics, admitted, free, head, residents, kv_tok
             prefill_tokens += q
             prefill_squares += q * q
             prefill_context += q * cached
-    close_gaps(state, admitted, head)
+    close_gaps(state.waiting, state.admit, admitted, head)
     if free < 0:
         status = OVERCOMMITTED
     prefilled = (prefills, prefill_tokens, prefill_squares, prefill_context)
     sums = BatchSums(tokens, kv, *prefilled, decodes, decode_context, longest)
     duration = iteration_time(time_model, sums) if batch > 0 else 0.0
     return duration, tokens, batch, free, head + admitted, residents, kv_tokens + tokens, status
-
-
-@jit
-def close_gaps(state, admitted, head):
-    """Move the waiting requests that admissions skipped to the end of the space that the admitted ones leave."""
-    gap = admitted - 1
-    if admitted <= 0 or state.admit[gap] == gap:
-        return
-    write = state.admit[gap]
-    for read in range(state.admit[gap], -1, -1):
-        if gap >= 0 and state.admit[gap] == read:
-            gap -= 1
-        else:
-            state.waiting[head + write] = state.waiting[head + read]
-            write -= 1
 
 
 @jit

@@ -103,7 +103,7 @@ def resolve(experiment: Experiment) -> Setting:
         hardware = hardware.with_margin(experiment.memory_margin)
     workload = workload_of(experiment)
     law = length_law(workload)
-    semantics = semantics_of(experiment.semantics, hardware, experiment.eviction)
+    semantics = semantics_of(experiment.semantics, hardware, experiment.eviction, caching=workload.knows_prefixes)
     check_fits(
         law, most_tokens(semantics), f"experiment {experiment.id}: workload {workload.name}", hardware.max_model_len
     )

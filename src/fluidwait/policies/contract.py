@@ -234,6 +234,7 @@ class Context(NamedTuple):
     capacity: int  # KV tokens
     prefill_emits: bool  # True when the iteration that ends the prefill yields the first token
     remote_prefill: bool = False  # True when the prompt's KV cache comes with the request
+    most: Limits = Limits()  # what the engine runs at most, to which a policy's settings are lowered
 
     @property
     def semantics(self) -> Literal["serving", "decode", "paper"]:

@@ -4,8 +4,8 @@ First come, first served, nobody is held: running requests in admission order sh
 what is left, as in :mod:`fluidwait.policies.vllm_v1`. A batch larger than the load needs costs everybody latency, and a
 little free memory saves the evictions that admissions cause later.
 
-'fluid' is the least batch whose full batches carry ``headroom`` times the load by the calibrated fluid model, or as much
-as those of any other size, to within ``ERROR``. Sizes are the ends of tiles of the device's compute time, at least
+'fluid' is the least batch whose full batches carry ``headroom`` times the load by the calibrated fluid model, or as
+much as those of any other size, to within ``ERROR``. Sizes are the ends of tiles of the device's compute time, at least
 ``least_tokens``, and ``token_budget``, the largest.
 """
 
@@ -70,7 +70,9 @@ def _fluid_tokens(settings: Settings, context: Context) -> int:
     sizes.append(most)
     options: dict[str, Any] = {"semantics": context.semantics, "cap": settings.max_requests}
     carried = [
-        calibrated_boundary(context.law, context.time_model, context.capacity, token_budget=size, **options).saturated_rate
+        calibrated_boundary(
+            context.law, context.time_model, context.capacity, token_budget=size, **options
+        ).saturated_rate
         for size in sizes
     ]
     needed = min(settings.headroom * context.rate, (1 - ERROR) * max(carried))

@@ -47,6 +47,8 @@ class Policy(NamedTuple):
 
         Without a context of a policy whose knobs are its settings.
         """
+        if context is not None and context.most != Limits():
+            return self.prepare_at_most(context._replace(most=Limits()), context.most)
         if self._defines("prepare"):
             knobs = self.module.prepare(self.settings, context)
         else:

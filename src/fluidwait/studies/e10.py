@@ -43,8 +43,8 @@ class Curve(Strict):
 class Audit(Strict):
     """How much is repeated in vLLM's real scheduler."""
 
-    share: float = Field(0.02, ge=0, le=1, description="share of the runs of each policy")
-    requests: PositiveInt = Field(400, description="first requests of a run that are repeated")
+    share: float = Field(default=0.02, ge=0, le=1, description="share of the runs of each policy")
+    requests: PositiveInt = Field(default=400, description="first requests of a run that are repeated")
 
 
 class E10Scale(Strict):

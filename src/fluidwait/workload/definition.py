@@ -31,7 +31,17 @@ class Workload(Strict):
             raise ValueError(
                 f"arrivals 'trace' replays the file of lengths 'trace', but lengths are '{self.lengths.kind}'"
             )
+        if self.knows_prefixes and self.arrivals.process != "trace":
+            raise ValueError(
+                f"lengths: hash_tokens: prompts begin alike only in the order of the file, but arrivals are "
+                f"'{self.arrivals.process}' (nearest valid value: 'trace')"
+            )
         return self
+
+    @property
+    def knows_prefixes(self) -> bool:
+        """Whether it says which prompts begin alike."""
+        return isinstance(self.lengths, TraceLengths) and self.lengths.hash_tokens is not None
 
     @property
     def replayed(self) -> TraceLengths:

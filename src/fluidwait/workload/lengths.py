@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fluidwait.base.errors import LARGEST, ConfigError
 from fluidwait.base.models import Strict
 from fluidwait.base.paths import project_root
 from fluidwait.base.tables import read_columns
+from fluidwait.workload.prefixes import BLOCK, COLUMN, prompt_blocks
 from fluidwait.workload.recording import SECONDS, wrong_unit
 from fluidwait.workload.requests import Support
 from fluidwait.workload.table import read_table
@@ -74,11 +75,33 @@ class TraceLengths(Strict):
 
     kind: Literal["trace"]
     file: str
+    hash_tokens: Tokens | None = Field(
+        None, description="tokens that a number in the column hash_ids stands for; without it, the column is not read"
+    )
 
     def support(self) -> Support:
         columns = read_columns(project_root() / self.file, {"prompt": 1, "output": 1})
         pairs, count = np.unique(np.column_stack([columns["prompt"], columns["output"]]), axis=0, return_counts=True)
         return Support(pairs[:, 0], pairs[:, 1], count.astype(np.float64))
+
+    @field_validator("hash_tokens")
+    @classmethod
+    def _whole_blocks(cls, tokens: int | None) -> int | None:
+        if tokens is not None and tokens % BLOCK:
+            nearest = max(BLOCK, BLOCK * round(tokens / BLOCK))
+            raise ValueError(f"must be a multiple of {BLOCK}, found {tokens} (nearest valid value: {nearest})")
+        return tokens
+
+    def blocks(self) -> np.ndarray:
+        """Numbers of the full blocks of every prompt, in the order of the file; see :mod:`.prefixes`.
+
+        Raises:
+            ConfigError: the column is missing or has a mistake.
+        """
+        if self.hash_tokens is None:
+            return np.zeros(0, dtype=object)
+        columns = read_columns(project_root() / self.file, {"prompt": 1}, text=(COLUMN,))
+        return prompt_blocks(columns, self.hash_tokens)
 
     def recording(self, unit: str | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Arrivals (s, the first at 0), prompts and outputs (tokens) in the order of the file.

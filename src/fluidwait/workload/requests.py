@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+UNKNOWN = np.zeros(0, dtype=object)
+"""Stands for what is known of no request, and is a slice of itself."""
+
 
 class Requests(NamedTuple):
     """Requests in arrival order, arrays of shape (N,)."""
@@ -14,6 +17,7 @@ class Requests(NamedTuple):
     prompt: np.ndarray  # int64, tokens, >= 1
     output: np.ndarray  # int64, tokens, >= 1
     kind: np.ndarray  # int64, index of the request's type; 0 unless the lengths are a mixture
+    blocks: np.ndarray = UNKNOWN  # tuples of numbers of the prompt's full blocks, equal where prompts are; (0,) unknown
 
 
 class LengthLaw(NamedTuple):

@@ -127,8 +127,9 @@ def _replay(workload: Workload, n: int, rate: float | None, replication: int, st
         wanted = workload.arrivals.rate if rate is None else rate
         if wanted is not None:
             arrival = arrival * (recorded_rate(arrival) / wanted)
+        blocks = workload.replayed.blocks()[rows]
     check_span(arrival[-1], n, wanted, f"workload {workload.name}: rate")
-    return Requests(arrival, prompt[rows], output[rows], np.zeros(n, dtype=np.int64))
+    return Requests(arrival, prompt[rows], output[rows], np.zeros(n, dtype=np.int64), blocks)
 
 
 def _rows(workload: Workload, size: int, n: int, replication: int, stretches: int) -> slice:

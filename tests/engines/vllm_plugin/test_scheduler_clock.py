@@ -12,8 +12,8 @@ pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)"
 
 from fake_engine import FakeEngine, make_request, make_scheduler  # noqa: E402
 
+from fluidwait.engines.v1.columns import ARRIVAL  # noqa: E402
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
-from fluidwait.engines.vllm.requests import ARRIVAL  # noqa: E402
 
 CHUNKED = {
     "policy": "wait_chunked",

@@ -16,8 +16,8 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402
 from vllm.v1.core.sched.interface import PauseState  # noqa: E402
 
 from fluidwait.base.errors import ConfigError
+from fluidwait.engines.v1.columns import ALIVE, CACHED, GENERATED  # noqa: E402
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
-from fluidwait.engines.vllm.requests import ALIVE, CACHED, GENERATED  # noqa: E402
 from fluidwait.engines.vllm.settings import refuse_unsupported  # noqa: E402
 
 CHUNKED = {

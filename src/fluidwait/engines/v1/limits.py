@@ -1,4 +1,4 @@
-"""vLLM's rules within the limits of a policy that leaves the scheduling to vLLM."""
+"""vLLM's rules within the limits of a policy."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from fluidwait.engines.v1.rules import Rules
 from fluidwait.policies.contract import NO_LIMIT, Limits
 
 
+def plans(policy, knobs: Any) -> bool:
+    """Whether the policy itself says who is served, and does not leave that to vLLM."""
+    return policy.stock_limits(knobs) is None and not policy.within_engine_limits
+
+
 def limited(policy, knobs: Any, rules: Rules) -> Rules:
-    """The rules with the limits of this policy.
+    """The rules with the limits of this policy; as they are for one that plans, which keeps to its own.
 
     Raises:
-        ConfigError: the policy wants to be asked for plans, its limits are none, or vLLM would not start with them.
+        ConfigError: its limits are none, or vLLM would not start with them.
     """
     stock = policy.stock_limits(knobs)
     if stock is not None:
@@ -23,10 +28,7 @@ def limited(policy, knobs: Any, rules: Rules) -> Rules:
         batch, spare = _engine_limits(policy, knobs, rules)
         requests = min(rules.requests, policy.limits(knobs).requests)
         return _startable(policy, rules._replace(requests=requests, batch=batch, watermark=max(rules.watermark, spare)))
-    raise ConfigError(
-        f"semantics: '{policy.name}' decides who is served; under vLLM's rules the simulator runs policies that leave "
-        "that to vLLM, such as vllm_v1 and fluid_budget (nearest valid value: 'serving')"
-    )
+    return _startable(policy, rules)
 
 
 def _with_settings(policy, stock: Any, rules: Rules) -> Rules:

@@ -63,6 +63,11 @@ def vllm(
     )
 
 
+def known_blocks(requests, rules: Rules) -> list | None:
+    """What the requests say of the blocks of their prompts, where prefixes are cached; None: nothing."""
+    return list(requests.blocks) if rules.caching and len(requests.blocks) else None
+
+
 def model_length(requests) -> int:
     """A context length (max_model_len) for these requests; one of few: vLLM's configurations take long to make."""
     longest = int((np.asarray(requests.prompt) + np.asarray(requests.output)).max()) + 1

@@ -58,7 +58,7 @@ class Notes(NamedTuple):
     taken_in: np.ndarray  # float64[N], s, when the engine took the request in: at the first step after its arrival
     flying: np.ndarray  # float64[2, 3], of the steps in flight: planned (s), tokens, KV tokens of the batch after it
     landed: np.ndarray  # float64[steps, 4], of those that ended: the same, and when (s)
-    count: np.ndarray  # int64[1], rows of ``landed`` that are filled
+    filled: np.ndarray  # int64[1], rows of ``landed``
 
 
 def new_place(rules: Rules) -> Place:
@@ -136,7 +136,7 @@ class Serving:
 
         Returns True when every request has completed.
         """
-        self.notes.count[0] = 0
+        self.notes.filled[0] = 0
         status, place = _run(*self._fixed, self.rules, self._log, self._check, self.notes, self.place, when)
         self.place = Place(*place)
         if status in (STRANDED, BROKEN_INVARIANT):
@@ -191,7 +191,7 @@ def _run(state, lists, pool, time_model, rules, rows, check, notes, place, until
                 notes.taken_in[tail] = now
             tail = enqueue(state, lists, rules, tail, head, tail)
         asked = running > 0 or head < tail or ended > 0
-        if asked and (now >= until or (observed and notes.count[0] == len(notes.landed))):
+        if asked and (now >= until or (observed and notes.filled[0] == len(notes.landed))):
             status = PAUSED
             break
         free, head, running, preempted = plan_step(state, lists, pool, rules, free, head, tail, running)
@@ -247,11 +247,11 @@ def _zero():
 
 @jit
 def _note(notes, slot, now):
-    k = notes.count[0]
+    k = notes.filled[0]
     for column in range(3):
         notes.landed[k, column] = notes.flying[slot, column]
     notes.landed[k, 3] = now
-    notes.count[0] = k + 1
+    notes.filled[0] = k + 1
 
 
 @jit

@@ -110,10 +110,12 @@ def chunk_limit(rules, everyone):
 
 
 @jit
-def serve_running(state, lists, pool, rules, free, head, tail, running):
-    """Give tokens to the running requests; returns (budget left, free blocks, head, running, preempted)."""
-    budget: Any = min(rules.tokens, max(rules.batch, running))
-    most, preempted, k = chunk_limit(rules, running + tail - head), 0, 0
+def serve_running(state, lists, pool, rules, budget, most, free, head, tail, running):
+    """Give tokens to the running requests, a prefill at most ``most``; those that are preempted go back to the queue.
+
+    Returns (budget left, free blocks, head, running, preempted).
+    """
+    preempted, k = 0, 0
     while k < running and budget > 0:
         r = lists.running[k]
         if is_leaving(state, r):
@@ -150,9 +152,11 @@ def serve_running(state, lists, pool, rules, free, head, tail, running):
 
 
 @jit
-def admit_waiting(state, lists, pool, rules, budget, free, head, tail, running, everyone):
-    """Admit from the head of the queue while seats, tokens and memory last; returns (free blocks, head, running)."""
-    most = chunk_limit(rules, everyone)
+def admit_waiting(state, lists, pool, rules, budget, most, free, head, tail, running):
+    """Admit from the head of the queue while seats, tokens and memory last, with at most ``most`` tokens each.
+
+    Returns (free blocks, head, running).
+    """
     while budget > 0 and head < tail and running < rules.requests:
         r = lists.waiting[head]
         goal, found, idle = state.goal[r], 0, 0
@@ -184,8 +188,11 @@ def admit_waiting(state, lists, pool, rules, budget, free, head, tail, running, 
 @jit
 def plan_step(state, lists, pool, rules, free, head, tail, running):
     """A step; the tokens are in ``state.planned``. Returns (free blocks, head, running, preempted)."""
-    everyone = running + tail - head
-    budget, free, head, running, preempted = serve_running(state, lists, pool, rules, free, head, tail, running)
+    budget: Any = min(rules.tokens, max(rules.batch, running))
+    most = chunk_limit(rules, running + tail - head)
+    budget, free, head, running, preempted = serve_running(
+        state, lists, pool, rules, budget, most, free, head, tail, running
+    )
     if preempted == 0:
-        free, head, running = admit_waiting(state, lists, pool, rules, budget, free, head, tail, running, everyone)
+        free, head, running = admit_waiting(state, lists, pool, rules, budget, most, free, head, tail, running)
     return free, head, running, preempted

@@ -119,7 +119,7 @@ class PolicyScheduler(BaseReplicaScheduler):
             state.resident[self._residents] = r
             self._residents += 1
             served.append((r, state.chunk[i]))
-        simulator.close_gaps(state, admitted, self._head)
+        core.close_gaps(state.waiting, state.admit, admitted, self._head)
         self._head += admitted
         return served
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from fluidwait.engines.v1.columns import BATCH, KIND, advance
+from fluidwait.engines.v1.decision import Decision, came_at
 from fluidwait.engines.vllm import clock
-from fluidwait.engines.vllm.decision import Decision
 from fluidwait.engines.vllm.preparation import Preparation
-from fluidwait.engines.vllm.requests import BATCH, KIND, RequestTable, advance, machine_code
+from fluidwait.engines.vllm.requests import RequestTable, machine_code
 from fluidwait.engines.vllm.watch import Watch
 
 NOBODY = np.zeros(0, dtype=np.uint64)
@@ -37,11 +38,9 @@ class Book:
     def _came_at(self, request, now: float) -> float:
         """When the request came (s, monotonic clock): during the batch before, for which the engine let it wait.
 
-        The front end's clock says it. That may be the clock of another host, so it counts only as far as it can be
-        true: the engine took in all that had come when the last step was planned.
+        The front end's clock says it.
         """
-        waited = clock.wall() - request.arrival_time
-        return min(max(now - waited, self.last_step), now)
+        return came_at.py_func(now, clock.wall() - request.arrival_time, self.last_step)
 
     def slot(self, request) -> int:
         """The slot of a request; a new one when it is not known."""
@@ -70,7 +69,7 @@ class Book:
 
     def forget_finished(self) -> None:
         """Forget the requests that have ended."""
-        for name in sorted(self.engine.finished_req_ids):  # a set of names has another order in every process
+        for name in self.engine.finished_req_ids:
             self._forget(name)
 
     def _forget(self, name: str) -> None:

@@ -13,11 +13,14 @@ With asynchronous scheduling a step is planned while the one before runs; tokens
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from vllm.v1.core.sched.interface import PauseState
 
 from fluidwait.device.timing import linear
 from fluidwait.engines.core import serving
+from fluidwait.engines.v1.decision import nap
 from fluidwait.engines.vllm import clock, patches  # noqa: F401
 from fluidwait.engines.vllm.book import Book
 from fluidwait.engines.vllm.planner import Planner
@@ -30,26 +33,28 @@ from fluidwait.engines.vllm.watch import Watch
 from fluidwait.policies import Policy
 from fluidwait.workload import Requests
 
-NAP_SHARE = 0.2  # of the time of a batch: how long to sleep while everything is held and nothing runs
-NAP_LEAST, NAP_MOST = 0.001, 0.005  # s; an arrival or an abort is noticed as much later
-
 
 class Gate:
     """Holds and pauses requests of ``engine``, a vLLM scheduler, as ``policy`` says.
+
+    Args:
+        prepare: what makes the policy's preparation from the same arguments.
 
     Raises:
         ConfigError: the policy cannot be prepared for this engine, or has a mistake in its file.
     """
 
-    def __init__(self, engine, policy: Policy, settings: SchedulerSettings):
+    def __init__(
+        self, engine, policy: Policy, settings: SchedulerSettings, prepare: Callable[..., Preparation] = Preparation
+    ):
         self.engine, self.policy, self.stock = engine, policy, Stock(engine)
-        self.preparation = Preparation(policy, settings, self.stock.size)
+        self.preparation = prepare(policy, settings, self.stock.size)
         self.preparation.running = self._running
         self._prepared: Prepared | None = None  # what is in force
         self.watch = Watch(engine, self.preparation)
         self.book = Book(engine, self.preparation, self.watch, self.stock.requests)
         first = self.preparation.prepared or self.preparation.rehearsal
-        if policy.file is not None and first is not None:
+        if prepare is Preparation and policy.file is not None and first is not None:
             _rehearse(policy, first, self.stock)
         self.planner = None if policy.within_engine_limits else Planner(policy, self.stock, self.book)
         self.report = Report(self.stock, self.preparation, settings.log_interval)
@@ -132,9 +137,9 @@ class Gate:
             book.read_anew(now, output, residents, tokens, newcomers)
         empty, pauses = not output.num_scheduled_tokens, decision.residents - decision.served
         self.report.count(decision.residents, pauses, decision.admitted, len(newcomers), empty)
-        if empty and not watch.flights:
-            nap = min(max(NAP_SHARE * watch.batch_time, NAP_LEAST), NAP_MOST)
-            clock.sleep(max(0.0, min(nap, decision.wake - clock.monotonic())))
+        planner.refused = empty and min(decision.admitted, decision.residents) > 0
+        if empty and not watch.flights and (self.engine.running or self.engine.waiting):
+            clock.sleep(nap.py_func(watch.batch_time, decision.wake - clock.monotonic()))
         return output
 
     def _adopt(self, prepared: Prepared | None) -> None:

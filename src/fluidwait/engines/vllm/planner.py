@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from vllm.v1.core.sched.interface import PauseState
 
-from fluidwait.engines.vllm.book import NOBODY, Book
-from fluidwait.engines.vllm.decision import (
+from fluidwait.engines.v1.decision import (
     ADMIT,
     BATCH_TOKENS,
     BLOCK_SIZE,
@@ -17,6 +16,7 @@ from fluidwait.engines.vllm.decision import (
     FREE,
     ORDER,
     PREFILLED,
+    REFUSED,
     ROOM,
     RULE_ROWS,
     RUNNING,
@@ -29,6 +29,7 @@ from fluidwait.engines.vllm.decision import (
     Decision,
     compiled,
 )
+from fluidwait.engines.vllm.book import NOBODY, Book
 from fluidwait.engines.vllm.preparation import Prepared
 from fluidwait.engines.vllm.requests import machine_code
 from fluidwait.engines.vllm.stock import Stock
@@ -47,6 +48,7 @@ class Planner:
         self._heads: list = []  # of the queue, at the last step
         self._waiting = NOBODY  # their slots
         self._reserve(stock.requests)
+        self.refused = False  # the last plan held all residents for admissions for which vLLM had no room
 
     def adopt(self, prepared: Prepared) -> None:
         """Put knobs in force."""
@@ -75,7 +77,7 @@ class Planner:
             self._heads, self._waiting = heads, book.slots_of(heads)
         self.room = stock.room
         step[DRAINING], step[RUNNING] = engine.pause_state != PauseState.UNPAUSED, running
-        step[FREE], step[ROOM] = stock.free, self.room
+        step[FREE], step[ROOM], step[REFUSED] = stock.free, self.room, self.refused
         decision = self._ask(*self._arguments(now))
         while decision.known != running:
             book.read_running()  # since the last step requests have come to run, not only left
@@ -84,7 +86,7 @@ class Planner:
         return decision
 
     def _arguments(self, now: float) -> tuple:
-        """Those of :func:`fluidwait.engines.vllm.decision.decide`."""
+        """Those of :func:`fluidwait.engines.v1.decision.decide`."""
         book = self.book
         return (
             now,

@@ -9,9 +9,8 @@ from vllm.v1.core.sched.request_queue import SchedulingPolicy, create_request_qu
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.request import RequestStatus
 
+from fluidwait.engines.v1.decision import WATERMARK_SHARE
 from fluidwait.policies.contract import NO_LIMIT, EngineSize
-
-WATERMARK = 0.01  # share of the KV blocks that admissions leave free, as in the simulator
 
 
 class Stock:
@@ -28,7 +27,7 @@ class Stock:
         # where a prompt may need fewer blocks than its length says, vLLM, which knows, decides
         fewer = engine.cache_config.enable_prefix_caching or not _keeps_every_token(engine)
         self.extra = self.blocks if fewer else 0
-        self.watermark = int(WATERMARK * self.blocks)
+        self.watermark = int(WATERMARK_SHARE * self.blocks)
         running = engine.max_num_running_reqs
         self.requests = min(running, getattr(engine, "max_num_active_reqs", running))
         self.by_priority = engine.policy == SchedulingPolicy.PRIORITY

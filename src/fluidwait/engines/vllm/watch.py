@@ -6,6 +6,7 @@ from collections import deque
 
 from vllm.v1.request import Request, RequestStatus
 
+from fluidwait.engines.v1.decision import longer_mean
 from fluidwait.engines.vllm import clock
 from fluidwait.engines.vllm.preparation import Preparation
 
@@ -38,7 +39,7 @@ class Watch:
 
     def forget_finished(self) -> None:
         """Note the lengths of the requests that have ended."""
-        for name in self.engine.finished_req_ids:
+        for name in sorted(self.engine.finished_req_ids):  # a set has another order in every process
             self._note_end(name)
 
     def _note_end(self, name: str) -> None:
@@ -63,7 +64,7 @@ class Watch:
             flown, planned = self.flights.popleft()
             if flown is output:
                 took = now - max(planned, self._last_end)
-                self.batch_time += 0.1 * (took - self.batch_time)
+                self.batch_time = longer_mean.py_func(self.batch_time, took)
                 if self.preparation.learns:
                     self.preparation.traffic.iterated(output.total_num_scheduled_tokens, kv_tokens(output), took)
                 break

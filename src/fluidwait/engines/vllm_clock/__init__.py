@@ -17,7 +17,7 @@ from fluidwait.device.timing import TimeModel
 from fluidwait.engines.feasibility import check_requests, reservation
 from fluidwait.engines.learning import Learned
 from fluidwait.engines.simulator import Run
-from fluidwait.engines.v1.rules import Rules
+from fluidwait.engines.v1.rules import Rules, known_blocks
 
 
 def simulate_vllm_clock(
@@ -36,7 +36,7 @@ def simulate_vllm_clock(
     vLLM's own scheduler runs for the policy that is that scheduler, the plug-in with these knobs for the others.
 
     Args:
-        priority, hashes: as of :func:`fluidwait.engines.v1.run.serve`.
+        priority, hashes: as of :func:`fluidwait.engines.v1.run.serve`; without hashes, those that the requests know.
 
     Raises:
         ConfigError: vLLM is not installed, or the rules or the policy are not for it.
@@ -52,4 +52,5 @@ def simulate_vllm_clock(
         raise ConfigError(f"vllm: the engine needs vLLM (./run.sh setup-vllm, or pip install vllm): {error}") from None
     if not isinstance(knobs, Learned):
         check_requests(requests, policy, knobs, reservation(policy, knobs, rules))
-    return run.run(run.Job(requests, policy, knobs, time_model, rules, priority, hashes), log)
+    blocks = known_blocks(requests, rules) if hashes is None else hashes
+    return run.run(run.Job(requests, policy, knobs, time_model, rules, priority, blocks), log)

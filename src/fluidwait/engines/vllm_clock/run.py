@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -17,23 +18,18 @@ from fluidwait.engines.core import EngineError
 from fluidwait.engines.learning import Learned
 from fluidwait.engines.simulator import LOG_COLUMNS, Run
 from fluidwait.engines.v1.limits import limited
+from fluidwait.engines.v1.planned import MOST_EMPTY
 from fluidwait.engines.v1.rules import NULL_BLOCK, Rules, model_length
 from fluidwait.engines.vllm import WaitScheduler
 from fluidwait.engines.vllm import clock as plugin_clock
 from fluidwait.engines.vllm import preparation as plugin_preparation
-from fluidwait.engines.vllm.preparation import AtOnce, Prepared
+from fluidwait.engines.vllm.preparation import AtOnce
+from fluidwait.engines.vllm_clock.plugin import GivenScheduler
 from fluidwait.engines.vllm_clock.scheduler import computed_before, make_request, make_scheduler, model_output
-from fluidwait.workload import LengthLaw
-
-EPOCH = 1e9
-"""s, of the wall clock at the beginning of a run."""
-
-MOST_EMPTY = 100_000
-"""Steps in a row that schedule nothing: more, and somebody is stranded."""
 
 
 class Clock:
-    """Stands for the module ``time`` in the plug-in."""
+    """Stands for the module ``time`` in the plug-in; both its clocks begin at 0, and so agree to the last bit."""
 
     def __init__(self) -> None:
         self.now = 0.0  # s
@@ -42,7 +38,7 @@ class Clock:
         return self.now
 
     def time(self) -> float:
-        return EPOCH + self.now
+        return self.now
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -98,11 +94,8 @@ def _scheduler(job: Job):
     if policy.stock_limits(knobs) is not None:
         return make_scheduler(AsyncScheduler if rules.depth > 1 else Scheduler, **settings(rules, job.requests))
     server = job.rules._replace(requests=rules.requests)  # the other limits are the plug-in's to keep
-    scheduler = make_scheduler(WaitScheduler, **settings(server, job.requests), fluidwait={"policy": policy.use})
-    given = Prepared(knobs, LengthLaw(np.ones(1), np.ones(1), np.ones(1)), float("nan"), np.zeros(0))
-    scheduler.gate.preparation.learns = False
-    scheduler.gate.preparation.prepared = given
-    return scheduler
+    given = partial(GivenScheduler, policy, knobs, job.requests.kind)
+    return make_scheduler(given, **settings(server, job.requests))
 
 
 def settings(rules: Rules, requests) -> dict[str, Any]:
@@ -154,6 +147,7 @@ class Loop:
         n, scheduler = len(self.requests.arrival), self.scheduler
         while self.done < n:
             self._arrivals()
+            began = self.clock.now
             output = scheduler.schedule() if scheduler.has_requests() else None
             self.evictions += len(getattr(output, "preempted_req_ids", None) or ())
             planned = output is not None and output.total_num_scheduled_tokens > 0
@@ -164,7 +158,7 @@ class Loop:
             if len(self.flights) >= self.rules.depth or (self.flights and not planned):
                 self._land()
             elif not self.flights:
-                self._wait()
+                self._wait(began)
         gate = getattr(scheduler, "gate", None)
         plan = gate.preparation.prepared if gate else None
         self.knobs = plan.knobs if plan else None
@@ -187,7 +181,7 @@ class Loop:
                 self._prompt(i),
                 int(of.output[i]),
                 priority=0 if self.priority is None else int(self.priority[i]),
-                arrival=float(EPOCH + of.arrival[i]),
+                arrival=float(of.arrival[i]),
                 block_size=self.rules.block_size,
             )
             self.known[request.request_id] = request
@@ -201,12 +195,17 @@ class Loop:
         shared = [size * block + j for block in blocks for j in range(size)]
         return shared + [own] * (length - len(shared))
 
-    def _wait(self) -> None:
-        """Until the next arrival; a scheduler that holds requests back has moved the clock by its own nap."""
-        if self.sent < len(self.requests.arrival) and not self.scheduler.has_requests():
+    def _wait(self, began: float) -> None:
+        """Until the next arrival; a scheduler that holds requests back has moved the clock by its own nap.
+
+        Args:
+            began: s, when it was last asked.
+        """
+        all_sent = self.sent == len(self.requests.arrival)
+        if not all_sent and not self.scheduler.has_requests():
             self.clock.now = max(self.clock.now, float(self.requests.arrival[self.sent]))
             return
-        self.empty += 1
+        self.empty += all_sent or self.clock.now == began
         if self.empty > MOST_EMPTY:
             raise EngineError(
                 f"vllm: requests stranded at t = {self.clock.now:.6g} s: (running, waiting) = "

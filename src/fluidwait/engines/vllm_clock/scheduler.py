@@ -26,16 +26,29 @@ from fluidwait.engines.vllm_clock.model import EOS, LLAMA
 
 _CONFIGS: dict[str, Any] = {}
 
+READ_LATER = ("watermark", "long_prefill_token_threshold", "scheduler_reserve_full_isl")
+"""Options that only the scheduler reads, of its own part of the configuration: one configuration does for all of them.
 
-def make_scheduler(cls: type, options: dict[str, Any], *, blocks: int, block_size: int = 16, fluidwait: Any = None):
+A configuration takes most of a second to make, and they are many: a watermark is a share, and so one for every number
+of blocks.
+"""
+
+
+def make_scheduler(
+    cls: Callable[..., Any], options: dict[str, Any], *, blocks: int, block_size: int = 16, fluidwait: Any = None
+):
     """A scheduler of class ``cls`` in an engine with ``blocks`` KV blocks.
 
     Args:
         options: of vLLM's ``EngineArgs``; without ``model``, one of ``max_model_len`` tokens that is never loaded.
         fluidwait: the entry of ``additional_config``.
     """
-    config = copy.copy(_config(options | {"block_size": block_size}))
+    later = {name: value for name, value in _known(options).items() if name in READ_LATER}
+    kept = {name: value for name, value in options.items() if name not in later}
+    config = copy.copy(_config(kept | {"block_size": block_size}))
     config.scheduler_config = copy.copy(config.scheduler_config)
+    for name, value in later.items():
+        setattr(config.scheduler_config, name, value)
     config.cache_config = copy.copy(config.cache_config)
     config.additional_config = {} if fluidwait is None else {"fluidwait": fluidwait}
     config.cache_config.num_gpu_blocks = blocks

@@ -1,7 +1,8 @@
-"""One decision of a policy about the engine's requests, compiled once per policy and version of the code, kept on disk.
+"""One decision of a policy about a vLLM engine's requests: the plug-in and the simulator run this very code.
 
-All that a step must know before vLLM's own is one call into compiled code: between two steps the engine has pushed
-everything of ours out of the processor's caches, so that every line of Python costs several times its usual price.
+It is compiled once per policy and version of the code, and kept on disk. All that a step must know before vLLM's own
+is one call into compiled code: between two steps the engine has pushed everything of ours out of the processor's
+caches, so that every line of Python costs several times its usual price.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from fluidwait.engines.core import bind, policy_sources
-from fluidwait.engines.vllm import requests
-from fluidwait.engines.vllm.requests import (
+from fluidwait.engines.v1 import columns
+from fluidwait.engines.v1.columns import (
     ALIVE,
     ARRIVAL,
     CACHED,
@@ -44,6 +45,12 @@ from fluidwait.policies.contract import (
 plan: Any
 """Of the policy; :func:`compiled` puts it in the place of this name."""
 
+WATERMARK_SHARE = 0.01
+"""Of the KV blocks: what a policy's admissions leave free, as under the other semantics."""
+
+NAP_SHARE = 0.2  # of the time of a batch: how long to sleep while everything is held and nothing runs
+NAP_LEAST, NAP_MOST = 0.001, 0.005  # s; an arrival or an abort is noticed as much later
+
 # rows of the work space, int64: of what the policy plans, and lists of slots
 TOKENS, ADMIT, CHUNK_OF, ORDER, PREFILLED = 0, 1, 2, 3, 4
 WORK_ROWS = 5
@@ -51,10 +58,11 @@ WORK_ROWS = 5
 
 # a step in numbers, int64: of the engine now, set before every decision
 DRAINING, RUNNING, FREE, ROOM = 0, 1, 2, 3  # nothing will arrive; requests running; KV blocks; requests that may enter
-STEP_ROWS = 4
+REFUSED = 4  # 1 when the last plan held all residents for admissions for which vLLM had no room
+STEP_ROWS = 5
 
 # the rules in numbers, int64: of the engine and of the knobs in force
-EXTRA = 0  # KV blocks that admissions may count on besides the free ones
+EXTRA = 0  # KV blocks that admissions may count on besides the free ones, unless that went wrong
 WATERMARK = 1  # KV blocks that admissions leave free
 BLOCK_SIZE = 2  # tokens
 BATCH_TOKENS = 3  # vLLM's limit
@@ -77,6 +85,28 @@ class Decision(NamedTuple):
     prefilled: int  # residents in prefill that get tokens: slots in work[PREFILLED]
     ordered: int  # requests that vLLM is to see as running: slots in work[ORDER]; -1: all of them as they are
     wake: float  # s, when the policy wants to be asked again
+
+
+@jit
+def came_at(now, waited, last_step):
+    """When a request came (s) that is taken in at ``now`` (s) and has waited for ``waited`` (s) by its own clock.
+
+    That may be the clock of another host, so it counts only as far as it can be true: what had come when the last step
+    was planned was taken in then.
+    """
+    return min(max(now - waited, last_step), now)
+
+
+@jit
+def longer_mean(batch_time, took):
+    """The mean time of the last ten batches or so (s), after one that ``took`` (s)."""
+    return batch_time + 0.1 * (took - batch_time)
+
+
+@jit
+def nap(batch_time, until_wake):
+    """How long to sleep (s) while everything is held and nothing runs."""
+    return max(0.0, min(min(max(NAP_SHARE * batch_time, NAP_LEAST), NAP_MOST), until_wake))
 
 
 @jit
@@ -209,6 +239,7 @@ def decide(
     if rules[BY_PRIORITY]:
         _rank(counts, times, slots[:known])
     all_there, prefills, promised = _look(counts, times, now, block_size, slots[:known], residents, last_stage)
+    extra = 0 if step[REFUSED] else rules[EXTRA]
     left, out = all_there, Plan(work[TOKENS], work[ADMIT], work[CHUNK_OF])
     while True:
         view = View(
@@ -224,7 +255,7 @@ def decide(
             counts[CACHED],
             counts[STAGE],
             counts[HELD],
-            free + rules[EXTRA] - promised,
+            free + extra - promised,
             rules[WATERMARK] if all_there > 0 else 0,
             block_size,
         )
@@ -274,7 +305,7 @@ def _decision(view, counts, slots, residents, work, step, rules, admitted, wake)
 def compiled(policy: ModuleType):
     """:func:`decide` for a policy, as machine code."""
     digest = hashlib.sha256()
-    for source in (*policy_sources(policy), str(requests.__file__), __file__):
+    for source in (*policy_sources(policy), str(columns.__file__), __file__):
         digest.update(Path(source).read_bytes())
     tag = f"{policy.__name__.rpartition('.')[2]}_{digest.hexdigest()[:16]}"
     return jit_cached(bind(decide, f"decide_{tag}", plan=policy.plan))

@@ -69,6 +69,7 @@ def e10_data() -> dict:
         "policies": {
             "vllm": {"label": "vLLM", "use": "vllm_v1"},
             "fixed": {"label": "384 tokens", "use": "fluid_budget", "settings": {"batch_tokens": 384}},
+            "nested_wait": {"label": "Nested", "use": "wait_chunked", "settings": {"segments": 2}, "loads": ["chat"]},
             "auto": {"label": "auto mode", "use": "fluid_budget", "learns": True},
         },
         "audit": {"share": 0.1, "requests": 150},

@@ -20,7 +20,7 @@ WORST_MEAN, WORST_P99 = 0.01, 0.02
 
 def rows_of(study: E10, load: str, scale: str, policies=None) -> pl.DataFrame:
     case = Case(study, load)
-    return pl.DataFrame([run_row(case, p, scale) for p in points(study, scale) if policies in (None, p.policy)])
+    return pl.DataFrame([run_row(case, p, scale) for p in points(study, load, scale) if policies in (None, p.policy)])
 
 
 def table_of(study: E10, scale: str) -> pl.DataFrame:
@@ -37,7 +37,7 @@ def test_rates_are_shares_of_what_the_fluid_model_carries():
 
 def test_all_policies_meet_the_same_requests_and_the_baseline_does_not_differ_from_itself():
     table = table_of(e10(), "tiny")
-    assert table.height == 2 * 2 * 3
+    assert table.height == 2 * (2 * 3 + 1)
     base = table.filter(pl.col("is_baseline"))
     assert base["policy"].unique().to_list() == ["vllm"]
     assert base.select(pl.sum_horizontal(pl.col("change", "change_p99", "change_ttft").abs()).sum()).item() == 0
@@ -69,6 +69,10 @@ MISTAKES = {
     "baseline": ({"baseline": "vlm"}, "baseline: no policy 'vlm' (did you mean 'vllm'?)"),
     "shares": ({"shares": [0.9, 0.5]}, "must increase"),
     "a key": ({"policies": {"a b": {"label": "x", "use": "vllm_v1"}}, "baseline": "a b"}, "'a b': a key consists of"),
+    "a load": (
+        {"policies": e10_data()["policies"] | {"x": {"label": "x", "use": "vllm_v1", "loads": ["chot"]}}},
+        "policies.x.loads: no load 'chot' (did you mean 'chat'?)",
+    ),
     "semantics": ({"semantics": "serving"}, "semantics"),
 }
 
@@ -98,11 +102,11 @@ def test_a_policy_that_plans_cannot_learn():
 def test_auto_mode_is_never_slower_than_vllms_own_scheduler(load):
     """On every load and at every rate of E10, past the boundary too; three replications of half the requests."""
     study = load_study("e10")
-    policies = {key: study.policies[key] for key in ("vllm", "auto")}
+    policies = {key: study.policies[key] for key in ("vllm_v1", "auto")}
     scales = {"paper": study.scales["paper"].model_copy(update={"replications": 3, "requests": 0.5})}
     rows = rows_of(study.model_copy(update={"policies": policies, "scales": scales}), load, "paper")
     labels = dict.fromkeys(policies, "")
-    table = summarised(rows, "vllm", labels, {load: ""}).filter(pl.col("policy") == "auto")
+    table = summarised(rows, "vllm_v1", labels, {load: ""}).filter(pl.col("policy") == "auto")
     assert len(table) == len(study.shares)
     assert (table["change"] <= WORST_MEAN).all(), table.select("rate", "change")
     assert (table["change_p99"] <= WORST_P99).all(), table.select("rate", "change_p99")

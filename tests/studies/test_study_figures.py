@@ -114,6 +114,9 @@ def test_clock_shows_every_policy_on_every_load(folder):
         upper, lower = lines(panels[2 * place]), lines(panels[2 * place + 1])
         for key in e10().policies:
             part = table.filter((pl.col("workload") == load) & (pl.col("policy") == key)).sort("share")
+            if part.is_empty():
+                assert (key, load) == ("nested_wait", "short") and key not in upper
+                continue
             assert np.allclose(upper[key], (part["share"], part["mean"]))
             if key == "vllm":
                 assert key not in lower

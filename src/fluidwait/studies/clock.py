@@ -127,9 +127,9 @@ class Point(NamedTuple):
     replication: int
 
 
-def points(study: E10, scale: str) -> Iterator[Point]:
+def points(study: E10, load: str, scale: str) -> Iterator[Point]:
     """All runs of a load."""
-    everything = itertools.product(study.policies, study.shares_at(scale), range(study.scale(scale).replications))
+    everything = itertools.product(study.served(load), study.shares_at(scale), range(study.scale(scale).replications))
     return itertools.starmap(Point, everything)
 
 
@@ -140,7 +140,7 @@ def runs(study: E10, load: str, scale: str) -> Artifact:
     """The runs of one load: a row for each policy, rate and replication."""
     case = Case(study, load)
     return table_product(
-        lambda: pl.DataFrame([_row(case, point, scale) for point in points(study, scale)]),
+        lambda: pl.DataFrame([_row(case, point, scale) for point in points(study, load, scale)]),
         identity=_identity(case, scale),
         module=__name__,
         rule="study_runs",
@@ -151,7 +151,7 @@ def runs(study: E10, load: str, scale: str) -> Artifact:
 def _identity(case: Case, scale: str) -> dict[str, Any]:
     resolved = {"hardware": case.hardware.model_dump(mode="json", exclude={"source", "fit"})}
     resolved |= {"workload": case.workload.model_dump(mode="json"), "rules": case.rules._asdict()}
-    settings = {key: case.policy(key).settings.model_dump(mode="json") for key in case.study.policies}
+    settings = {key: case.policy(key).settings.model_dump(mode="json") for key in case.study.served(case.load)}
     seed = seed_at(case.study.seed, scale)
     return case.study.identity(case.load, scale) | resolved | {"settings": settings, "seed": seed}
 
@@ -250,7 +250,7 @@ def sample(study: E10, scale: str) -> list[tuple[str, Point]]:
     random = np.random.default_rng([seed_at(study.seed, scale), len(study.policies)])
     found = []
     for key in study.policies:
-        every = [(load, p) for load in study.loads for p in points(study, scale) if p.policy == key]
+        every = [(load, p) for load in study.loads for p in points(study, load, scale) if p.policy == key]
         count = math.ceil(study.audit.share * len(every))
         found += [every[i] for i in sorted(random.choice(len(every), size=count, replace=False))]
     return found

@@ -38,6 +38,7 @@ class Curve(Strict):
     use: str = Field(description="name of a file in config/policies")
     settings: Changes = Field(default_factory=dict, description="settings that differ from that file")
     learns: bool = Field(False, description="the plug-in's auto mode: limits from its own estimates of the traffic")
+    loads: list[str] | None = Field(None, min_length=1, description="keys of the loads that it serves; all without it")
 
 
 class Audit(Strict):
@@ -81,6 +82,12 @@ class E10(Study):
                     raise ValueError(f"scales.{name}.shares: {error}") from None
         if self.baseline not in self.policies:
             raise ValueError(f"baseline: no policy '{self.baseline}'{nearest(self.baseline, list(self.policies))}")
+        for key, curve in self.policies.items():
+            for load in curve.loads or []:
+                if load not in self.loads:
+                    raise ValueError(f"policies.{key}.loads: no load '{load}'{nearest(load, list(self.loads))}")
+        if self.policies[self.baseline].loads is not None:
+            raise ValueError(f"policies.{self.baseline}.loads: the baseline serves every load; leave the key out")
         for key in (*self.loads, *self.policies):
             if not KEY.fullmatch(key):
                 raise ValueError(f"'{key}': a key consists of letters, digits and _ . + -")
@@ -94,10 +101,17 @@ class E10(Study):
         """Requests of a run."""
         return max(40, round(self.loads[load].requests * self.scale(scale).requests))
 
+    def served(self, load: str) -> list[str]:
+        """Keys of the policies that serve a load."""
+        return [key for key, curve in self.policies.items() if curve.loads is None or load in curve.loads]
+
     def identity(self, load: str, scale: str) -> dict[str, Any]:
         """Everything in the configuration that decides the runs of a load."""
         whole = self.model_dump(mode="json", include={"id", "hardware", "semantics", "window", "loads", "policies"})
-        policies = {key: {k: v for k, v in curve.items() if k != "label"} for key, curve in whole["policies"].items()}
+        curves = {key: whole["policies"][key] for key in self.served(load)}
+        policies = {
+            key: {k: v for k, v in curve.items() if k not in ("label", "loads")} for key, curve in curves.items()
+        }
         return whole | {
             "loads": {load: {k: v for k, v in whole["loads"][load].items() if k != "label"}},
             "policies": policies,

@@ -101,6 +101,17 @@ policies:
 """
 
 
+def test_a_policy_that_learns_needs_to_be_told_nothing(capsys):
+    """As the plug-in in its auto mode: faster than vLLM's own scheduler, without hardware, lengths or rate."""
+    traffic = fw.generate("p512d20", rate=22, requests=1500)
+    learned = fw.simulate("fluid_budget", traffic, semantics="vllm", learns=True)
+    stock = fw.simulate("vllm_v1", traffic, semantics="vllm")
+    assert learned.metrics.mean_latency < 0.8 * stock.metrics.mean_latency
+    line = "simulate --policy fluid_budget --workload p512d20 --rate 22 --requests 1500 --semantics vllm --learns"
+    assert main(line.split()) == 0
+    assert f"{learned.metrics.mean_latency:.4g}" in capsys.readouterr().out
+
+
 def test_a_sweep_is_that_of_an_experiment(tmp_path):
     (tmp_path / "small.yaml").write_text(EXPERIMENT)
     experiment = fw.load_experiment(tmp_path / "small.yaml")
@@ -160,6 +171,14 @@ def test_the_figure_shows_the_means(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
+        (
+            lambda: fw.simulate("fluid_budget", fw.generate("p512d20", 9, 40), learns=True),
+            "learns: the plug-in learns inside",
+        ),
+        (
+            lambda: fw.simulate("sarathi", fw.generate("p512d20", 9, 40), semantics="vllm", learns=True),
+            "learns: 'sarathi' is no policy for that",
+        ),
         (lambda: fw.generate("p512d2", rate=1), "did you mean 'p512d20'"),
         (lambda: fw.generate("p512d20"), "arrivals.rate: not set"),
         (lambda: fw.simulate("sarati", fw.generate("p512d20", 1, 10)), "did you mean 'sarathi.yaml'"),

@@ -9,6 +9,7 @@ from small_studies import e10, e10_data
 
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.models import parse
+from fluidwait.base.paths import project_root
 from fluidwait.studies.clock import Case, points, sample, summarised
 from fluidwait.studies.clock import _row as run_row
 from fluidwait.studies.e10 import E10
@@ -94,7 +95,7 @@ def test_more_blocks_than_the_hardware_has():
 
 def test_a_policy_that_plans_cannot_learn():
     policies = e10_data()["policies"] | {"auto": {"label": "x", "use": "sarathi", "learns": True}}
-    with pytest.raises(ConfigError, match="'sarathi' plans by itself"):
+    with pytest.raises(ConfigError, match="'sarathi' is no policy for that: it plans by itself"):
         rows_of(e10(policies=policies), "short", "tiny", "auto")
 
 
@@ -111,3 +112,30 @@ def test_auto_mode_is_never_slower_than_vllms_own_scheduler(load):
     assert (table["change"] <= WORST_MEAN).all(), table.select("rate", "change")
     assert (table["change_p99"] <= WORST_P99).all(), table.select("rate", "change_p99")
     assert np.median(table["change"]) < -0.02
+
+
+COMMITTED = pl.read_csv(project_root() / "paper" / "vllm_clock.csv")
+
+
+def test_the_committed_table_covers_the_study():
+    study = load_study("e10")
+    wanted = {(load, share, key) for load in study.loads for share in study.shares for key in study.served(load)}
+    assert set(COMMITTED.select("workload", "share", "policy").iter_rows()) == wanted
+    assert COMMITTED["replications"].unique().to_list() == [study.scale("paper").replications]
+
+
+def test_the_committed_table_is_what_the_study_gives():
+    """One rate of one load, every policy but the one that takes long, all replications."""
+    study = load_study("e10")
+    policies = {key: study.policies[key] for key in ("vllm_v1", "wait")}
+    some = study.model_copy(update={"policies": policies, "shares": [0.7]})
+    labels = {key: curve.label for key, curve in policies.items()}
+    found = summarised(rows_of(some, "single", "paper"), "vllm_v1", labels, {"single": study.loads["single"].label})
+    committed = COMMITTED.filter((pl.col("workload") == "single") & (pl.col("share") == 0.7))
+    committed = committed.filter(pl.col("policy").is_in(list(policies)))
+    assert found.write_csv() == committed.write_csv()
+
+
+def test_the_committed_table_obeys_the_law():
+    auto = COMMITTED.filter(pl.col("policy") == "auto")
+    assert (auto["change"] <= WORST_MEAN).all() and (auto["change_p99"] <= WORST_P99).all()

@@ -18,7 +18,7 @@ from fluidwait.studies.registry import MODELS, load_study
 from fluidwait.studies.steps import study_steps
 from projects import CHECKOUT, make_project, plan_of, snakemake
 
-AUDITED = ("audit",) if find_spec("vllm") else ()
+AUDITED = ("vllm_audit",) if find_spec("vllm") else ()
 TABLES = {
     "e6": ("memory", "answers"),
     "e10": ("latency", *AUDITED),

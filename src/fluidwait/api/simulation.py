@@ -14,6 +14,7 @@ from fluidwait.device.hardware import Hardware, load_hardware
 from fluidwait.device.timing import TimeModel
 from fluidwait.engines import core, simulator
 from fluidwait.engines.core import Semantics
+from fluidwait.engines.learning import Learned, check_learns
 from fluidwait.engines.presets import most_tokens, semantics_of
 from fluidwait.engines.rehearsal import rehearse
 from fluidwait.engines.v1.rules import Rules
@@ -134,6 +135,7 @@ def simulate(
     engine: Engine = "simulator",
     semantics: SemanticsName = "serving",
     time_model: TimeModelName = "profile",
+    learns: bool = False,
 ) -> Simulation:
     """Run a policy until every request has completed.
 
@@ -144,11 +146,13 @@ def simulate(
         engine: ``simulator``; ``vidur`` for the real one, ``vllm`` for vLLM's real scheduler on a virtual clock.
         semantics: ``serving``, ``paper``, ``vllm`` or ``vllm_sync``; see docs/engines.md.
         time_model: ``profile`` for the measured iteration time, ``linear`` for the paper's d0 and d1.
+        learns: the policy is told nothing of hardware, lengths and rate, as the plug-in in its auto mode, which finds
+            its limits while it serves; for ``fluid_budget`` under vLLM's rules.
 
     Raises:
         ConfigError: something is not known, out of range, or does not fit the memory; one line that says what.
     """
-    return run(prepare(policy, traffic, hardware, semantics, time_model), engine)
+    return run(prepare(policy, traffic, hardware, semantics, time_model, learns), engine)
 
 
 def prepare(
@@ -157,6 +161,7 @@ def prepare(
     hardware: str | Path | Hardware = HARDWARE,
     semantics: SemanticsName = "serving",
     time_model: TimeModelName = "profile",
+    learns: bool = False,
 ) -> Job:
     """Load and check everything that a run needs; arguments and errors as of :func:`simulate`."""
     if not isinstance(traffic, Traffic):
@@ -169,7 +174,9 @@ def prepare(
     longest = most_tokens(rules)
     check_fits(length_law(traffic.workload), longest, f"workload {traffic.workload.name}", machine.max_model_len)
     times = machine.time_model(time_model)
-    knobs = _knobs(chosen, traffic, machine, times, rules)
+    knobs: Any = Learned() if learns else _knobs(chosen, traffic, machine, times, rules)
+    if learns:
+        check_learns(chosen, rules)
     return Job(chosen, traffic.workload, machine, traffic.requests, knobs, times, rules)
 
 
@@ -190,7 +197,8 @@ def run(job: Job, engine: Engine = "simulator") -> Simulation:
     """Run what :func:`prepare` resolved; our simulator checks every iteration."""
     _check_choice("engine", engine, ENGINES)
     arguments: Any = (job.requests, job.policy, job.knobs, job.time_model, job.semantics)
-    rehearse(*arguments)
+    if not isinstance(job.knobs, Learned):
+        rehearse(*arguments)
     if engine == "vllm":
         from fluidwait.engines.vllm_clock import simulate_vllm_clock
 

@@ -45,6 +45,9 @@ def simulate(
     engine: Annotated[Engine, typer.Option(help="ours, Vidur, or vLLM's scheduler")] = Engine.simulator,
     semantics: Annotated[SemanticsName, typer.Option(help="see docs/engines.md")] = SemanticsName.serving,
     time_model: Annotated[TimeModelName, typer.Option(help="measured profile, or d0 + d1")] = TimeModelName.profile,
+    learns: Annotated[
+        bool, typer.Option("--learns", help="as the plug-in's auto mode: told nothing beforehand")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="also write every request to this Parquet file")] = None,
 ) -> None:
     """Run a policy once and print what the requests experienced."""
@@ -52,13 +55,14 @@ def simulate(
 
     if out is not None:
         check_output(out)
-    how = {"semantics": semantics.value, "time_model": time_model.value}
+    how: dict[str, Any] = {"semantics": semantics.value, "time_model": time_model.value}
+    how |= {"learns": True} if learns else {}
     result = api.run(_job(policy, workload, hardware, rate, requests, seed, **how), engine.value)
     asked = {"rate": rate, "requests": requests, "seed": seed, "replication": 0}
     choices = {"engine": engine.value} | how
     if out is not None:
         _write_records(out, result, asked, choices)
-    _print_run(result, ", ".join(choices.values()))
+    _print_run(result, ", ".join("learns" if key == "learns" else value for key, value in choices.items()))
     print("" if out is None else f"\nwrote {out}\n", end="")
 
 
@@ -154,7 +158,7 @@ def _growth(result: Simulation) -> list[tuple[str, str, str]]:
     return [("arrivals left behind", shown, f"% ({verdict})")]
 
 
-def _write_records(out: Path, result: Simulation, asked: dict[str, Any], choices: dict[str, str]) -> None:
+def _write_records(out: Path, result: Simulation, asked: dict[str, Any], choices: dict[str, Any]) -> None:
     """Every request of the run as a requests file of :mod:`fluidwait.artifacts.records`, with its sidecar."""
     from fluidwait.artifacts.code import imported_modules
     from fluidwait.artifacts.records import REQUESTS, RecordWriter

@@ -41,11 +41,7 @@ def serve_learning(requests, policy: Policy, learned: Learned, time_model, rules
         ConfigError: the policy plans by itself, or a request can never fit the memory.
         EngineError: requests would wait for ever, or an invariant failed.
     """
-    if not policy.within_engine_limits:
-        raise ConfigError(
-            f"learns: '{policy.name}' plans by itself; the simulator learns for policies that leave that to vLLM "
-            "(nearest valid value: 'fluid_budget')"
-        )
+    check_learns(policy, rules)
     serving = Serving(requests, time_model, rules, noted=NOTED, **options)
     capacity = (rules.blocks + NULL_BLOCK) * rules.block_size
     size = EngineSize(capacity, rules.requests, rules.tokens, True, model_length(requests))
@@ -61,6 +57,21 @@ def serve_learning(requests, policy: Policy, learned: Learned, time_model, rules
             batch, spare = policy.engine_limits(knobs, rules.block_size)
             serving.rules = rules._replace(batch=batch, watermark=max(rules.watermark, spare))
     return serving.served()
+
+
+def check_learns(policy: Policy, semantics: Any) -> None:
+    """Whether the plug-in's estimates can be simulated for this policy.
+
+    Raises:
+        ConfigError: it plans by itself, or the rules are not vLLM's.
+    """
+    if not isinstance(semantics, Rules):
+        raise ConfigError("learns: the plug-in learns inside vLLM (nearest valid semantics: 'vllm')")
+    if not policy.within_engine_limits:
+        raise ConfigError(
+            f"learns: '{policy.name}' is no policy for that: it plans by itself, or has nothing to learn "
+            "(nearest valid value: 'fluid_budget')"
+        )
 
 
 def _watching(serving: Serving, requests, traffic) -> Iterator[None]:

@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fluidwait.base.errors import ConfigError
 from fluidwait.device import timing
 from fluidwait.device.timing import BatchSums, TimeModel, iteration_time
 from fluidwait.engines import core
 from fluidwait.engines.core import EngineError, Semantics, State, admission_blocks, close_gaps, decide, new_state
 from fluidwait.engines.feasibility import check_requests, reservation
-from fluidwait.engines.learning import Learned, serve_learning
+from fluidwait.engines.learning import Learned, check_learns, serve_learning
 from fluidwait.engines.v1 import run as vllm
 from fluidwait.engines.v1.limits import limited, plans
 from fluidwait.engines.v1.planned import serve_planned
@@ -71,8 +70,8 @@ def simulate(
     if not isinstance(knobs, Learned):
         semantics = reservation(policy, knobs, semantics)
         check_requests(requests, policy, knobs, semantics)
-    elif not isinstance(semantics, Rules):
-        raise ConfigError("learns: the plug-in learns inside vLLM (nearest valid semantics: 'vllm')")
+    else:
+        check_learns(policy, semantics)
     once: Any = _as_vllm if isinstance(semantics, Rules) else _once
     rows = np.empty((0, len(LOG_COLUMNS)))
     run = once(requests, policy, knobs, time_model, semantics, rows, check)

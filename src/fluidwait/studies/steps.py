@@ -29,7 +29,7 @@ GAPS = results_rule("study_gaps", "results/{scale}/{study}/{table}.csv")
 LATENCY = results_rule("study_latency", "results/{scale}/{study}/latency.csv")
 """E10: means over the replications, and changes against vLLM's own scheduler."""
 
-AUDIT = results_rule("study_audit", "results/{scale}/{study}/audit.csv")
+AUDIT = results_rule("study_audit", "results/{scale}/{study}/vllm_audit.csv")
 """E10: a sample of the runs repeated in vLLM's real scheduler; it fails if any request differs."""
 
 TABLE = results_rule("study_table", "results/{scale}/{study}/{table}.csv")

@@ -10,8 +10,9 @@ from small_studies import e10, e10_data
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.models import parse
 from fluidwait.base.paths import project_root
-from fluidwait.studies.clock import Case, points, sample, summarised
+from fluidwait.studies.clock import Case, check, points, summarised
 from fluidwait.studies.clock import _row as run_row
+from fluidwait.studies.clock_audit import sample
 from fluidwait.studies.e10 import E10
 from fluidwait.studies.registry import load_study
 
@@ -93,10 +94,30 @@ def test_more_blocks_than_the_hardware_has():
         Case(e10(loads=loads), "short")
 
 
-def test_a_policy_that_plans_cannot_learn():
-    policies = e10_data()["policies"] | {"auto": {"label": "x", "use": "sarathi", "learns": True}}
-    with pytest.raises(ConfigError, match="'sarathi' is no policy for that: it plans by itself"):
-        rows_of(e10(policies=policies), "short", "tiny", "auto")
+UNSERVED = {
+    "learns": ({"use": "sarathi", "learns": True}, "learns: 'sarathi' is no policy for that: it plans by itself"),
+    "segments": ({"use": "wait_chunked", "settings": {"segments": 2}}, "segments: must lie in 1..1"),
+    "reserves": ({"use": "orca"}, "'orca' reserves memory"),
+    "too few tokens": (
+        {"use": "vllm_v1", "settings": {"token_budget": 10}},
+        "256 requests in service, but batches of 10",
+    ),
+    "for ever": ({"use": "wait", "settings": {"max_wait": float("inf")}}, "max_wait: must be finite"),
+}
+
+
+@pytest.mark.parametrize("name", UNSERVED)
+def test_what_no_run_could_serve_is_found_before(name):
+    curve, told = UNSERVED[name]
+    study = e10(policies=e10_data()["policies"] | {"odd": {"label": "x"} | curve})
+    with pytest.raises(ConfigError, match="study e10: policies.odd on loads.short") as raised:
+        check(study, "tiny")
+    assert told in str(raised.value)
+
+
+def test_what_ships_can_be_served():
+    for scale in ("quick", "paper"):
+        check(load_study("e10"), scale)
 
 
 @pytest.mark.parametrize("load", load_study("e10").loads)

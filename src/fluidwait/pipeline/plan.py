@@ -158,7 +158,7 @@ class Plan:
         """
         kind, _, rest = name.partition("/")
         owner = rest.split("/")[0]
-        known = self._of_one(kind, owner)
+        known = None if kind.startswith("real_") else self._of_one(kind, owner)
         if known is not None and not any(
             f"{other}/".startswith(f"{name}/") for other in known
         ):  # mistaken: the nearest may be of another kind

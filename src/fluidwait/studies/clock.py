@@ -1,4 +1,4 @@
-"""E10: the policies under vLLM's rules on the calibrated device, and a part of the runs in vLLM's real scheduler.
+"""E10: the policies under vLLM's rules on the calibrated device.
 
 Arrival rates are shares of the rate that the calibrated fluid model carries within the engine's limits: requests in
 service, tokens of a batch, KV memory. All policies meet the same requests.
@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 
-from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.step import Artifact, names
 from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.paths import project_root
@@ -23,11 +21,13 @@ from fluidwait.base.tables import column_names, load_table
 from fluidwait.base.yaml_files import load_yaml
 from fluidwait.device.hardware import load_hardware
 from fluidwait.engines.core import context_of
-from fluidwait.engines.learning import Learned
+from fluidwait.engines.feasibility import check_requests, reservation
+from fluidwait.engines.learning import Learned, check_learns
 from fluidwait.engines.presets import most_tokens, semantics_of
 from fluidwait.engines.simulator import Run, simulate
+from fluidwait.engines.v1.limits import plans
 from fluidwait.engines.v1.rules import NULL_BLOCK, Rules
-from fluidwait.experiments.audit import TOLERANCE, AuditError
+from fluidwait.experiments.check import named
 from fluidwait.experiments.sweep import columns_of
 from fluidwait.fluid.calibrated import calibrated_boundary
 from fluidwait.policies import Policy, load_policy
@@ -133,6 +133,37 @@ def points(study: E10, load: str, scale: str) -> Iterator[Point]:
     return itertools.starmap(Point, everything)
 
 
+def check(study: E10, scale: str) -> None:
+    """Find what no run could serve, before any is made.
+
+    Raises:
+        ConfigError: one line: study, load, policy, what is wrong.
+    """
+    for load in study.loads:
+        case = Case(study, load)
+        with named(f"study {study.id}: loads.{load}"):
+            rates = [case.rate(share) for share in study.shares_at(scale)]
+            requests = case.requests(rates[-1], 0, scale)
+            case.requests(rates[0], 0, scale)
+        for key in study.served(load):
+            with named(f"study {study.id}: policies.{key} on loads.{load}"):
+                _check_policy(case, key, rates, requests)
+
+
+def _check_policy(case: Case, key: str, rates: list[float], requests: Requests) -> None:
+    policy = case.policy(key)
+    for rate in dict.fromkeys((rates[0], rates[-1])):
+        knobs = case.knobs(key, rate)
+        if isinstance(knobs, Learned):
+            check_learns(policy, case.rules)
+        else:
+            check_requests(requests, policy, knobs, reservation(policy, knobs, case.rules))
+            if plans(policy, knobs) and not math.isfinite(policy.max_wait):
+                raise ConfigError(
+                    "max_wait: must be finite: nobody tells vLLM's scheduler that no more requests will come"
+                )
+
+
 # --- runs ----------------------------------------------------------------------------------------------------------
 
 
@@ -141,14 +172,14 @@ def runs(study: E10, load: str, scale: str) -> Artifact:
     case = Case(study, load)
     return table_product(
         lambda: pl.DataFrame([_row(case, point, scale) for point in points(study, load, scale)]),
-        identity=_identity(case, scale),
+        identity=identity(case, scale),
         module=__name__,
         rule="study_runs",
         inputs=names(input_files(case.workload)),
     )
 
 
-def _identity(case: Case, scale: str) -> dict[str, Any]:
+def identity(case: Case, scale: str) -> dict[str, Any]:
     resolved = {"hardware": case.hardware.model_dump(mode="json", exclude={"source", "fit"})}
     resolved |= {"workload": case.workload.model_dump(mode="json"), "rules": case.rules._asdict()}
     settings = {key: case.policy(key).settings.model_dump(mode="json") for key in case.study.served(case.load)}
@@ -223,54 +254,3 @@ def _read(tables: tuple[str, ...]) -> pl.DataFrame:
             if name not in known:
                 raise ConfigError(f"{table}: no column '{name}'{nearest(name, known)}")
     return pl.concat([load_table(table) for table in tables])
-
-
-# --- in the real scheduler -------------------------------------------------------------------------------------------
-
-
-def audit(study: E10, scale: str) -> Artifact:
-    """A sample of the runs in vLLM's real scheduler: differences in s, which must be 0, request by request.
-
-    Raises:
-        AuditError: when it is made: first tokens or completions differ by more than
-            :data:`~fluidwait.experiments.audit.TOLERANCE` seconds, or evictions differ.
-    """
-    cases = {load: Case(study, load) for load in study.loads}
-    return Artifact(
-        lambda path, _: pl.DataFrame([_compare(cases[k], p, scale) for k, p in sample(study, scale)]).write_csv(path),
-        {load: _identity(case, scale) for load, case in cases.items()} | {"audit": study.audit.model_dump()},
-        imported_modules(__name__),
-        rule="study_audit",
-        inputs=names(sorted({file for case in cases.values() for file in input_files(case.workload)})),
-    )
-
-
-def sample(study: E10, scale: str) -> list[tuple[str, Point]]:
-    """(load, run) of the audited: at least ``share`` of the runs of each policy, drawn once and for all."""
-    random = np.random.default_rng([seed_at(study.seed, scale), len(study.policies)])
-    found = []
-    for key in study.policies:
-        every = [(load, p) for load in study.loads for p in points(study, load, scale) if p.policy == key]
-        count = math.ceil(study.audit.share * len(every))
-        found += [every[i] for i in sorted(random.choice(len(every), size=count, replace=False))]
-    return found
-
-
-def _compare(case: Case, point: Point, scale: str) -> dict[str, Any]:
-    from fluidwait.engines.vllm_clock import simulate_vllm_clock
-
-    rate = case.rate(point.share)
-    whole = case.requests(rate, point.replication, scale)
-    requests = Requests(*(column[: case.study.audit.requests] for column in whole))
-    arguments = case.arguments(point.policy, rate, requests)
-    ours, theirs = simulate(*arguments), simulate_vllm_clock(*arguments)
-    first_token = float(np.abs(ours.first_token - theirs.first_token).max())
-    completion = float(np.abs(ours.completion - theirs.completion).max())
-    row = {"workload": case.load} | point._asdict() | {"rate": rate, "requests": len(requests.arrival)}
-    row |= {"preemptions": int(theirs.evictions.sum())}
-    row |= {"max_abs_first_token": first_token, "max_abs_completion": completion}
-    worst = max(first_token, completion)
-    if not worst <= TOLERANCE or not np.array_equal(ours.evictions, theirs.evictions):
-        told = ", ".join(f"{name} {value}" for name, value in row.items() if not name.startswith("max"))
-        raise AuditError(f"study {case.study.id}: {told}: simulator and vLLM differ by {worst:.3g} s")
-    return row

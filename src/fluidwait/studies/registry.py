@@ -45,5 +45,10 @@ def check_study(name: str, study: Study, scale: str) -> None:
 
     study.scale(scale)
     style.check_words((case.label for case in getattr(study, "cases", {}).values()), f"study {name}: cases")
+    style.check_words((load.label for load in getattr(study, "loads", {}).values()), f"study {name}: loads")
     if isinstance(study, E6):
         check(study)
+    if isinstance(study, E10):
+        from fluidwait.studies import clock  # it imports the compiler
+
+        clock.check(study, scale)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fluidwait.artifacts.step import Rule, Step, results_rule
 from fluidwait.drawing.products import figure_products, figure_rule
-from fluidwait.studies import clock, e6, gaps, overflow, scaling, toy
+from fluidwait.studies import clock, clock_audit, e6, gaps, overflow, scaling, toy
 from fluidwait.studies.e6 import E6
 from fluidwait.studies.e10 import E10
 from fluidwait.studies.e11 import E11, GAP_TABLES
@@ -73,7 +73,7 @@ def _e10(name: str, study: E10, scale: str) -> list[Step]:
     files = tuple(file for step in runs for file in step.outputs)
     found = [*runs, Step(LATENCY, (name,), at, (clock.latency(study, files, scale),))]
     if find_spec("vllm"):
-        found.append(Step(AUDIT, (name,), at, (clock.audit(study, scale),)))
+        found.append(Step(AUDIT, (name,), at, (clock_audit.audit(study, scale),)))
     return found
 
 

@@ -156,7 +156,8 @@ def _follow(state, lists, pool, desk, time_model, rules, rows, check, decided):
     number(state, lists, desk)
     sums, batch = _take_off(state, lists, at[ITERATIONS] % 2, at[INSIDE])
     note(state, lists, rules, desk, decided, before, preempted)
-    desk.step[REFUSED] = decided.admitted > 0 and decided.residents > 0 and batch == 0
+    held = decided.served == 0 and decided.residents > 0
+    desk.step[REFUSED] = decided.admitted > 0 and held and batch == 0
     if batch > 0:
         _fly(state, lists, desk, time_model, rules, rows, sums, batch)
     if at[FLIGHTS] >= rules.depth or (at[FLIGHTS] > 0 and batch == 0):

@@ -137,7 +137,7 @@ class Gate:
             book.read_anew(now, output, residents, tokens, newcomers)
         empty, pauses = not output.num_scheduled_tokens, decision.residents - decision.served
         self.report.count(decision.residents, pauses, decision.admitted, len(newcomers), empty)
-        planner.refused = empty and min(decision.admitted, decision.residents) > 0
+        planner.refused = empty and decision.served == 0 and min(decision.admitted, decision.residents) > 0
         if empty and not watch.flights and (self.engine.running or self.engine.waiting):
             clock.sleep(nap.py_func(watch.batch_time, decision.wake - clock.monotonic()))
         return output

@@ -232,7 +232,7 @@ DRAWN = {"figures", "boundaries_figure", "study_figure", "real_figure", "real_re
         ("fluidwait.studies.figures.e11_gap", {"study_figure"}),
         ("fluidwait.real.figures.e9", {"real_figure"}),
         ("fluidwait.experiments.tables.reference", {"table"}),
-        ("fluidwait.experiments.audit", {"audit"}),
+        ("fluidwait.experiments.audit", {"audit", "study_audit"}),
         ("fluidwait.report.captions", {"report"}),
         ("fluidwait.claims.sentences", {"claims", "report"}),
     ],

@@ -75,6 +75,10 @@ MISTAKES = {
         {"policies": e10_data()["policies"] | {"x": {"label": "x", "use": "vllm_v1", "loads": ["chot"]}}},
         "policies.x.loads: no load 'chot' (did you mean 'chat'?)",
     ),
+    "labels": (
+        {"policies": e10_data()["policies"] | {"x": {"label": "vLLM", "use": "vllm_v1"}}},
+        "policies: two have the same label, 'vLLM'",
+    ),
     "semantics": ({"semantics": "serving"}, "semantics"),
 }
 

@@ -88,6 +88,10 @@ class E10(Study):
                     raise ValueError(f"policies.{key}.loads: no load '{load}'{nearest(load, list(self.loads))}")
         if self.policies[self.baseline].loads is not None:
             raise ValueError(f"policies.{self.baseline}.loads: the baseline serves every load; leave the key out")
+        for kind, entries in (("loads", self.loads), ("policies", self.policies)):
+            labels = [entry.label for entry in entries.values()]
+            if twice := [label for label in labels if labels.count(label) > 1]:
+                raise ValueError(f"{kind}: two have the same label, '{twice[0]}'")
         for key in (*self.loads, *self.policies):
             if not KEY.fullmatch(key):
                 raise ValueError(f"'{key}': a key consists of letters, digits and _ . + -")

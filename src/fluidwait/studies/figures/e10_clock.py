@@ -10,13 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fluidwait.base.tables import highest, lowest
+from fluidwait.base.tables import lowest
 from fluidwait.drawing import style
 from fluidwait.drawing.reading import read_table
 
 INPUTS = ("latency.csv",)
 
 COLUMNS, LEFT, BOTTOM, GAP = 3, 0.55, 0.45, 0.42  # panels in a row; inches
+LEAST = 3  # replications for an interval
 LATENCY, BETWEEN, CHANGE, ROW = 1.35, 0.14, 0.85, 0.68  # inches: of the parts of a panel, and between two rows
 
 
@@ -54,19 +55,22 @@ def caption(folder: Path, scale: str) -> str:
     base = table.filter(pl.col("is_baseline"))["label"][0]
     bounds = table.filter(pl.col("is_baseline")).group_by("load", maintain_order=True).first()
     edges = ", ".join(f"{row['load']}: {row['rate'] / row['share']:.3g}/s" for row in bounds.iter_rows(named=True))
-    least, most = lowest(table["replications"]), highest(table["replications"])
+    count = int(lowest(table["replications"]))
+    bands = f"Bands: 95 % Student-t intervals over {count} replications" if count >= LEAST else f"{count} replications"
     return (
         "E10, policies inside vLLM's own scheduler, in virtual time on the calibrated A100. Above: mean end-to-end "
         "latency of the middle half of the requests, against the arrival rate as a share of what the calibrated fluid "
         f"model carries within the engine's limits ({edges}). Below: its change from {base} on the same requests. "
-        f"Bands: 95 % Student-t intervals over {int(least)} to {int(most)} replications; scale '{scale}'."
+        f"{bands}; scale '{scale}'."
     )
 
 
 def _table(folder: Path) -> pl.DataFrame:
     numbers = ("share", "rate", "mean", "low", "high", "change", "change_low", "change_high", "replications")
     table = read_table(folder / "latency.csv", numbers, ("workload", "load", "policy", "label", "is_baseline"))
-    return table.with_columns(pl.col("is_baseline") == "true")
+    bounds = pl.col("low", "high", "change_low", "change_high")
+    told = pl.when(pl.col("replications") >= LEAST).then(bounds).otherwise(float("nan"))
+    return table.with_columns(told, pl.col("is_baseline") == "true")
 
 
 def _curves(part: pl.DataFrame, looks: dict[str, style.Style]) -> dict[str, pl.DataFrame]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from string import ascii_lowercase
 
 import polars as pl
 from matplotlib.axes import Axes
@@ -28,6 +29,8 @@ NAMES = {
     "lmsys": "lmsys lengths",
     "long_decode": "long outputs, little memory",
     "prompt_heavy": "long prompts",
+    "two": "two types",
+    "mixture": "mixed outputs, little memory",
     "paper_single": "single type, WAIT",
     "paper_lmsys": "lmsys lengths, Nested WAIT",
 }
@@ -67,7 +70,7 @@ def make(folder: Path, bundle: Bundle, fresh: bool) -> Figure:
             lower = style.add_axes(figure, left, bottom, width, GAIN, sharex=upper)
             _latency(upper, summary.filter(pl.col("variant") == name), chosen)
             _gain(lower, gain.filter((pl.col("variant") == name) & pl.col("rate").is_not_nan()), chosen)
-            style.panel_title(upper, "abcdef"[place], NAMES.get(name, name))
+            style.panel_title(upper, ascii_lowercase[place], NAMES.get(name, name))
             if place % columns == 0:
                 upper.set_ylabel("mean latency (s)")
                 lower.set_ylabel("reduction (%)")
@@ -80,7 +83,7 @@ def caption(folder: Path, bundle: Bundle, fresh: bool) -> str:
     if not bundle.has_runs():
         return f"E10. {origin(bundle, fresh)} The recording was cut short before its first run."
     titles = "; ".join(
-        f"({'abcdef'[i]}) {v.title}, N = {v.requests}, {v.replications} replication{'s' * (v.replications > 1)}"
+        f"({ascii_lowercase[i]}) {v.title}, N = {v.requests}, {v.replications} replication{'s' * (v.replications > 1)}"
         for i, v in enumerate(target.variants[name] for name in _variants(bundle, load_table(folder / "summary.csv")))
     )
     overall = load_table(folder / "gain.csv").filter(pl.col("share").is_null())

@@ -164,7 +164,7 @@ def calibrated_equilibrium(
     """
     check_rate(rate)
     _check_limits(capacity, token_budget, cap)
-    mean = _mean_sums(law, chunk, semantics)
+    mean = mean_sums(law, chunk, semantics)
     stair = _first_stair(model, mean, rate)
     if stair is None:
         return CalibratedEquilibrium(math.inf, math.inf, math.inf, math.inf, math.inf, feasible=False, reason="time")
@@ -199,7 +199,7 @@ def calibrated_boundary(
     _check_limits(capacity, token_budget, cap)
     if not math.isfinite(capacity):
         raise ConfigError(f"capacity: must be finite for a stability boundary (KV tokens), found {capacity}")
-    mean = _mean_sums(law, chunk, semantics)
+    mean = mean_sums(law, chunk, semantics)
     limits = _limits(mean, capacity, token_budget, cap)
     binding = min(limits, key=limits.__getitem__)
     largest = limits[binding]
@@ -214,7 +214,7 @@ def calibrated_boundary(
     )
 
 
-def _mean_sums(law: LengthLaw, chunk: int | None, semantics: Semantics) -> LifeSums[float]:
+def mean_sums(law: LengthLaw, chunk: int | None = None, semantics: Semantics = "serving") -> LifeSums[float]:
     return LifeSums._make(float(law.share @ column) for column in life_sums(law, chunk, semantics))
 
 

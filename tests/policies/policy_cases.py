@@ -25,6 +25,8 @@ class Request(NamedTuple):
     kind: int = 0
     goal: int | None = None
     held: int | None = None
+    max_output: int = 1000
+    predicted: int = 0
 
 
 def decoding(generated: int, prompt: int = 16, **more) -> Request:
@@ -84,6 +86,8 @@ class Asked:
             column(lambda r: r.cached),
             column(lambda r: r.generated),
             column(lambda r: -(-r.cached // block_size) if r.held is None else r.held),
+            column(lambda r: r.max_output),
+            column(lambda r: r.predicted),
             free,
             watermark,
             block_size,

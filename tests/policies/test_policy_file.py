@@ -17,7 +17,7 @@ from fluidwait.engines import core, simulator
 from fluidwait.engines.rehearsal import interpreted, rehearse
 from fluidwait.policies import Policy, load_policy
 from fluidwait.policies.contract import NO_LIMIT, EngineSize, Limits, Needs
-from fluidwait.policies.file import FUNCTIONS
+from fluidwait.policies.file import COMPILED, FUNCTIONS
 from fluidwait.workload import Requests
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -250,7 +250,8 @@ def test_the_rehearsal_in_python_is_the_compiled_run(project):
     semantics = core.serving(100)
     compiled = simulator.simulate(REQUESTS, policy, knobs, TIMES, semantics)
     state = core.new_state(REQUESTS, semantics)
-    decide = interpreted(core.decide, plan=interpreted(policy.module.plan))
+    parts = {"plan": policy.module.plan, "victim": core.victim_of(policy.module)}
+    decide = interpreted(core.decide, **{name: interpreted(part) for name, part in parts.items()})
     rows, memory = np.empty((0, len(simulator.LOG_COLUMNS))), np.zeros(1, dtype=np.int64)
     interpreted(simulator._run, decide=decide)(knobs, memory, state, TIMES, semantics, rows, True)
     assert np.array_equal(state.completion, compiled.completion)
@@ -321,4 +322,4 @@ def test_a_file_that_says_nothing_more_has_the_contracts_defaults(project):
 
 def test_the_names_in_the_contract_are_the_methods_of_a_policy():
     for name in FUNCTIONS:
-        assert name == "plan" or hasattr(Policy, name) or name == "at_most", name
+        assert name in COMPILED or hasattr(Policy, name) or name == "at_most", name

@@ -207,8 +207,9 @@ rates = st.floats(1e-3, 1e3)
 def test_requests_are_valid_repeatable_and_the_first_ones_do_not_depend_on_how_many(name, seed, n, more, rate):
     w = workload(MIXTURE, **PROCESSES[name])
     requests = generate(w, n=n, rate=rate, seed=seed)
-    *columns, blocks = requests
-    assert [a.dtype for a in columns] == [np.float64, np.int64, np.int64, np.int64] and len(blocks) == 0
+    assert [a.dtype for a in requests] == [np.float64, *[np.int64] * 3, np.dtype(object), *[np.int64] * 2]
+    columns = [column for name, column in requests._asdict().items() if name != "blocks"]
+    assert len(requests.blocks) == 0
     assert {a.shape for a in columns} == {(n,)}
     assert np.isfinite(requests.arrival).all()
     assert (np.diff(requests.arrival, prepend=0.0) >= 0).all()
@@ -579,3 +580,84 @@ def test_lengths_that_the_model_does_not_take_are_refused():
         check_fits(law, 1e5, "x.yaml", 561)
     with pytest.raises(ConfigError, match=r"but memory holds 540 \(longest output that fits: 28;"):
         check_fits(law, 540, "x.yaml", 561)  # the tighter of the two, so that its hint is enough
+
+
+# --- what clients allow and predict -----------------------------------------------------------------------------------
+
+
+def told(lengths=MIXTURE, **more) -> Workload:
+    return parse(Workload, {"name": "w", "lengths": lengths, "arrivals": {"process": "poisson"}, **more}, "w.yaml")
+
+
+def test_a_client_allows_the_longest_output_unless_the_file_says_more():
+    assert set(generate(told(), n=50, rate=1.0, seed=1).max_output) == {50}
+    drawn = generate(told(max_output=200), n=50, rate=1.0, seed=1)
+    assert set(drawn.max_output) == {200}
+    assert not drawn.predicted.any()
+
+
+def test_a_client_allows_no_less_than_the_longest_output(tmp_path):
+    path = tmp_path / "w.yaml"
+    data = {"name": "w", "lengths": MIXTURE, "arrivals": {"process": "poisson"}, "max_output": 49}
+    path.write_text(yaml.safe_dump(data))
+    says = "max_output: 49 tokens, but there are outputs of 50 (nearest valid value: 50)"
+    with pytest.raises(ConfigError, match=re.escape(f"{path}: {says}")):
+        load_workload(path)
+    with pytest.raises(ConfigError, match=re.escape(f"workload w: {says}")):
+        generate(told(max_output=49), n=5, rate=1.0, seed=1)
+
+
+@pytest.mark.parametrize("error", [-0.1, float("inf"), "much"])
+def test_an_error_of_predictions_is_a_standard_deviation(error):
+    with pytest.raises(ConfigError, match=r"w.yaml: predictions.error"):
+        told(predictions={"error": error})
+
+
+def test_predictions_change_neither_arrivals_nor_lengths():
+    """Their stream of random numbers is a third one; the first two are those of a workload without."""
+    plain, predicted = (generate(w, n=200, rate=2.0, seed=4) for w in (told(), told(predictions={"error": 0.5})))
+    for name in ("arrival", "prompt", "output", "kind", "max_output"):
+        assert getattr(plain, name).tobytes() == getattr(predicted, name).tobytes()
+    streams = [np.random.default_rng(s) for s in np.random.SeedSequence([4, 0]).spawn(2)]
+    assert plain.arrival.tobytes() == (np.cumsum(streams[0].standard_exponential(200)) / 2.0).tobytes()
+    longer = generate(told(predictions={"error": 0.5}), n=300, rate=5.0, seed=4)
+    assert longer.predicted[:200].tolist() == predicted.predicted.tolist()
+
+
+def test_without_error_the_prediction_is_the_output():
+    drawn = generate(told(predictions={"error": 0}), n=300, rate=1.0, seed=2)
+    assert drawn.predicted.tolist() == drawn.output.tolist()
+
+
+def test_predictions_are_log_normal_between_one_and_what_is_allowed():
+    lengths = {"kind": "fixed", "prompt": 10, "output": 400}
+    drawn = generate(told(lengths, predictions={"error": 0.5}, max_output=10**6), n=100_000, rate=1.0, seed=3)
+    error = np.log(drawn.predicted / 400)
+    assert error.mean() == pytest.approx(0, abs=5 * 0.5 / np.sqrt(100_000) + 1e-3)
+    assert error.std() == pytest.approx(0.5, rel=0.02)
+    lag_one = np.corrcoef(error[:-1], error[1:])[0, 1]
+    assert abs(lag_one) < 5 / np.sqrt(100_000)
+    cut = generate(told(lengths, predictions={"error": 3.0}), n=2000, rate=1.0, seed=3)
+    assert (cut.predicted.min(), cut.predicted.max()) == (1, 400)
+
+
+def test_a_replayed_trace_is_predicted_too(trace):
+    w = told(trace, arrivals={"process": "trace", "unit": "s"}, predictions={"error": 0.7}, max_output=9)
+    drawn, other = (generate(w, n=2, seed=seed) for seed in (1, 2))
+    assert drawn.output.tolist() == other.output.tolist() == [1, 2]
+    assert set(drawn.max_output) == {9}
+    assert ((drawn.predicted >= 1) & (drawn.predicted <= 9)).all()
+    whole = told(trace, arrivals={"process": "trace", "unit": "s"})
+    assert set(generate(whole, n=2, seed=1).max_output) == {4}  # the longest of the file, not of the rows used
+
+
+def test_replications_differ_where_only_the_predictions_do():
+    even = {"process": "deterministic"}
+    assert not is_random(told(FIXED, arrivals=even, predictions={"error": 0}))
+    assert is_random(told(FIXED, arrivals=even, predictions={"error": 0.1}))
+
+
+def test_a_workload_that_says_neither_is_written_down_as_before():
+    """Sidecars of results made before these settings hold its older form."""
+    assert set(told().model_dump(mode="json")) == {"name", "lengths", "arrivals"}
+    assert told(predictions={"error": 0.2}).model_dump(mode="json")["predictions"] == {"error": 0.2}

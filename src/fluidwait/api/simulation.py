@@ -182,7 +182,8 @@ def prepare(
 
 def _knobs(policy: Policy, traffic: Traffic, machine: Hardware, times: TimeModel, rules: Semantics | Rules) -> Any:
     rate = mean_rate(traffic.workload, traffic.rate, len(traffic.requests.arrival))
-    context = core.context_of(length_law(traffic.workload), rate, times, machine.linear, rules)
+    error = traffic.workload.prediction_error
+    context = core.context_of(length_law(traffic.workload), rate, times, machine.linear, rules, error)
     try:
         return policy.prepare(context)
     except ConfigError as error:

@@ -1,8 +1,8 @@
 """What every engine shares: memory semantics, the state of the requests, one decision with its evictions.
 
-A decision asks the policy for a plan, checks that the planned decodes fit the KV memory, and while they do not, evicts
-the newest resident request and asks again. The simulator and the Vidur engine both call :func:`decide`, so no policy
-rule and no eviction rule is written twice.
+A decision asks the policy for a plan, and while somebody must go for lack of KV memory, evicts and asks again: the
+newest resident request while the planned decodes do not fit, unless the policy has an order of its own. The simulator
+and the Vidur engine both call :func:`decide`, so no policy rule and no eviction rule is written twice.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import numpy as np
 from numba.core.registry import CPUDispatcher
 
 from fluidwait.base.errors import FluidwaitError
-from fluidwait.policies import contract
-from fluidwait.policies.contract import Context, Limits, Plan, View, blocks_for, growth, jit, jit_cached
+from fluidwait.policies import contract, tools
+from fluidwait.policies.contract import Context, Limits, Plan, View, blocks_for, jit, jit_cached
+from fluidwait.policies.tools import newest_if_short
+from fluidwait.workload import most_output, predicted_output
 
 
 class EngineError(FluidwaitError):
@@ -26,10 +28,11 @@ class EngineError(FluidwaitError):
 
 
 plan: Any
-"""Of the policy; :func:`specialise` puts it in the place of this name."""
+victim: Any
+"""Of the policy; :func:`specialise` puts them in the place of these names."""
 
 REFUSED = -1
-"""Requests admitted by a plan that admits what does not wait."""
+"""Requests admitted by a plan that admits what does not wait, or evicts who is not resident."""
 
 
 class Semantics(NamedTuple):
@@ -42,6 +45,7 @@ class Semantics(NamedTuple):
     recompute: bool  # an evicted request keeps its generated tokens and prefills them again; else it starts over
     reserved_blocks: int = 0  # blocks reserved at admission; 0: those of the prompt, growing with the decodes
     remote_prefill: bool = False  # the KV of the prompt, all but its last token, comes with the request
+    rejoins_last: bool = False  # an evicted request goes to the end of the queue, and not to its head
 
 
 def serving(blocks: int, block_size: int = 16, watermark: float = 0.01) -> Semantics:
@@ -63,17 +67,21 @@ def decode(blocks: int, block_size: int = 16, watermark: float = 0.01) -> Semant
     return serving(blocks, block_size, watermark)._replace(remote_prefill=True)
 
 
-def context_of(law, rate: float, time_model, linear: tuple[float, float], semantics) -> Context:
+def context_of(
+    law, rate: float, time_model, linear: tuple[float, float], semantics, prediction_error: float | None = None
+) -> Context:
     """What a policy may derive its knobs from, under these rules.
 
     Args:
         linear: the paper's (d0 s, d1 s/token); nan where they are unknown, which the policies that ask refuse.
         semantics: :class:`Semantics`, or the rules of :mod:`fluidwait.engines.v1`.
+        prediction_error: of the workload; None when it predicts nothing.
     """
     capacity, most = semantics.blocks * semantics.block_size, Limits()
     if not isinstance(semantics, Semantics):
         most = Limits(requests=semantics.requests)
-    return Context(law, rate, time_model, linear, capacity, semantics.prefill_emits, semantics.remote_prefill, most)
+    how = (semantics.prefill_emits, semantics.remote_prefill, most, prediction_error)
+    return Context(law, rate, time_model, linear, capacity, *how)
 
 
 class State(NamedTuple):
@@ -87,11 +95,13 @@ class State(NamedTuple):
     cached: np.ndarray  # int64, tokens; before the admission those that come with the request
     generated: np.ndarray  # int64, tokens
     held: np.ndarray  # int64, blocks
+    max_output: np.ndarray  # int64, tokens that the client allows
+    predicted: np.ndarray  # int64, tokens of output, 0 without a prediction
     service: np.ndarray  # float64, s inside batches
     first_token: np.ndarray  # float64, s, nan until it is there
     completion: np.ndarray  # float64, s, nan until it is there
     evictions: np.ndarray  # int64
-    waiting: np.ndarray  # uint64, a window [head, tail) of request indices, arrival order
+    waiting: np.ndarray  # uint64, a window [head, tail) of request indices in the order of the queue
     resident: np.ndarray  # uint64, the first n are request indices in admission order
     tokens: np.ndarray  # int64, the plan: tokens per resident
     admit: np.ndarray  # int64, the plan: positions in the waiting window
@@ -99,7 +109,11 @@ class State(NamedTuple):
 
 
 def new_state(requests, semantics: Semantics) -> State:
-    """A state with every request still to arrive. ``requests`` has arrival, kind, prompt, output arrays of length N."""
+    """A state with every request still to arrive.
+
+    Args:
+        requests: :class:`fluidwait.workload.Requests`.
+    """
     n = len(requests.arrival)
     most_resident = min(n, semantics.blocks) + 1
     integers = [np.zeros(n, dtype=np.int64) for _ in range(4)]
@@ -114,6 +128,8 @@ def new_state(requests, semantics: Semantics) -> State:
         integers[0],
         integers[1],
         integers[2],
+        most_output(requests),
+        predicted_output(requests),
         np.zeros(n),
         np.full(n, np.nan),
         np.full(n, np.nan),
@@ -127,13 +143,13 @@ def new_state(requests, semantics: Semantics) -> State:
 
 
 def decide(knobs, memory, state, semantics, now, draining, free, head, tail, residents):
-    """One decision by the policy whose function the global name ``plan`` is bound to (see :func:`specialise`).
+    """One decision by the policy whose functions the names ``plan`` and ``victim`` are bound to: :func:`specialise`.
 
     Returns (admitted, wake, free, head, residents) after the evictions that it took, if any.
 
-    ``admitted`` is :data:`REFUSED` when the plan admits what does not wait.
+    ``admitted`` is :data:`REFUSED` when the plan admits what does not wait, or evicts who is not resident.
 
-    Evicted requests are back in the waiting window, at its head. Nothing else changes: the plan stands in
+    Evicted requests are back in the waiting window, at its head or at its end. Nothing else changes: the plan stands in
     ``state.tokens``, ``state.admit`` and ``state.chunk`` and is carried out by the engine.
     """
     evicted = 0
@@ -152,6 +168,8 @@ def decide(knobs, memory, state, semantics, now, draining, free, head, tail, res
             state.cached,
             state.generated,
             state.held,
+            state.max_output,
+            state.predicted,
             free,
             semantics.watermark,
             semantics.block_size,
@@ -160,13 +178,21 @@ def decide(knobs, memory, state, semantics, now, draining, free, head, tail, res
         admitted, wake = plan(view, knobs, memory, out)  # noqa: F821
         if not are_waiting(out, admitted, tail - head):
             return REFUSED, wake, free, head, residents
-        if semantics.reserved_blocks > 0 or free >= residents or not decodes_fall_short(view, out):
+        if semantics.reserved_blocks > 0:
             return admitted, wake, free, head, residents
+        k = victim(view, knobs, out)  # noqa: F821
+        if k < 0:
+            return admitted, wake, free, head, residents
+        if k >= residents:
+            return REFUSED, wake, free, head, residents
+        r = state.resident[k]
         residents -= 1
-        head -= 1
+        for j in range(k, residents):
+            state.resident[j] = state.resident[j + 1]
         evicted += 1
-        free += evict(state, semantics, state.resident[residents])
-        state.waiting[head] = state.resident[residents]
+        free += evict(state, semantics, r)
+        head -= 1
+        rejoin(state, semantics, r, head, tail)
 
 
 @jit
@@ -192,19 +218,14 @@ def are_waiting(out, admitted, waiting):
 
 
 @jit
-def decodes_fall_short(view, out):
-    """True when some planned decode finds no free block, in admission order.
-
-    As in Vidur and vLLM's block manager each decode asks for a spare block even when its last one has room.
-    """
-    free = view.free
-    for k in range(len(view.resident)):
-        r = view.resident[k]
-        if out.tokens[k] > 0 and view.cached[r] >= view.goal[r]:
-            if free < 1:
-                return True
-            free -= growth(view, r)
-    return False
+def rejoin(state, semantics, r, head, tail):
+    """Put an evicted request into the waiting window [head, tail), of which the first place has come free."""
+    place = head
+    if semantics.rejoins_last:
+        for i in range(head, tail - 1):
+            state.waiting[i] = state.waiting[i + 1]
+        place = tail - 1
+    state.waiting[place] = r
 
 
 @jit
@@ -265,8 +286,13 @@ def specialise(template: Any, policy: ModuleType, sources: list[ModuleType], dec
     for path in dict.fromkeys([*(str(module.__file__) for module in sources), *policy_sources(policy)]):
         digest.update(Path(path).read_bytes())
     tag = f"{policy.__name__.rpartition('.')[2]}_{digest.hexdigest()[:16]}"
-    decide_with_policy = jit(bind(decision, f"decide_{tag}", plan=policy.plan))
+    decide_with_policy = jit(bind(decision, f"decide_{tag}", plan=policy.plan, victim=victim_of(policy)))
     return jit_cached(bind(template, f"{template.__name__}_{tag}", decide=decide_with_policy))
+
+
+def victim_of(policy: ModuleType) -> Any:
+    """The compiled function that says who must go."""
+    return getattr(policy, "victim", newest_if_short)
 
 
 def kept(function: Any, sources: list[ModuleType]) -> Any:
@@ -276,7 +302,7 @@ def kept(function: Any, sources: list[ModuleType]) -> Any:
 
 
 def policy_sources(policy: ModuleType) -> list[str]:
-    """Files whose code is compiled into a policy: the contract's, its own, those of policies that it borrows from."""
+    """Files whose code is compiled into a policy: what all share, its own, those of policies that it borrows from."""
     borrowed = {value.__module__ for value in vars(policy).values() if isinstance(value, CPUDispatcher)}
-    own = [str(module.__file__) for module in (contract, policy)]
+    own = [str(module.__file__) for module in (contract, tools, policy)]
     return [*own, *sorted(str(sys.modules[name].__file__) for name in borrowed)]

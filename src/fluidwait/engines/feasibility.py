@@ -13,10 +13,10 @@ from fluidwait.engines.v1.rules import Rules
 
 
 def reservation(policy, knobs, semantics: Any) -> Any:
-    """``semantics`` with the blocks that this policy reserves for a whole sequence at admission, if it does.
+    """``semantics`` with what is the policy's own: blocks reserved at admission, and where evicted requests rejoin.
 
     Raises:
-        ConfigError: it reserves less than a block; or, under vLLM's rules, any.
+        ConfigError: it reserves less than a block; under vLLM's rules, it has either of its own.
     """
     tokens = policy.reserved_tokens(knobs)
     if isinstance(semantics, Rules):
@@ -25,7 +25,10 @@ def reservation(policy, knobs, semantics: Any) -> Any:
                 f"semantics: '{policy.name}' reserves memory for whole sequences, which vLLM does not "
                 "(nearest valid value: 'serving')"
             )
+        check_evictions(policy)
         limited(policy, knobs, semantics)
+        return semantics
+    semantics = semantics._replace(rejoins_last=policy.rejoins_last(knobs))
     if tokens is None:
         return semantics
     if tokens < semantics.block_size:
@@ -34,6 +37,19 @@ def reservation(policy, knobs, semantics: Any) -> Any:
             f"(nearest valid value: {semantics.block_size})"
         )
     return semantics._replace(reserved_blocks=tokens // semantics.block_size)
+
+
+def check_evictions(policy) -> None:
+    """Refuse, under vLLM's rules, a policy that says who is evicted: vLLM does so itself.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if policy.has_own_evictions:
+        raise ConfigError(
+            f"semantics: '{policy.name}' says itself who is evicted and where such requests rejoin the queue, which "
+            "under vLLM's rules is vLLM's to say (nearest valid value: 'serving')"
+        )
 
 
 def check_requests(requests, policy, knobs, semantics: Semantics | Rules) -> None:

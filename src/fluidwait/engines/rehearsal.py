@@ -44,6 +44,10 @@ class _Broken(Exception):
     """A plan against the contract."""
 
 
+class _BadVictim(_Broken):
+    """Of ``victim``."""
+
+
 class _Endless(Exception):
     """A call of ``plan`` that does not come back."""
 
@@ -70,7 +74,10 @@ def rehearse(requests, policy, knobs: Any, time_model: TimeModel, semantics: Sem
     _check_answers(policy, knobs)
     state = core.new_state(few, rules)
     memory = np.zeros(policy.memory_size(knobs), dtype=np.int64)
-    _compile(policy, (_view(state, rules), knobs, memory, _plan(state)))
+    view, out = _view(state, rules), _plan(state)
+    _compile(policy, "plan", (view, knobs, memory, out))
+    if hasattr(policy.module, "victim"):
+        _compile(policy, "victim", (view, knobs, out))
     rows = np.empty((0, len(simulator.LOG_COLUMNS)))
     _run_in_python(policy, (knobs, memory, state, time_model, rules, rows, True))
 
@@ -97,39 +104,46 @@ def _view(state, semantics: Semantics) -> View:
 # --- what Numba says -----------------------------------------------------------------------------------------------
 
 
-def _compile(policy, arguments: tuple) -> None:
-    """Compile ``plan`` for such arguments and look at what it returns.
+ANSWERS = {
+    "plan": "(requests admitted, time to be asked again)",
+    "victim": "the position of a resident, or -1",
+}
+"""What the compiled functions of a policy return."""
+
+
+def _compile(policy, name: str, arguments: tuple) -> None:
+    """Compile ``plan`` or ``victim`` for such arguments and look at what it returns.
 
     Alone, it takes a fraction of the time of the simulator around it, and Numba says more of what is wrong.
     """
-    plan, path = policy.module.plan, policy.file
+    function, path = getattr(policy.module, name), policy.file
     signature = tuple(map(typeof, arguments))
     try:
-        plan.compile(signature)
+        function.compile(signature)
     except Exception as error:
-        raise _compile_error(path, error, plan, arguments[1]) from error
-    returned = plan.overloads[signature].signature.return_type
-    parts = list(returned) if isinstance(returned, types.BaseTuple) else []
-    if len(parts) != 2 or not isinstance(parts[0], types.Integer) or not isinstance(parts[1], types.Number):
-        what = f"plan must return (requests admitted, time to be asked again), found {returned}"
-        raise mistake(path, what, line_of(path, "plan"))
+        raise _compile_error(path, error, name, arguments[1]) from error
+    returned = function.overloads[signature].signature.return_type
+    parts = list(returned) if isinstance(returned, types.BaseTuple) else [returned]
+    wanted = (types.Integer, types.Number)[: 2 if name == "plan" else 1]
+    if len(parts) != len(wanted) or not all(map(isinstance, parts, wanted)):
+        raise mistake(path, f"{name} must return {ANSWERS[name]}, found {returned}", line_of(path, name))
 
 
-def _compile_error(path: Path, error: Exception, plan: CPUDispatcher, knobs) -> ConfigError:
+def _compile_error(path: Path, error: Exception, name: str, knobs) -> ConfigError:
     text = re.sub(r"\x1b\[\d*m", "", str(error))
     line = _line_in(path, error, text)
     if match := re.search(r"Unknown attribute '(\w+)' of type (\w+)\(", text):
-        name, owner = match.groups()
+        unknown, owner = match.groups()
         fields = {"View": View._fields, "Plan": Plan._fields}.get(owner, getattr(knobs, "_fields", ()))
         owner = {"View": "view", "Plan": "out"}.get(owner, "knobs")
-        return mistake(path, f"{owner} has no '{name}'{nearest(name, list(fields))}", line)
+        return mistake(path, f"{owner} has no '{unknown}'{nearest(unknown, list(fields))}", line)
     if "Can't unify return type" in text:
         lines = sorted({int(n) for n in re.findall(rf'{re.escape(path.name)}", line (\d+)', text)})
-        what = "plan must return (requests admitted, time to be asked again) everywhere; its returns differ, in lines "
-        return mistake(path, what + ", ".join(map(str, lines)), line_of(path, "plan"))
+        what = f"{name} must return {ANSWERS[name]} everywhere; its returns differ, in lines "
+        return mistake(path, what + ", ".join(map(str, lines)), line_of(path, name))
     linecache.checkcache(str(path))
-    code = linecache.getline(str(path), line).strip() if line else "plan"
-    line = line or line_of(path, "plan")
+    code = linecache.getline(str(path), line).strip() if line else name
+    line = line or line_of(path, name)
     return mistake(path, f"Numba cannot compile '{code}': {_reason(text)} ({ALLOWED})", line)
 
 
@@ -156,20 +170,27 @@ def _reason(text: str) -> str:
 
 
 def _run_in_python(policy, arguments: tuple) -> None:
-    path, plan = policy.file, interpreted(policy.module.plan)
+    path, plan, victim = policy.file, interpreted(policy.module.plan), interpreted(core.victim_of(policy.module))
 
     def checked(view, knobs, memory, out):
         answer = _ending(path, plan, _locked(view), knobs, memory, out)
         _check_answer(answer, view, out)
         return int(answer[0]), answer[1]  # NumPy makes a float of uint64 + int64, compiled code does not
 
-    decide = interpreted(core.decide, plan=checked)
+    def checked_victim(view, knobs, out):
+        k, residents = victim(_locked(view), knobs, out), len(view.resident)
+        if not -1 <= k < residents:
+            raise _BadVictim(f"names resident {k} at t = {view.now:.6g} s (nearest valid: -1 to {residents - 1})")
+        return int(k)
+
+    decide = interpreted(core.decide, plan=checked, victim=checked_victim)
     run = interpreted(simulator._run, decide=decide)
     try:
         with np.errstate(all="ignore"):  # as compiled code has it
             status, where, at, *_ = run(_numbers(arguments[0]), *arguments[1:])
     except _Broken as error:
-        raise mistake(path, f"plan {error}", line_of(path, "plan")) from None
+        name = "victim" if isinstance(error, _BadVictim) else "plan"
+        raise mistake(path, f"{name} {error}", line_of(path, name)) from None
     except _Endless as error:
         what = f"plan goes through more than {MOST_STEPS} lines without coming back; here is a loop that does not end"
         raise mistake(path, what, error.args[0]) from None

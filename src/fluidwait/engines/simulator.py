@@ -223,7 +223,7 @@ def _start(state, time_model, semantics, admitted, free, head, residents, kv_tok
             prefill_squares += q * q
             prefill_context += q * cached
     close_gaps(state.waiting, state.admit, admitted, head)
-    if free < 0:
+    if free < 0 and status == DONE:
         status = OVERCOMMITTED
     prefilled = (prefills, prefill_tokens, prefill_squares, prefill_context)
     sums = BatchSums(tokens, kv, *prefilled, decodes, decode_context, longest)
@@ -301,5 +301,6 @@ def explain(status: int, where: int, at: float, policy: str, state: State) -> st
     if status == OVERCOMMITTED:
         return f"{policy}: the plan {when} admits more than the free KV blocks hold"
     if status == BAD_PLAN:
-        return f"{policy}: the plan {when} breaks the contract (admits what does not wait, or tokens out of range)"
+        reason = "admits what does not wait, evicts who is not resident, or tokens out of range"
+        return f"{policy}: the plan {when} breaks the contract ({reason})"
     return f"{policy}: invariant violated {when} (conservation of requests, blocks or tokens; causality)"

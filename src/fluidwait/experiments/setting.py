@@ -70,7 +70,8 @@ class Setting:
 
     def context(self, rate: float) -> Context:
         """What policies derive their knobs from."""
-        return core.context_of(self.law, rate, self.time_model, self.hardware.linear, self.semantics)
+        linear, error = self.hardware.linear, self.workload.prediction_error
+        return core.context_of(self.law, rate, self.time_model, linear, self.semantics, error)
 
     def policy(self, key: str, change: dict[str, Any] | None = None) -> Policy:
         """The policy of an entry with its settings and, for a tuned one, the chosen combination."""

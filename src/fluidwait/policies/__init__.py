@@ -4,6 +4,7 @@ A policy file defines ``Settings`` (a pydantic model) and ``plan`` (a Numba func
 
 * ``prepare(settings, context) -> knobs`` when the knobs are not the settings themselves (thresholds from the fluid
   model, say); knobs are a named tuple of numbers and arrays,
+* ``victim(view, knobs, out)``, a Numba function too, when memory shortage hits others than the newest,
 * any function of :class:`fluidwait.policies.contract.Defaults` whose default is not right for it.
 """
 
@@ -23,7 +24,7 @@ from fluidwait.policies import file as policy_file
 from fluidwait.policies.contract import PolicySettings
 from fluidwait.policies.policy import Policy
 
-_NOT_POLICIES = {"contract", "file", "policy"}
+_NOT_POLICIES = {"contract", "file", "policy", "tools"}
 
 
 def names() -> list[str]:

@@ -19,8 +19,10 @@ and returns how many it admits and the time at which it wants to be asked again 
 ``knobs`` is a named tuple of the policy's settings; ``memory`` is an int64 array that starts at zero and is the
 policy's own between calls. It should change only together with a non-empty plan: an engine may ask twice at one epoch.
 
-Memory shortage is not the policy's business. When the decodes of a plan do not fit, the engine evicts the newest
-resident request, puts it at the head of the waiting queue and asks again with ``view.evicted`` one higher.
+Memory shortage need not be the policy's business. When the decodes of a plan do not fit, the engine evicts the newest
+resident request, puts it at the head of the waiting queue and asks again with ``view.evicted`` one higher. A policy
+with an order of its own defines one more compiled function, ``victim(view, knobs, out)``: the position in
+``view.resident`` of who must go now, given the plan in ``out``, or -1 when nobody has to. It is asked until it says so.
 
 Everything else that an engine, a figure or a table may ask of a policy is a function of :class:`Defaults`. A policy
 file defines those in which it differs. Nobody looks at a policy's name, at a knob or at a setting, but for two that are
@@ -54,7 +56,7 @@ def jit_cached(function):
 
 
 class View(NamedTuple):
-    """What a policy may know at a decision epoch. It never holds an output length that is not yet revealed.
+    """What a policy may know at a decision epoch: no output length before it is revealed, unless it is predicted.
 
     ``waiting`` and ``resident`` list request indices, for indexing only; every other array is indexed by request.
     """
@@ -62,7 +64,7 @@ class View(NamedTuple):
     now: float  # s
     draining: bool  # True once no request will ever arrive again
     evicted: int  # evictions forced so far in this decision
-    waiting: np.ndarray  # uint64[n_waiting], in arrival order, evicted requests first
+    waiting: np.ndarray  # uint64[n_waiting], in arrival order; evicted requests first, or where they rejoined
     resident: np.ndarray  # uint64[n_resident], in admission order
     arrival: np.ndarray  # float64, s
     service: np.ndarray  # float64, s spent inside batches so far
@@ -71,6 +73,8 @@ class View(NamedTuple):
     cached: np.ndarray  # int64, tokens in the KV cache; of a waiting request, those whose KV comes with it
     generated: np.ndarray  # int64, output tokens so far
     held: np.ndarray  # int64, KV blocks
+    max_output: np.ndarray  # int64, output tokens that the client allows, no fewer than there will be
+    predicted: np.ndarray  # int64, output tokens as somebody predicts them, 0 where nobody does
     free: int  # KV blocks
     watermark: int  # KV blocks that admissions leave free
     block_size: int  # tokens
@@ -139,6 +143,11 @@ class Defaults:
     def reserved_tokens(knobs) -> int | None:
         """Tokens whose KV blocks a request gets at admission, so that nothing is evicted; None: as it needs them."""
         return None
+
+    @staticmethod
+    def rejoins_last(knobs) -> bool:
+        """Whether an evicted request goes to the end of the queue, and not to its head."""
+        return False
 
     @staticmethod
     def longest_prompt(knobs) -> int:
@@ -235,6 +244,7 @@ class Context(NamedTuple):
     prefill_emits: bool  # True when the iteration that ends the prefill yields the first token
     remote_prefill: bool = False  # True when the prompt's KV cache comes with the request
     most: Limits = Limits()  # what the engine runs at most, to which a policy's settings are lowered
+    prediction_error: float | None = None  # standard deviation of log(predicted / output); None: nothing is predicted
 
     @property
     def semantics(self) -> Literal["serving", "decode", "paper"]:

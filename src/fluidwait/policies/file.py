@@ -33,10 +33,14 @@ _ASKED = {name: function for name, function in vars(Defaults).items() if isinsta
 
 FUNCTIONS = {
     "plan": ("view", "knobs", "memory", "out"),
+    "victim": ("view", "knobs", "out"),
     "prepare": ("settings", "context"),
     **{name: tuple(inspect.signature(function).parameters) for name, function in _ASKED.items()},
 }
 """What a policy file may define, with the arguments: the contract's."""
+
+COMPILED = ("plan", "victim")
+"""Those of the functions that engines call while they run."""
 
 WHOLE_NUMBERS = ("memory_size", "reserved_tokens", "longest_prompt", "queue_depth")
 """Those of the functions that return one."""
@@ -183,8 +187,9 @@ def _check(module: ModuleType, code: CodeType, path: Path) -> None:
         settings.model_rebuild()
     except Exception as error:  # a type that is nowhere defined, or that is none
         raise mistake(path, f"Settings: {str(error).partition(chr(10))[0]}", line_of(path, "Settings")) from None
-    if not isinstance(plan, CPUDispatcher):
-        raise mistake(path, "plan must be compiled: write @jit above it", line_of(path, "plan"))
+    for name in COMPILED:
+        if not isinstance(getattr(module, name, plan), CPUDispatcher):
+            raise mistake(path, f"{name} must be compiled: write @jit above it", line_of(path, name))
     for name, arguments in FUNCTIONS.items():
         function = getattr(module, name, None)
         if function is not None:

@@ -110,6 +110,15 @@ class Policy(NamedTuple):
         """Tokens reserved for a request at admission; None when it reserves nothing."""
         return self._ask("reserved_tokens")(knobs)
 
+    @property
+    def has_own_evictions(self) -> bool:
+        """Whether it says itself who is evicted, or where evicted requests rejoin the queue."""
+        return self._defines("victim") or self._defines("rejoins_last")
+
+    def rejoins_last(self, knobs: Any) -> bool:
+        """Whether evicted requests go to the end of the queue."""
+        return bool(self._ask("rejoins_last")(knobs))
+
     def longest_prompt(self, knobs: Any) -> int:
         """Tokens of the longest prefill that it can admit."""
         return self._ask("longest_prompt")(knobs)

@@ -27,10 +27,10 @@ class Simulator:
     def run(self, requests: Requests, variant: str, key: str, rate: float, speed: float = 1.0) -> Simulated:
         """The same requests under the same policy with the same settings; iterations take ``speed`` times as long."""
         semantics = self.target.semantics(variant, key)
-        _, law = workload_of(self.target, variant)
+        workload, law = workload_of(self.target, variant)
         engine, policy = self.target.engine, self.target.policy(key)
         memory = serving(self.target.blocks(variant), engine.block_size)
-        context = context_of(law, rate, self.time_model, self.hardware.linear, memory)
+        context = context_of(law, rate, self.time_model, self.hardware.linear, memory, workload.prediction_error)
         most = Limits(engine.max_num_seqs, engine.max_num_batched_tokens)
         knobs = policy.prepare_at_most(context, most)
         return simulate(requests, policy, knobs, scaled(self.time_model, speed), semantics)

@@ -108,7 +108,8 @@ class Case:
         """The policy's knobs at this rate; where the plug-in learns them, that."""
         if self.study.policies[key].learns:
             return Learned()
-        return self.policy(key).prepare(context_of(self.law, rate, self.times, self.hardware.linear, self.rules))
+        linear, error = self.hardware.linear, self.workload.prediction_error
+        return self.policy(key).prepare(context_of(self.law, rate, self.times, linear, self.rules, error))
 
     def requests(self, rate: float, replication: int, scale: str) -> Requests:
         n, seed = self.study.requests_at(self.load, scale), seed_at(self.study.seed, scale)

@@ -6,16 +6,25 @@ import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.models import Strict, Words, parse
 from fluidwait.base.paths import is_file, project_root, resolved
 from fluidwait.base.yaml_files import load_yaml
 from fluidwait.workload.arrivals import Arrivals
-from fluidwait.workload.lengths import Lengths, TraceLengths
+from fluidwait.workload.lengths import Lengths, Tokens, TraceLengths
+
+
+class Predictions(Strict):
+    """Output lengths that are told to the policy: the output times exp(``error`` z), z standard normal.
+
+    Rounded, at least 1 token, at most what the client allows. With an error of 0 it is the output itself.
+    """
+
+    error: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]  # standard deviation of the logarithm
 
 
 class Workload(Strict):
@@ -24,6 +33,14 @@ class Workload(Strict):
     name: Words
     lengths: Lengths
     arrivals: Arrivals
+    max_output: Tokens | None = Field(None, description="output tokens that a client allows; null: the longest output")
+    predictions: Predictions | None = Field(None, description="of output lengths; null: there are none")
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_said(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Two settings came later than results that are kept: where they are not set, those are still its results."""
+        later = ("max_output", "predictions")
+        return {key: value for key, value in standard(self).items() if key not in later or value is not None}
 
     @model_validator(mode="after")
     def _replay_needs_a_trace(self) -> Workload:
@@ -44,6 +61,26 @@ class Workload(Strict):
         return isinstance(self.lengths, TraceLengths) and self.lengths.hash_tokens is not None
 
     @property
+    def prediction_error(self) -> float | None:
+        """Standard deviation of the logarithm of its predictions; None without any."""
+        return None if self.predictions is None else self.predictions.error
+
+    def allowed_output(self, longest: int) -> int:
+        """Output tokens that a client allows, when the longest output has so many.
+
+        Raises:
+            ConfigError: it allows less.
+        """
+        if self.max_output is None:
+            return longest
+        if self.max_output < longest:
+            raise ConfigError(
+                f"max_output: {self.max_output} tokens, but there are outputs of {longest} "
+                f"(nearest valid value: {longest})"
+            )
+        return self.max_output
+
+    @property
     def replayed(self) -> TraceLengths:
         """The list of requests of a workload that replays one, in order."""
         assert isinstance(self.lengths, TraceLengths), "nothing is replayed"
@@ -61,7 +98,14 @@ def load_workload(path_or_name: str | Path) -> Workload:
     """
     path = _workload_path(path_or_name)
     data = load_yaml(path)
-    return parse(Workload, _with_found_file(data, path), path)
+    workload = parse(Workload, _with_found_file(data, path), path)
+    if workload.max_output is not None:
+        longest = int(workload.lengths.support().output.max())
+        try:
+            workload.allowed_output(longest)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+    return workload
 
 
 def input_files(workload: Workload) -> list[Path]:

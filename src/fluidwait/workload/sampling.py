@@ -1,6 +1,6 @@
 """Drawing the requests of a workload, and what their law and their rate are.
 
-Both streams of random numbers, that of the arrivals and that of the lengths, come from the seed and the replication.
+The streams of random numbers, of the arrivals, the lengths and the predictions, come from the seed and the replication.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def generate(
         n: number of requests, >= 1.
         rate: mean rate offered, requests/s; replaces ``arrivals.rate``. Scales the profile of piecewise arrivals, and
             stretches the rows of a replayed trace that are used.
-        seed, replication: >= 0; together they name the random streams. A replayed trace uses none: its replication r
-            is the r-th of its ``stretches``.
+        seed, replication: >= 0; together they name the random streams. A replayed trace uses none but that of its
+            predictions: its replication r is the r-th of its ``stretches``.
         stretches: equal parts of a replayed trace, each of which gives the n requests at its beginning.
 
     Raises:
@@ -42,15 +42,37 @@ def generate(
     """
     _check_arguments(workload, n, rate, seed, replication)
     if isinstance(workload.arrivals, TraceArrivals):
-        return _replay(workload, n, rate, replication, stretches)
-    gaps, lengths = (np.random.default_rng(s) for s in np.random.SeedSequence([seed, replication]).spawn(2))
+        return _told(workload, _replay(workload, n, rate, replication, stretches), _streams(seed, replication)[2])
+    gaps, lengths, errors = _streams(seed, replication)
     with named(workload):
         arrival = workload.arrivals.times(gaps, n, rate)
         support = workload.lengths.support()
     check_span(arrival[-1], n, rate, f"workload {workload.name}: rate")
     index = _draw(support.weight, n, lengths)
     kind = index if isinstance(workload.lengths, MixtureLengths) else np.zeros(n, dtype=np.int64)
-    return Requests(arrival, support.prompt[index], support.output[index], kind)
+    drawn = Requests(arrival, support.prompt[index], support.output[index], kind)
+    return _told(workload, drawn, errors, int(support.output.max()))
+
+
+def _streams(seed: int, replication: int) -> list[np.random.Generator]:
+    """Random numbers of the arrivals, the lengths and the errors of predictions, independent of each other."""
+    return [np.random.default_rng(s) for s in np.random.SeedSequence([seed, replication]).spawn(3)]
+
+
+def _told(workload: Workload, drawn: Requests, errors: np.random.Generator, longest: int | None = None) -> Requests:
+    """The requests with what their clients allow and what is predicted of them.
+
+    Args:
+        longest: output of the workload's lengths, tokens; None: to be looked up.
+    """
+    n = len(drawn.output)
+    with named(workload):
+        most = workload.allowed_output(longest or int(workload.lengths.support().output.max()))
+    predicted = np.zeros(n, dtype=np.int64)
+    if workload.predictions is not None:
+        factor = np.exp(workload.predictions.error * errors.standard_normal(n))
+        predicted = np.clip(np.rint(drawn.output * factor), 1, most).astype(np.int64)
+    return drawn._replace(max_output=np.full(n, most), predicted=predicted)
 
 
 def length_law(workload: Workload) -> LengthLaw:
@@ -89,7 +111,9 @@ def mean_rate(workload: Workload, rate: float | None = None, n: int | None = Non
 
 
 def is_random(workload: Workload) -> bool:
-    """Whether replications differ: not when requests of one kind come at equal distances."""
+    """Whether replications differ: not when requests of one kind come at equal distances and errors are none."""
+    if workload.prediction_error:
+        return True
     support = workload.lengths.support()
     pairs = np.unique(np.column_stack([support.prompt, support.output]), axis=0)
     return workload.arrivals.process != "deterministic" or len(pairs) > 1

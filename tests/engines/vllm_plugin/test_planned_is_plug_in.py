@@ -12,6 +12,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)"
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from own_policies import SHORTEST, write_policy  # noqa: E402
 from vllm_cases import planned_case  # noqa: E402
 
 from fluidwait.device.hardware import load_hardware  # noqa: E402
@@ -19,6 +20,7 @@ from fluidwait.engines.core import EngineError  # noqa: E402
 from fluidwait.engines.v1.planned import serve_planned  # noqa: E402
 from fluidwait.engines.vllm.load.engine import engine_version  # noqa: E402
 from fluidwait.engines.vllm_clock import simulate_vllm_clock  # noqa: E402
+from fluidwait.policies import load_policy  # noqa: E402
 
 A100 = load_hardware("a100-80g_llama-2-7b").time_model("profile")
 CASES, AT_ONCE = 60, 20
@@ -76,3 +78,24 @@ def test_a_policy_without_patience_is_told_by_both(monkeypatch):
     for run in (serve_planned, simulate_vllm_clock):
         with pytest.raises(EngineError, match="requests stranded at t = "):
             run(few, policy, for_ever, A100, rules)
+
+
+@pytest.mark.parametrize("depth", [1, 2], ids=["synchronous", "asynchronous"])
+def test_both_see_what_is_predicted_and_what_clients_allow(tmp_path, depth):
+    """A policy that takes the shortest of those that wait, by predictions of every second request."""
+    policy = load_policy({"policy": write_policy(tmp_path, SHORTEST, "shortest"), "most": 5})
+    knobs, matters = policy.prepare(None), 0
+    for seed in range(0, 40, 5):
+        case, *_ = planned_case(seed, depth, A100)
+        g, output = np.random.default_rng(seed), case.requests.output
+        allowed = output + g.integers(0, 300, len(output))
+        predicted = np.where(g.random(len(output)) < 0.5, g.integers(1, allowed + 1), 0)
+        some = case.requests._replace(max_output=allowed, predicted=predicted)
+        given = {"priority": case.priority, "hashes": case.hashes}
+        theirs = simulate_vllm_clock(some, policy, knobs, A100, case.rules, **given)
+        ours = serve_planned(some, policy, knobs, A100, case.rules, check=True, **given)
+        assert np.array_equal(ours.first_token, theirs.first_token), seed
+        assert np.array_equal(ours.completion, theirs.completion), seed
+        plain = serve_planned(case.requests, policy, knobs, A100, case.rules, **given)
+        matters += not np.array_equal(ours.completion, plain.completion)
+    assert matters > 3

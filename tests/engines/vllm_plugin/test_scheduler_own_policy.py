@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fake_engine import FakeEngine, make_request, make_scheduler  # noqa: E402
-from own_policies import FEW, write_policy  # noqa: E402
+from own_policies import EVICTING, FEW, SHORTEST, write_policy  # noqa: E402
 from real_engine import Engine, greedy, prompts, texts  # noqa: E402
 from virtual_clock import serve  # noqa: E402
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402
@@ -25,6 +26,8 @@ from fluidwait.base.paths import ROOT_VARIABLE
 from fluidwait.device.hardware import load_hardware
 from fluidwait.engines import core, simulator
 from fluidwait.engines.vllm import WaitScheduler  # noqa: E402
+from fluidwait.engines.vllm.requests import predicted_output
+from fluidwait.engines.vllm_clock import scheduler as parts
 from fluidwait.policies import load_policy  # noqa: E402
 from fluidwait.workload import generate, load_workload
 
@@ -122,3 +125,30 @@ def test_a_mistake_is_told_when_the_server_starts(engine_options, tmp_path, sour
 def test_policies_that_vllm_cannot_serve_are_refused(engine_options, entry, message):
     with pytest.raises(ConfigError, match=message):
         make_scheduler(engine_options, WaitScheduler, fluidwait=entry)
+
+
+def test_who_is_evicted_is_vllms_to_say(engine_options, tmp_path):
+    entry = {"policy": write_policy(tmp_path, EVICTING, "evicting")}
+    with pytest.raises(ConfigError, match="'evicting' says itself who is evicted"):
+        make_scheduler(engine_options, WaitScheduler, fluidwait=entry)
+
+
+def test_a_client_may_predict_its_output(engine_options, tmp_path):
+    """One at a time, the least predicted first; without a prediction its limit counts."""
+    entry = {"policy": write_policy(tmp_path, SHORTEST, "shortest"), "settings": {"most": 1}}
+    engine = FakeEngine(make_scheduler(engine_options, WaitScheduler, fluidwait=entry), depth=1)
+    for name, predicted in (("late", 9), ("early", 1), ("unknown", 0), ("third", 5)):
+        engine.add(parts.make_request(name, [3] * 20, 4, predicted=predicted))
+    engine.drain()
+    entered = list(dict.fromkeys(name for batch in engine.batches for name in batch))
+    assert entered == ["early", "late", "unknown", "third"]  # 9 and 5 are more than its limit of 4 tokens
+
+
+@pytest.mark.parametrize(
+    ("extra", "tokens"), [(None, 0), ({}, 0), (12, 12), (10**6, 50), (0, 0), (-3, 0), (2.0, 0), ("7", 0), (True, 0)]
+)
+def test_a_prediction_is_a_whole_number_within_the_limit(extra, tokens):
+    known = extra if extra is None or isinstance(extra, dict) else {"predicted_output": extra}
+    request = SimpleNamespace(sampling_params=SimpleNamespace(extra_args=known))
+    assert predicted_output(request, 50) == tokens
+    assert predicted_output(SimpleNamespace(sampling_params=None), 50) == 0

@@ -21,7 +21,9 @@ HELD = 6  # KV blocks, those of the whole prompt once admitted
 BATCH = 7  # number of the newest batch that holds it
 ALIVE = 8  # 1 until its end
 PRIORITY = 9  # the engine's, the least first
-ROWS = 10
+MAX_OUTPUT = 10  # output tokens that the client allows
+PREDICTED = 11  # output tokens as somebody predicts them, 0 where nobody does
+ROWS = 12
 
 # rows of the times, float64, s
 ARRIVAL = 0  # on the monotonic clock

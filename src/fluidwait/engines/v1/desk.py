@@ -19,6 +19,8 @@ from fluidwait.engines.v1.columns import (
     HELD_FOR,
     KIND,
     LIMIT,
+    MAX_OUTPUT,
+    PREDICTED,
     PRIORITY,
     ROWS,
     SENT,
@@ -49,6 +51,7 @@ from fluidwait.engines.v1.decision import (
 from fluidwait.engines.v1.rules import NULL_BLOCK, Rules, State, new_state
 from fluidwait.engines.v1.schedule import enqueue
 from fluidwait.policies.contract import NO_LIMIT, blocks_for, jit
+from fluidwait.workload import most_output, predicted_output
 
 # where a run stands, int64
 BLOCKS = 0  # free KV blocks
@@ -102,6 +105,7 @@ def new_desk(requests, policy, knobs: Any, rules: Rules, priority: np.ndarray | 
     n, within, blocks = len(requests.arrival), with_chunks(policy, knobs, rules), rules.blocks + NULL_BLOCK
     counts, times = np.zeros((ROWS, n), dtype=np.int64), np.zeros((TIMES, n))
     counts[LIMIT], counts[KIND], counts[GOAL] = requests.output, requests.kind, requests.prompt
+    counts[MAX_OUTPUT], counts[PREDICTED] = most_output(requests), predicted_output(requests)
     counts[PRIORITY] = 0 if priority is None else priority
     times[SENT] = requests.arrival
     numbers = np.zeros(RULE_ROWS, dtype=np.int64)

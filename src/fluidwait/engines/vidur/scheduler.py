@@ -91,7 +91,9 @@ class PolicyScheduler(BaseReplicaScheduler):
         )
         if admitted < 0:
             raise EngineError(self._explain(simulator.BAD_PLAN, -1, time))
-        for r in state.waiting[self._head : self._head + before - self._residents]:
+        evicted = before - self._residents
+        rejoined = self._tail - evicted if semantics.rejoins_last else self._head
+        for r in state.waiting[rejoined : rejoined + evicted]:
             self._job.replayed[r].restart()
             self.free(self._job.replayed[r].id)
         return admitted, wake

@@ -56,7 +56,8 @@ class Book:
         return slots
 
     def _add(self, request, came: float) -> int:
-        slot = self.table.add(request, came, self.engine.max_model_len)
+        allowed = self.preparation.allowed
+        slot = self.table.add(request, came, self.engine.max_model_len, None if allowed is None else next(allowed))
         if self.preparation.policy.by_type:
             self.table.counts[KIND, slot] = self.preparation.nearest_type(request.num_prompt_tokens, request.max_tokens)
         return slot

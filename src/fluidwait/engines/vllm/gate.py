@@ -20,6 +20,7 @@ from vllm.v1.core.sched.interface import PauseState
 
 from fluidwait.device.timing import linear
 from fluidwait.engines.core import serving
+from fluidwait.engines.feasibility import check_evictions
 from fluidwait.engines.v1.decision import nap
 from fluidwait.engines.vllm import clock, patches  # noqa: F401
 from fluidwait.engines.vllm.book import Book
@@ -41,12 +42,13 @@ class Gate:
         prepare: what makes the policy's preparation from the same arguments.
 
     Raises:
-        ConfigError: the policy cannot be prepared for this engine, or has a mistake in its file.
+        ConfigError: the policy cannot be prepared for this engine, evicts by itself, or has a mistake in its file.
     """
 
     def __init__(
         self, engine, policy: Policy, settings: SchedulerSettings, prepare: Callable[..., Preparation] = Preparation
     ):
+        check_evictions(policy)
         self.engine, self.policy, self.stock = engine, policy, Stock(engine)
         self.preparation = prepare(policy, settings, self.stock.size)
         self.preparation.running = self._running

@@ -54,6 +54,7 @@ REQUEST = [  # properties of the class, or set by its constructor
     "num_output_placeholders",
     "arrival_time",
     "priority",
+    "sampling_params",
     "is_prefill_chunk",
 ]
 OUTPUT = ["num_scheduled_tokens", "total_num_scheduled_tokens"]

@@ -7,7 +7,7 @@ estimated. Until enough is known there are no knobs, and the engine schedules fi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -54,10 +54,14 @@ class Preparation:
     New knobs are computed by ``worker``, a thread of its own unless another executor is given.
     """
 
+    allowed: Iterator[int] | None = None  # output tokens that clients allow, as they arrive; None: the engine's limits
+
     def __init__(self, policy: Policy, settings: SchedulerSettings, size: EngineSize, worker: Executor | None = None):
         self.policy, self.settings, self.size, self.needs = policy, settings, size, policy.needs()
         self.traffic = Traffic(settings.rate_window, settings.length_window, settings.iteration_window)
-        self.law = length_law(load_workload(settings.workload)) if settings.workload else _law_for(self.needs)
+        workload = load_workload(settings.workload) if settings.workload else None
+        self.law = length_law(workload) if workload else _law_for(self.needs)
+        self._prediction_error = workload.prediction_error if workload else None
         self.hardware = load_hardware(settings.hardware) if settings.hardware else None
         if policy.by_type and not settings.workload:
             raise ConfigError(f"{SOURCE}: workload: required key is missing: '{policy.name}' tells request types apart")
@@ -139,7 +143,8 @@ class Preparation:
             steady = old
         if steady is not None and not self.needs.load:
             return steady
-        knobs = self._knobs(context_of(law, rate, times, d0_d1, serving(self.size.capacity, 1)))
+        memory = serving(self.size.capacity, 1)
+        knobs = self._knobs(context_of(law, rate, times, d0_d1, memory, self._prediction_error))
         if steady is not None and _same(knobs, steady.knobs):
             return steady
         return Prepared(knobs, law, self._boundary(law, times, knobs), marks)

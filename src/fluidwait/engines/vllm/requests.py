@@ -18,6 +18,8 @@ from fluidwait.engines.v1.columns import (
     GOAL,
     HELD,
     LIMIT,
+    MAX_OUTPUT,
+    PREDICTED,
     PRIORITY,
     ROWS,
     STAGE,
@@ -27,6 +29,9 @@ from fluidwait.engines.v1.columns import (
 )
 
 SPARE = 64  # slots always left free
+
+PREDICTION = "predicted_output"
+"""Of a request's ``extra_args`` (``vllm_xargs`` over HTTP): output tokens as the client predicts them."""
 
 
 class RequestTable:
@@ -51,8 +56,13 @@ class RequestTable:
         self.request.extend([None] * more)
         self._free.extend(range(have, have + more))
 
-    def add(self, request, now: float, longest: int) -> int:
-        """Slot of a request that arrives at ``now`` (s); the same one if it is known. ``longest``: prompt + output."""
+    def add(self, request, now: float, longest: int, allowed: int | None = None) -> int:
+        """Slot of a request that arrives at ``now`` (s); the same one if it is known.
+
+        Args:
+            longest: prompt + output at most, tokens.
+            allowed: output tokens that its client allows, where those are not the engine's limit.
+        """
         slot = self.slot_of.get(request.request_id)
         if slot is not None:
             return slot
@@ -61,7 +71,10 @@ class RequestTable:
         slot = self._free.popleft()
         self.slot_of[request.request_id] = slot
         prompt, new = request.num_prompt_tokens, self._new
-        new[LIMIT], new[GOAL], new[PRIORITY] = min(request.max_tokens, longest - prompt), prompt, request.priority
+        limit = min(request.max_tokens, longest - prompt)
+        new[LIMIT], new[GOAL], new[PRIORITY] = limit, prompt, request.priority
+        new[MAX_OUTPUT] = limit if allowed is None else allowed
+        new[PREDICTED] = predicted_output(request, new[MAX_OUTPUT])
         self.counts[:, slot] = new
         self.times[:, slot] = (now, 0.0, 0.0, request.arrival_time)
         self.request[slot] = request
@@ -70,7 +83,9 @@ class RequestTable:
     def renew(self, slot: int, now: float, longest: int) -> None:
         """The request in the slot starts at ``now`` (s), with the limits that it has now."""
         request = self.request[slot]
-        self.counts[LIMIT, slot] = min(request.max_tokens, longest - request.num_prompt_tokens)
+        limit = min(request.max_tokens, longest - request.num_prompt_tokens)
+        self.counts[LIMIT, slot] = self.counts[MAX_OUTPUT, slot] = limit
+        self.counts[PREDICTED, slot] = predicted_output(request, limit)
         self.times[:, slot] = (now, 0.0, 0.0, request.arrival_time)
 
     def remove(self, request_id: str):
@@ -109,6 +124,16 @@ class RequestTable:
     def enter(self, slots: list[int], now: float) -> None:
         """They entered service at ``now`` (s); up to then they were held, but for earlier service."""
         enter(self.counts, self.times, now, self.progress(slots))
+
+
+def predicted_output(request, most: int) -> int:
+    """The client's prediction of its output, at most ``most`` tokens: its sampling parameters' extra argument.
+
+    0 when there is none, or one that is no number of tokens.
+    """
+    extra = getattr(request.sampling_params, "extra_args", None)
+    tokens = extra.get(PREDICTION) if extra else None
+    return min(tokens, most) if type(tokens) is int and tokens > 0 else 0
 
 
 def machine_code(function, *arguments):

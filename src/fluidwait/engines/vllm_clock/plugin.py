@@ -16,19 +16,23 @@ from fluidwait.engines.vllm.preparation import Preparation, Prepared
 from fluidwait.engines.vllm.settings import SchedulerSettings
 from fluidwait.policies import Policy
 from fluidwait.policies.contract import EngineSize
-from fluidwait.workload import LengthLaw
+from fluidwait.workload import LengthLaw, Requests, most_output
 
 
 class Given(Preparation):
-    """The knobs of a policy, in force from the beginning to the end, and ``kinds``, int64[N], types as they arrive."""
+    """The knobs of a policy, in force from the beginning to the end, and what is known of ``requests`` as they arrive.
 
-    def __init__(self, knobs: Any, kinds: np.ndarray, policy: Policy, settings: SchedulerSettings, size: EngineSize):
+    An engine with these ends a request at its output, which its ``max_tokens`` are: what its client allows is told.
+    """
+
+    def __init__(self, knobs: Any, requests: Requests, policy: Policy, settings: SchedulerSettings, size: EngineSize):
         self.policy, self.settings, self.size, self.learns, self.problem = policy, settings, size, False, ""
         self.traffic = Traffic(settings.rate_window, settings.length_window, settings.iteration_window)
-        types = np.ones(int(np.max(kinds)) + 1)
+        types = np.ones(int(np.max(requests.kind)) + 1)
         self.law, self.hardware, self.rehearsal = LengthLaw(types, types, types / len(types)), None, None
         self.prepared = Prepared(knobs, self.law, float("nan"), np.zeros(0))
-        self._kinds: Iterator[int] = iter(np.asarray(kinds).tolist())
+        self._kinds: Iterator[int] = iter(np.asarray(requests.kind).tolist())
+        self.allowed = iter(most_output(requests).tolist())
 
     def current(self, now: float) -> Prepared | None:
         return self.prepared
@@ -44,6 +48,6 @@ class Given(Preparation):
 class GivenScheduler(WaitScheduler):
     """The plug-in's scheduler with such a preparation; further arguments are vLLM's."""
 
-    def __init__(self, policy: Policy, knobs: Any, kinds: np.ndarray, vllm_config, *args, **kwargs):
+    def __init__(self, policy: Policy, knobs: Any, requests: Requests, vllm_config, *args, **kwargs):
         AsyncScheduler.__init__(self, vllm_config, *args, **kwargs)
-        self.gate = Gate(self, policy, SchedulerSettings.model_validate({}), partial(Given, knobs, kinds))
+        self.gate = Gate(self, policy, SchedulerSettings.model_validate({}), partial(Given, knobs, requests))

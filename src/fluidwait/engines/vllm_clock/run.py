@@ -26,6 +26,7 @@ from fluidwait.engines.vllm import preparation as plugin_preparation
 from fluidwait.engines.vllm.preparation import AtOnce
 from fluidwait.engines.vllm_clock.plugin import GivenScheduler
 from fluidwait.engines.vllm_clock.scheduler import computed_before, make_request, make_scheduler, model_output
+from fluidwait.workload import predicted_output
 
 
 class Clock:
@@ -94,7 +95,7 @@ def _scheduler(job: Job):
     if policy.stock_limits(knobs) is not None:
         return make_scheduler(AsyncScheduler if rules.depth > 1 else Scheduler, **settings(rules, job.requests))
     server = job.rules._replace(requests=rules.requests)  # the other limits are the plug-in's to keep
-    given = partial(GivenScheduler, policy, knobs, job.requests.kind)
+    given = partial(GivenScheduler, policy, knobs, job.requests)
     return make_scheduler(given, **settings(server, job.requests))
 
 
@@ -130,6 +131,7 @@ class Loop:
         self.flights: deque = deque()  # (output, end in s), oldest first
         self.device_free = 0.0  # s
         self.sent = self.done = self.empty = 0
+        self.predicted = predicted_output(requests)
         self.known: dict[str, Any] = {}  # vLLM's request by name
         self.goal: dict[str, int] = {}  # tokens to prefill
         self.rows: list[tuple] = []  # per iteration, LOG_COLUMNS
@@ -183,6 +185,7 @@ class Loop:
                 priority=0 if self.priority is None else int(self.priority[i]),
                 arrival=float(of.arrival[i]),
                 block_size=self.rules.block_size,
+                predicted=int(self.predicted[i]),
             )
             self.known[request.request_id] = request
             self.scheduler.add_request(request)

@@ -22,6 +22,7 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 from fluidwait.base.errors import ConfigError
+from fluidwait.engines.vllm.requests import PREDICTION
 from fluidwait.engines.vllm_clock.model import EOS, LLAMA
 
 _CONFIGS: dict[str, Any] = {}
@@ -101,12 +102,14 @@ def make_request(
     priority: int = 0,
     arrival: float | None = None,
     block_size: int = 16,
+    predicted: int = 0,
 ) -> Request:
-    """A request with these prompt tokens that generates ``output`` tokens."""
+    """A request with these prompt tokens that generates ``output`` tokens; ``predicted`` of them, 0: not predicted."""
     if block_size not in _HASHERS:
         init_none_hash(sha256)
         _HASHERS[block_size] = get_request_block_hasher(block_size, sha256)
-    params = SamplingParams(max_tokens=output, ignore_eos=True)
+    extra = {PREDICTION: predicted} if predicted else None
+    params = SamplingParams(max_tokens=output, ignore_eos=True, extra_args=extra)
     params.update_from_generation_config({}, EOS)
     return Request(
         request_id=name,

@@ -34,6 +34,7 @@ from fluidwait.fluid.calibrated import calibrated_boundary, calibrated_equilibri
 
 if TYPE_CHECKING:
     from fluidwait.device.timing import TimeModel
+    from fluidwait.fluid.calibrated import Semantics
     from fluidwait.workload import LengthLaw
 
 MOST_WAITING = 512
@@ -56,20 +57,27 @@ class Worth(NamedTuple):
 
 
 def worth(
-    law: LengthLaw, model: TimeModel, capacity: float, rate: float, *, cap: float = np.inf, budget: float = np.inf
+    law: LengthLaw,
+    model: TimeModel,
+    capacity: float,
+    rate: float,
+    *,
+    semantics: Semantics = "serving",
+    cap: float = np.inf,
+    budget: float = np.inf,
 ) -> Worth:
     """Solve the decision problem of the module's text.
 
     Args:
         capacity: KV tokens. rate: requests/s. cap: requests in service. budget: tokens of a batch.
     """
-    boundary = calibrated_boundary(law, model, capacity, cap=cap, token_budget=budget)
-    mean = mean_sums(law)
+    boundary = calibrated_boundary(law, model, capacity, semantics=semantics, cap=cap, token_budget=budget)
+    mean = mean_sums(law, semantics=semantics)
     sizes = _sizes(boundary.tokens, budget)
     filled = np.minimum(sizes, boundary.tokens)
-    seconds = np.array([_seconds(model, mean, int(size), batch / mean.tokens) for size, batch in zip(sizes, filled)])
+    seconds = np.array([_seconds(model, mean, int(size), batch / mean.tokens) for size, batch in zip(sizes, filled, strict=True)])
     rate = min(rate, MOST_LOAD * boundary.rate)
-    step = calibrated_equilibrium(law, rate, model).iteration_time
+    step = calibrated_equilibrium(law, rate, model, semantics=semantics).iteration_time
     n = np.arange(MOST_WAITING + 1.0)
     own = mean.decodes * step
     decodes = np.minimum(n + rate * own, boundary.requests * mean.decodes)
@@ -78,7 +86,7 @@ def worth(
     tokens = np.clip(np.minimum(filled[None, :], (decodes + n * mean.prefill_tokens)[:, None]), 1.0, None)
     prompts = np.maximum(tokens - decodes[:, None], 1e-9)
     chosen = np.full(len(n), len(sizes) - 1)
-    share = mean.prefill_tokens + omega * mean.decodes
+    share = np.maximum(mean.prefill_tokens + omega * mean.decodes, 1.0)
     for _ in range(SWEEPS):
         took, computed = seconds[chosen], prompts[np.arange(len(n)), chosen]
         gone = (computed + omega * decodes) / share / took  # requests/s, as far as it depends on v

@@ -64,7 +64,7 @@ in it at the longest output; the forecast, five columns of STEPS + 1 numbers."""
 
 class Settings(PolicySettings):
     share: float = Field(0.9, gt=0, le=1, description="of the fluid flow that fills memory, kept free for who comes")
-    overcommit: float = Field(1.0, description="standard deviations by which a forecast may exceed the memory")
+    overcommit: float = Field(2.0, description="standard deviations by which a forecast may exceed the memory")
     batch_tokens: PositiveInt | Literal["fluid"] = Field(
         "fluid", description="tokens of a batch; 'fluid': what is worth most while so many wait"
     )
@@ -224,7 +224,7 @@ def _entering(view, knobs, memory, decodes, left, free):
     residents = len(view.resident)
     per_batch = max(knobs.sizes[-1] - decodes, LEAST_PREFILL)
     blocks, entering = knobs.capacity // view.block_size, 0
-    limit = (blocks - view.watermark if knobs.exact else blocks) * view.block_size
+    limit = blocks * view.block_size
     first = residents
     if memory[CLOCK] == 0:
         first = 0
@@ -260,7 +260,7 @@ def _expect(view, knobs, memory, r, prefills):
     row, rounding = min(generated // knobs.age, AGES - 1), view.block_size // 2
     if view.predicted[r] > 0:
         if knobs.exact:
-            parts, longest, rounding = 1, view.predicted[r], view.block_size - 1
+            parts, longest = 1, view.predicted[r]
         for c in range(len(knobs.classes)):
             row += AGES if view.predicted[r] >= knobs.classes[c] else 0
     memory[RESERVED] += blocks_for(held + max(longest - generated, 1), view.block_size)

@@ -116,16 +116,17 @@ def _seconds(model: TimeModel, mean, size: int, requests: float) -> float:
 
 
 def _differences(rate: float, gone: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """v(n), s: what one more than n - 1 waiting requests cost, in the chain with these rates and costs; v(0) = v(1)."""
-    steps = np.log(rate) - np.log(gone[1:])
-    weight = np.concatenate([[0.0], np.cumsum(steps)])
-    weight = np.exp(weight - weight.max())
-    cost = cost.copy()
-    cost[0] = 0.0
-    g = weight @ cost / weight.sum()
-    value, following = np.empty(len(cost)), 0.0
-    for n in range(len(cost) - 1, 0, -1):
-        following = (cost[n] - g + rate * following) / gone[n]
-        value[n] = following
+    """v(n), s: what one more than n - 1 waiting requests cost, in the chain with these rates and costs; v(0) = v(1).
+
+    Past the last state v grows as in the fluid: by 1 / (gone - rate) from state to state. All v are linear in the
+    average cost g; that of state 0, with cost 0 and no batch, says which g it is: lambda v(1) = g.
+    """
+    last, growth = len(cost) - 1, 1.0 / (gone[-1] - rate)
+    free, per_g = np.empty(len(cost)), np.empty(len(cost))  # v = free + g per_g
+    free[last], per_g[last] = (cost[last] + rate * growth) * growth, -growth
+    for n in range(last - 1, 0, -1):
+        free[n] = (cost[n] + rate * free[n + 1]) / gone[n]
+        per_g[n] = (rate * per_g[n + 1] - 1.0) / gone[n]
+    value = free + rate * free[1] / (1.0 - rate * per_g[1]) * per_g
     value[0] = value[1]
     return value

@@ -96,6 +96,7 @@ def worth(
         gain = (prompts * q[:, None] + (decodes * (step + omega * q))[:, None]) / seconds
         gain[:, :-1][filled[None, :-1] <= decodes[:, None]] = 0.0  # holds no prompts
         new = np.argmax(gain, axis=1)
+        new[-1] = len(sizes) - 1  # whoever waits there is served: the chain must not drift away
         if np.array_equal(new, chosen):
             break
         chosen = new

@@ -46,8 +46,15 @@ def test_the_longer_the_queue_the_more_a_token_is_worth(of, share):
     assert np.all(np.diff(found.decode_token[1:]) >= 0)
     step = calibrated_equilibrium(LAWS[of], rate, A100).iteration_time
     assert found.decode_token[0] == pytest.approx(step)  # nobody waits: a decode saves its own time only
-    busier = worth(LAWS[of], A100, CAPACITY, min(1.03 * rate, 0.99 * rate / share))
-    assert busier.prompt_token[5] > found.prompt_token[5]
+    assert waiting_costs(LAWS[of], min(1.03 * rate, 0.99 * rate / share), 5) > waiting_costs(LAWS[of], rate, 5)
+
+
+def waiting_costs(lengths: LengthLaw, rate: float, n: int) -> float:
+    """v(n), s: its tokens' worth and its own decode time."""
+    found, mean = worth(lengths, A100, CAPACITY, rate), mean_sums(lengths)
+    own = mean.decodes * found.decode_token[0]
+    externality = found.decode_token[n] - found.decode_token[0]  # omega q
+    return own + mean.prefill_tokens * found.prompt_token[n] + mean.decodes * externality
 
 
 @pytest.mark.parametrize("of", LAWS)

@@ -24,6 +24,7 @@ most per second.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -75,7 +76,7 @@ def worth(
     mean = mean_sums(law, semantics=semantics)
     sizes = _sizes(boundary.tokens, budget)
     filled = np.minimum(sizes, boundary.tokens)
-    seconds = np.array([_seconds(model, mean, int(size), batch / mean.tokens) for size, batch in zip(sizes, filled, strict=True)])
+    seconds = np.array([_seconds(model, mean, math.ceil(batch), batch / mean.tokens) for size, batch in zip(sizes, filled, strict=True)])
     rate = min(rate, MOST_LOAD * boundary.rate)
     step = calibrated_equilibrium(law, rate, model, semantics=semantics).iteration_time
     n = np.arange(MOST_WAITING + 1.0)

@@ -75,9 +75,13 @@ def plan(view, knobs, memory, out):
         return 0, float("inf")
     for i in range(waiting):
         out.admit[i], out.chunk[i] = assumed_output(view, view.waiting[i]), 0
-    size = knobs.max_requests + 1
+    size, chunk = knobs.max_requests + 1, knobs.token_budget
     have, left = memory[:size], memory[size : 2 * size]
-    n = list_residents(view, have, left, knobs.token_budget)
+    n = list_residents(view, have, left, chunk)
+    r = view.waiting[next_in_order(out, waiting, -1, -1)]  # the first of the first set, in any case
+    if not fits(view, r, free) or put_if_it_fits(view, r, assumed_output(view, r), have, left, n, chunk) == n:
+        return 0, float("inf")
+    n = take_out(have, left, n + 1, view.goal[r], steps_to_go(view, r, assumed_output(view, r), chunk))
     while room > 0 and budget > 0:
         chosen = _mark_best_set(view, knobs, out, waiting, memory[2 * size :])
         if chosen == 0:
@@ -86,7 +90,7 @@ def plan(view, knobs, memory, out):
             position = _next_of_set(out, waiting)
             r, before = view.waiting[position], n
             if room > 0 and budget > 0 and fits(view, r, free):
-                n = put_if_it_fits(view, r, assumed_output(view, r), have, left, n, knobs.token_budget)
+                n = put_if_it_fits(view, r, assumed_output(view, r), have, left, n, chunk)
             if n == before:
                 return in_queue_order(out, waiting), float("inf")
             out.admit[position] = CHOSEN

@@ -8,7 +8,7 @@ do not fit, those with the fewest outputs are retracted (of equals the longest p
 one; they go to the end of the queue, and r becomes (tokens generated + ``AHEAD`` per request) / tokens allowed.
 
 Checked against the source of SGLang 0.5 (``schedule_policy.py``, ``schedule_batch.py``,
-``new_token_ratio_tracker.py``), without prefix cache, speculation and mixed batches. Releases before 0.5 retract until
+``new_token_ratio_tracker.py``), without prefix cache, speculation and mixed batches. Earlier releases retract until
 ``AHEAD`` tokens per request are free. A prediction of the output takes the place of what the client allows. Here blocks
 are those of the engine, its watermark stays free, and a request that the estimate never lets in enters when nobody else
 is there.

@@ -55,6 +55,7 @@ class Asked:
         context = Context(lengths or law([20]), rate, linear(0.01, 0.0), (0.01, 1e-7), 16_000, emits)
         self.knobs = self.policy.prepare(context)
         self.memory = np.zeros(self.policy.memory_size(self.knobs), dtype=np.int64)
+        self.plan = self.policy.module.plan
 
     def __call__(
         self,
@@ -94,7 +95,7 @@ class Asked:
         )
         room = len(everybody) + 1
         out = Plan(*(np.zeros(room, dtype=np.int64) for _ in range(3)))
-        admitted, wake = self.policy.module.plan(view, self.knobs, self.memory, out)
+        admitted, wake = self.plan(view, self.knobs, self.memory, out)
         return Decision(
             out.tokens[: len(resident)].tolist(),
             [(int(i), int(q)) for i, q in zip(out.admit[:admitted], out.chunk[:admitted], strict=True)],

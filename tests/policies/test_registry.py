@@ -12,7 +12,21 @@ from fluidwait.base.errors import ConfigError
 from fluidwait.base.paths import project_root
 from fluidwait.policies import load_policy, names
 
-ALL = ["fluid_budget", "nested_wait", "orca", "sarathi", "vllm_v0", "vllm_v1", "wait", "wait_chunked"]
+ALL = [
+    *(
+        "a_min",
+        "eb_plus",
+        "flow_control",
+        "fluid_budget",
+        "lightllm",
+        "lmdeploy",
+        "mcsf",
+        "nested_wait",
+        "orca",
+        "ppas",
+    ),
+    *("sarathi", "sglang", "sorted_f", "svf", "tgi", "trtllm", "vllm_v0", "vllm_v1", "wait", "wait_chunked"),
+]
 
 FILE = """
 from fluidwait.policies.contract import PolicySettings, jit
@@ -85,6 +99,9 @@ def test_unknown_setting_names_the_nearest():
         ({"policy": "wait_chunked", "chunk": 0}, "chunk"),
         ({"policy": "wait_chunked", "slack": 1.0}, "slack"),
         ({"policy": "nested_wait", "segments": 0}, "segments"),
+        ({"policy": "trtllm", "mode": "no_evicts"}, "mode"),
+        ({"policy": "eb_plus", "threshold": 1.0}, "threshold"),
+        ({"policy": "flow_control", "per_step": 0}, "per_step"),
     ],
 )
 def test_out_of_range(spec, key):

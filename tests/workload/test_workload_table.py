@@ -108,14 +108,14 @@ def test_azure_table_is_what_the_command_makes_of_the_trace(trace, tmp_path):
     raw = shared_sample().with_name("traces") / f"azure_2023_{trace}.csv"
     if not raw.is_file():
         pytest.skip(f"{raw.name} is not here")
+    file = f"AzureLLMInferenceTrace_{trace}.csv of Azure/AzurePublicDataset"
     summary = make_table(
         raw,
         tmp_path / "made.csv",
         prompt_column="ContextTokens",
         output_column="GeneratedTokens",
         max_total=4096,
-        source=f"Azure LLM inference trace 2023, {what} (AzureLLMInferenceTrace_{trace}.csv of Azure/AzurePublicDataset; "
-        "Patel et al., Splitwise, ISCA 2024), Microsoft, CC-BY",
+        source=f"Azure LLM inference trace 2023, {what} ({file}; Patel et al., Splitwise, ISCA 2024), Microsoft, CC-BY",
     )
     assert (tmp_path / "made.csv").read_text() == LMSYS.with_name(f"azure-2023-{trace}.csv").read_text()
     assert (summary.rows, summary.too_long, summary.kept) == (rows, dropped, kept)

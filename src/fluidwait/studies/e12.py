@@ -40,7 +40,9 @@ class Curve(Entry):
 class Overload(Strict):
     """The runs that tell λ*."""
 
-    share: float = Field(default=1.2, gt=1, allow_inf_nan=False, description="arrival rate, as a share of the usable bound")
+    share: float = Field(
+        default=1.2, gt=1, allow_inf_nan=False, description="arrival rate, as a share of the usable bound"
+    )
     requests: Positive = Field(default=2.0, description="times the requests of the load")
 
 

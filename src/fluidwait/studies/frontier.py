@@ -74,12 +74,8 @@ class Case(LoadCase):
         whole = self.workload.model_dump(exclude_none=True) | {"predictions": predictions.model_dump()}
         return parse(Workload, whole, f"study {self.study.id}: policies.{key}: workload {self.workload.name}")
 
-    def serve(self, policy: Policy, rate: float, requests: Requests) -> Run:
-        """A run of a policy that knows the law of the lengths and the rate."""
-        return simulate(requests, policy, self.knobs(policy, rate), self.times, self.semantics)
-
     def knobs(self, policy: Policy, rate: float) -> Any:
-        """The policy's knobs at this rate."""
+        """The knobs of a policy that knows the law of the lengths and the rate."""
         return policy.prepare(context_of(self.law, rate, self.times, self.hardware.linear, self.semantics))
 
 
@@ -92,19 +88,18 @@ def check(study: E12, scale: str) -> None:
     study = study.at(scale)
     for load in study.loads:
         case = Case(study, load)
-        points = [(case.rate(share), study.requests_at(load, scale)) for share in study.shares_at(scale)]
-        points.append((case.rate(study.overload.share), study.overload_requests(load, scale)))
+        rates = [(case.rate(share), study.requests_at(load, scale)) for share in study.shares_at(scale)]
+        highest, most = case.rate(study.overload.share), study.overload_requests(load, scale)
         with named(case.where):
-            for rate, n in points:
+            for rate, n in (*rates, (highest, most)):
                 check_offered(case.workload, n, rate, f"rate {rate:g}")
-                case.requests(rate, 0, n, scale)
+            case.requests(rates[0][0], 0, most, scale)
         served = [(f"policies.{key}", case.policy(key), case.told(key)) for key in study.served(load)]
         served += [("envelope.grid", policy, case.workload) for _, policy in every_static(case)]
         for name, policy, workload in served:
             with named(f"study {study.id}: {name} on loads.{load}"):
-                for rate, n in (points[0], points[-1]):
-                    knobs, requests = case.knobs(policy, rate), case.requests(rate, 0, n, scale, workload)
-                    check_requests(requests, policy, knobs, reservation(policy, knobs, case.semantics))
+                knobs, requests = case.knobs(policy, highest), case.requests(highest, 0, most, scale, workload)
+                check_requests(requests, policy, knobs, reservation(policy, knobs, case.semantics))
 
 
 # --- of the policies ------------------------------------------------------------------------------------------------
@@ -143,17 +138,18 @@ def _rows(case: Case, scale: str) -> pl.DataFrame:
     sizes = dict.fromkeys(study.shares_at(scale), study.requests_at(load, scale))
     for key in study.served(load):
         policy, workload = case.policy(key), case.told(key)
-        for replication in range(study.scale(scale).replications):
-            for share, n in (*sizes.items(), (study.overload.share, study.overload_requests(load, scale))):
+        for share, n in (*sizes.items(), (study.overload.share, study.overload_requests(load, scale))):
+            knobs = case.knobs(policy, case.rate(share))
+            for replication in range(study.scale(scale).replications):
                 requests = case.requests(case.rate(share), replication, n, scale, workload)
                 row = {"workload": load, "share": share, "policy": key, "replication": replication}
-                found.append(row | _run(case, policy, share, requests, tells=share not in sizes) | bounds)
+                found.append(row | _run(case, policy, knobs, share, requests, tells=share not in sizes) | bounds)
     return pl.DataFrame(found, schema_overrides={"carried": pl.Float64})
 
 
-def _run(case: Case, policy: Policy, share: float, requests: Requests, tells: bool) -> dict[str, Any]:
+def _run(case: Case, policy: Policy, knobs: Any, share: float, requests: Requests, tells: bool) -> dict[str, Any]:
     """What is measured of a run; of one that tells λ*, also what is carried."""
-    run = case.serve(policy, case.rate(share), requests)
+    run = simulate(requests, policy, knobs, case.times, case.semantics)
     row: dict[str, Any] = {"rate": case.rate(share), "requests": len(requests.arrival)}
     row |= measured(requests, run, case.study.window)
     row |= {"evictions": float(run.evictions.mean()), "recomputed": recomputed_share(requests, run, case.semantics)}
@@ -200,22 +196,23 @@ def every_static(case: Case) -> list[tuple[str, Policy]]:
 
 
 def _static_rows(case: Case, scale: str) -> pl.DataFrame:
-    study, found = case.study, []
+    rows = [row for share in case.study.shares_at(scale) for row in _static_rows_at(case, share, scale)]
+    return pl.DataFrame(rows).drop("carried")
+
+
+def _static_rows_at(case: Case, share: float, scale: str) -> list[dict[str, Any]]:
+    """First a run of every setting, then all replications of the best."""
+    study, rate = case.study, case.rate(share)
+    known = {settings: (policy, case.knobs(policy, rate)) for settings, policy in every_static(case)}
+
+    def run(settings: str, replication: int, n: int, final: bool) -> dict[str, Any]:
+        requests = case.requests(rate, replication, n, scale)
+        row = {"workload": case.load, "share": share, "settings": settings, "replication": replication, "final": final}
+        return row | _run(case, *known[settings], share, requests, tells=False)
+
     n, first = study.requests_at(case.load, scale), study.first_requests(case.load, scale)
-    for share in study.shares_at(scale):
-        sample = case.requests(case.rate(share), 0, first, scale)
-        tried = [(_run(case, policy, share, sample, tells=False), settings, policy) for settings, policy in every_static(case)]
-        found += [_static(case, share, settings, 0, row) | {"final": False} for row, settings, _ in tried]
-        distinct = {row["mean"]: (settings, policy) for row, settings, policy in reversed(tried)}
-        for mean in sorted(distinct)[: study.envelope.kept]:
-            settings, policy = distinct[mean]
-            for replication in range(study.scale(scale).replications):
-                requests = case.requests(case.rate(share), replication, n, scale)
-                row = _run(case, policy, share, requests, tells=False)
-                found.append(_static(case, share, settings, replication, row) | {"final": True})
-    return pl.DataFrame(found).drop("carried")
-
-
-def _static(case: Case, share: float, settings: str, replication: int, row: dict[str, Any]) -> dict[str, Any]:
-    return {"workload": case.load, "share": share, "settings": settings, "replication": replication} | row
-
+    tried = [run(settings, 0, first, final=False) for settings in known]
+    distinct = {row["mean"]: row["settings"] for row in reversed(tried)}
+    best = [distinct[mean] for mean in sorted(distinct)[: study.envelope.kept]]
+    replications = range(study.scale(scale).replications)
+    return tried + [run(settings, replication, n, final=True) for settings in best for replication in replications]

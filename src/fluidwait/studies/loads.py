@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -56,6 +57,7 @@ class LoadCase:
                 f"(nearest valid value: {self.hardware.kv_blocks})"
             )
         self._drawn = lru_cache(KEPT)(generate)
+        self._files: dict[Path, dict[str, Any]] = {}
 
     @property
     def bound(self) -> float:
@@ -72,8 +74,10 @@ class LoadCase:
 
     def loaded(self, entry: Any, where: str, changes: dict[str, Any] | None = None) -> Policy:
         """The policy of an entry of the study that stands at ``where``, with further ``changes`` of its settings."""
-        base = load_yaml(project_root() / "config" / "policies" / f"{entry.use}.yaml")
-        return load_policy(base | entry.settings | (changes or {}), f"study {self.study.id}: {where}")
+        file = project_root() / "config" / "policies" / f"{entry.use}.yaml"
+        if file not in self._files:
+            self._files[file] = load_yaml(file)
+        return load_policy(self._files[file] | entry.settings | (changes or {}), f"study {self.study.id}: {where}")
 
     def requests(self, rate: float, replication: int, n: int, scale: str, workload: Workload | None = None) -> Requests:
         """The first n requests of a replication, of the load's workload or another."""

@@ -78,6 +78,10 @@ class Case(LoadCase):
         """The knobs of a policy that knows the law of the lengths and the rate."""
         return policy.prepare(context_of(self.law, rate, self.times, self.hardware.linear, self.semantics))
 
+    def run(self, policy: Policy, knobs: Any, requests: Requests) -> Run:
+        """A run of the policy."""
+        return simulate(requests, policy, knobs, self.times, self.semantics)
+
 
 def check(study: E12, scale: str) -> None:
     """Find what no run could serve, before any is made.
@@ -149,7 +153,7 @@ def _rows(case: Case, scale: str) -> pl.DataFrame:
 
 def _run(case: Case, policy: Policy, knobs: Any, share: float, requests: Requests, tells: bool) -> dict[str, Any]:
     """What is measured of a run; of one that tells λ*, also what is carried."""
-    run = simulate(requests, policy, knobs, case.times, case.semantics)
+    run = case.run(policy, knobs, requests)
     row: dict[str, Any] = {"rate": case.rate(share), "requests": len(requests.arrival)}
     row |= measured(requests, run, case.study.window)
     row |= {"evictions": float(run.evictions.mean()), "recomputed": recomputed_share(requests, run, case.semantics)}

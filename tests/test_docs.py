@@ -36,6 +36,7 @@ PAGES = (
     "adding-an-experiment.md",
     "adding-hardware.md",
     "claims.md",
+    "frontier.md",
 )
 
 FENCE = re.compile(r"^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -99,6 +100,9 @@ def test_a_page_does_what_it_says(page, project, capsys):
         check_the_policy_of_the_page(project)
     if page == "adding-a-figure.md":
         check_the_figure_of_the_page(project)
+    if page == "frontier.md":
+        rows = (project / "results" / "quick" / "mine" / "frontier.csv").read_text().splitlines()
+        assert [row.split(",")[1] for row in rows] == ["policy", "vllm_v1", "vllm_512"]
     if page == "adding-a-table.md":
         table = (project / "results" / "quick" / "long_prompts" / "tail.csv").read_text().splitlines()
         assert table[0] == "policy,rate,p99_over_mean" and len(table) == 1 + 2 * 2

@@ -6,6 +6,7 @@ from fluidwait.base.models import parse
 from fluidwait.studies.e6 import E6
 from fluidwait.studies.e10 import E10
 from fluidwait.studies.e11 import E11
+from fluidwait.studies.e12 import E12
 
 SINGLE = {"d0": 1.0, "d1": 0.01, "types": [{"prompt": 2, "output": 2, "threshold": 2}]}
 TWO = {
@@ -75,6 +76,42 @@ def e10_data() -> dict:
         "audit": {"share": 0.1, "requests": 150},
         "scales": {"tiny": {"replications": 2}},
     }
+
+
+def e12_data() -> dict:
+    return {
+        "id": "e12",
+        "title": "t",
+        "hardware": "a100-80g_llama-2-7b",
+        "shares": [0.7, 0.85],
+        "loads": {
+            "short": {"label": "short", "workload": "p512d20", "requests": 400},
+            "chat": {"label": "chat", "workload": "lmsys-chat-1m", "requests": 400, "kv_blocks": 1500},
+            "away": {"label": "prefilled elsewhere", "workload": "p630d20", "semantics": "decode", "requests": 400},
+            "unused": {"label": "unused", "workload": "p512d1000", "requests": 40},
+        },
+        "baseline": "vllm",
+        "policies": {
+            "vllm": {"label": "vLLM", "use": "vllm_v1"},
+            "fixed": {"label": "384 tokens", "use": "sarathi", "settings": {"token_budget": 384}},
+            "wait": {"label": "WAIT", "use": "wait_chunked", "loads": ["short", "chat"]},
+            "other": {"label": "other", "use": "vllm_v1", "settings": {"token_budget": 512}},
+        },
+        "envelope": {
+            "label": "best",
+            "use": "sarathi",
+            "grid": {"token_budget": [256, 384, 512], "max_requests": [64, 1000, 2000]},
+            "kept": 3,
+        },
+        "drawn": {"loads": ["chat", "unused"], "policies": ["vllm", "wait"]},
+        "scales": {
+            "tiny": {"replications": 2, "loads": ["short", "chat", "away"], "policies": ["vllm", "fixed", "wait"]}
+        },
+    }
+
+
+def e12(**changes) -> E12:
+    return parse(E12, e12_data() | changes, "e12.yaml")
 
 
 def e10(**changes) -> E10:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_studies import e6_data, e10_data, e11_data
+from small_studies import e6_data, e10_data, e11_data, e12_data
 
 from fluidwait import cli
 from fluidwait.artifacts.verify import verify
@@ -23,24 +23,29 @@ TABLES = {
     "e6": ("memory", "answers"),
     "e10": ("latency", *AUDITED),
     "e11": ("scaling", "exponents", "fcfs_gap", "unknown_gap", "toy", "overflow"),
+    "e12": ("frontier", "latency", "envelope"),
 }
-PARTS = {"one", "nested", "short", "chat"}
-FIGURES = ("e6", "e10_clock", "e11_scaling", "e11_gap", "e11_overflow")
+E12_PARTS = [
+    f"results/tiny/e12/{kind}/{load}.csv" for kind in ("runs", "statics") for load in ("short", "chat", "away")
+]
+PARTS = [f"results/tiny/{part}.csv" for part in ("e11/runs/one", "e11/runs/nested", "e10/runs/short", "e10/runs/chat")]
+PARTS += E12_PARTS
+FIGURES = ("e6", "e10_clock", "e11_scaling", "e11_gap", "e11_overflow", "e12_frontier", "e12_envelope")
 
 
 def small_project(folder: Path) -> Path:
     """A project with the small studies and nothing else to make."""
     for name in ("config", "data", "paper"):
         shutil.copytree(CHECKOUT / name, folder / name)
-    for data in (e6_data(), e10_data(), e11_data()):
+    for data in (e6_data(), e10_data(), e11_data(), e12_data()):
         (folder / "config" / "studies" / f"{data['id']}.yaml").write_text(yaml.safe_dump(data))
-    chosen = {"scale": "tiny", "experiments": [], "studies": ["e6", "e10", "e11"], "real": []}
+    chosen = {"scale": "tiny", "experiments": [], "studies": ["e6", "e10", "e11", "e12"], "real": []}
     (folder / "config" / "config.yaml").write_text(yaml.safe_dump(chosen))
     return folder
 
 
 def make_all(project: Path) -> Path:
-    """Every table and figure of both studies, each by the command that the workflow runs."""
+    """Every table and figure of the studies, each by the command that the workflow runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ROOT_VARIABLE, str(project))
         for name in MODELS:
@@ -61,8 +66,8 @@ def artifacts(folder: Path) -> dict[str, bytes]:
 
 
 def test_everything_is_made_and_verifies(made):
-    names = {name for study in MODELS for name in TABLES[study]}
-    assert {Path(name).stem for name in artifacts(made) if name.endswith(".csv")} == names | PARTS
+    names = {f"results/tiny/{study}/{name}.csv" for study in MODELS for name in TABLES[study]}
+    assert {name for name in artifacts(made) if name.endswith(".csv")} == {*names, *PARTS}
     assert {Path(name).stem for name in artifacts(made) if name.startswith("figures/")} == set(FIGURES)
     assert verify(made / "results", made) == verify(made / "figures", made) == []
 
@@ -93,7 +98,7 @@ MISTAKES = {
         "tiny",
         "'study_table/e6/toy' is no step of scale 'tiny' (did you mean '",
     ),
-    "no such study": ("study_table/e12/toy", "tiny", "(did you mean 'study_table/e11/toy'?)"),
+    "no such study": ("study_table/e13/toy", "tiny", "(did you mean 'study_table/e11/toy'?)"),
     "a study without an id": ("study_table/none/toy", "tiny", "none.yaml: id: required key is missing"),
     "an id that is none": ("study_table/odd/toy", "tiny", "odd.yaml: id: 'e1' is not a study (did you mean 'e11'?)"),
     "an id that is a list": ("study_table/list/toy", "tiny", "list.yaml: id: '[1.5]' is not a study"),
@@ -160,7 +165,7 @@ def project(tmp_path_factory) -> Path:
 
 
 def test_the_workflow_plans_every_table_and_figure(project):
-    chosen = ["scale=quick", "experiments=[]", "studies=e6,e10,e11"]
+    chosen = ["scale=quick", "experiments=[]", "studies=e6,e10,e11,e12"]
     done = snakemake(project, "--dry-run", "--verbose", "--config", *chosen)
     assert done.returncode == 0, done.stdout[-2000:]
     for study, tables in TABLES.items():

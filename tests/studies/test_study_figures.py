@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from small_studies import e6, e10, e11
+from small_studies import e6, e10, e11, e12
 
 from fluidwait.base.errors import ConfigError
 from fluidwait.drawing.saving import save_figure
-from fluidwait.studies import clock
+from fluidwait.studies import clock, frontier, frontier_tables
 from fluidwait.studies import e6 as e6_tables
 from fluidwait.studies import gaps as gap_tables
 from fluidwait.studies import overflow as overflow_table
@@ -22,6 +22,8 @@ from fluidwait.studies.figures import e10_clock as drawn_clock
 from fluidwait.studies.figures import e11_gap as gap
 from fluidwait.studies.figures import e11_overflow as overflow
 from fluidwait.studies.figures import e11_scaling as scaling
+from fluidwait.studies.figures import e12_envelope as drawn_envelope
+from fluidwait.studies.figures import e12_frontier as drawn_frontier
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,21 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory) -> Path:
+    """Tables of E12, one of which is called as one of E10."""
+    folder, study = tmp_path_factory.mktemp("frontier"), e12().at("tiny")
+    paths = {kind: tuple(str(folder / kind / f"{load}.csv") for load in study.loads) for kind in ("runs", "statics")}
+    for place, load in enumerate(study.loads):
+        frontier.runs(study, load, "tiny").make(Path(paths["runs"][place]))
+        frontier.statics(study, load, "tiny").make(Path(paths["statics"][place]))
+    both = (paths["runs"], paths["statics"])
+    frontier_tables.frontier(study, *both, "tiny").make(folder / "frontier.csv")
+    frontier_tables.latency(study, *both, "tiny").make(folder / "latency.csv")
+    frontier_tables.envelope(study, paths["statics"], "tiny").make(folder / "envelope.csv")
+    return folder
+
+
 def lines(axes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {line.get_label(): tuple(map(np.asarray, line.get_data())) for line in axes.get_lines()}
 
@@ -53,7 +70,8 @@ MODULES = [module for figures in FIGURES.values() for module in figures.values()
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__.rpartition(".")[2])
-def test_a_figure_drawn_again_has_the_same_bytes(module, folder, tmp_path):
+def test_a_figure_drawn_again_has_the_same_bytes(module, folder, edge, tmp_path):
+    folder = edge if module in FIGURES["e12"].values() else folder
     for ending in ("png", "svg"):
         for turn in "ab":
             save_figure(module.make(folder, "tiny"), tmp_path / f"{turn}.{ending}", "0" * 64)
@@ -122,3 +140,38 @@ def test_clock_shows_every_policy_on_every_load(folder):
                 assert key not in lower
             else:
                 assert np.allclose(lower[key], (part["share"], 100 * part["change"]))
+
+
+def test_the_frontier_shows_every_policy_on_every_load(edge):
+    table = pl.read_csv(edge / "frontier.csv")
+    axes, bar = drawn_frontier.make(edge, "tiny").axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["vLLM", "384 tokens", "WAIT"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["short", "chat", "prefilled elsewhere"]
+    told = sorted(text.get_text() for text in axes.texts)
+    shares = [f"{100 * share:.1f}" for share in table["share_of_usable_bound"]]
+    assert told == sorted(shares + [f"×{ratio:.2f}" for ratio in table["worst_latency_ratio"]])
+    assert len(table) == 3 * 3 - 1  # WAIT is not for one of the loads
+
+
+def test_a_ratio_that_cannot_be_told_apart_is_bounded(edge, tmp_path):
+    pl.read_csv(edge / "frontier.csv").with_columns(worst_latency_ratio=250.0).write_csv(tmp_path / "frontier.csv")
+    axes, _ = drawn_frontier.make(tmp_path, "tiny").axes
+    assert {text.get_text() for text in axes.texts if "×" in text.get_text()} == {">×10"}
+
+
+def test_the_envelope_shows_the_chosen_loads_and_policies(edge):
+    table, best = (pl.read_csv(edge / f"{name}.csv") for name in ("latency", "envelope"))
+    (axes,) = drawn_envelope.make(edge, "tiny").axes
+    shown = lines(axes)
+    assert set(shown) == {"envelope", "vllm", "wait"}
+    assert shown["envelope"][1].tolist() == best.filter(pl.col("workload") == "chat")["mean"].to_list()
+    for key in ("vllm", "wait"):
+        part = table.filter((pl.col("workload") == "chat") & (pl.col("policy") == key)).sort("share")
+        assert shown[key][1].tolist() == part["mean"].to_list()
+
+
+def test_an_envelope_without_a_row_to_draw_is_one_line(edge, tmp_path):
+    for name in ("latency", "envelope"):
+        pl.read_csv(edge / f"{name}.csv").with_columns(drawn=False).write_csv(tmp_path / f"{name}.csv")
+    with pytest.raises(ConfigError, match="no row is marked as drawn"):
+        drawn_envelope.make(tmp_path, "tiny")

@@ -85,6 +85,55 @@ def test_shipped_table_is_what_the_code_makes_of_the_raw_sample(tmp_path):
     assert (summary.rows, summary.empty, summary.too_long, summary.kept) == (100_000, 151, 3_102, 96_898)
 
 
+AZURE = {
+    "conv": ("conversation requests", (19_366, 1_612, 17_754), (878.2, 224.0)),
+    "code": ("code requests", (8_819, 1_257, 7_562), (1_372.8, 27.6)),
+}
+"""By trace: what it holds; requests read, too long, kept; mean prompt and output of those kept, tokens."""
+
+
+@pytest.mark.parametrize("trace", AZURE)
+def test_azure_table_keeps_what_llama_2_can_hold_and_says_what_was_dropped(trace):
+    path = LMSYS.with_name(f"azure-2023-{trace}.csv")
+    _, (rows, dropped, kept), means = AZURE[trace]
+    table, text = read_table(path), path.read_text()
+    assert table.count.sum() == kept and (table.prompt + table.output).max() <= 4096
+    assert [column @ table.count / kept for column in table[:2]] == pytest.approx(means, rel=1e-3)
+    assert f"# requests: {rows} read, {dropped} too long dropped, {kept} kept" in text and "Microsoft, CC-BY" in text
+
+
+@pytest.mark.parametrize("trace", AZURE)
+def test_azure_table_is_what_the_command_makes_of_the_trace(trace, tmp_path):
+    what, (rows, dropped, kept), _ = AZURE[trace]
+    raw = shared_sample().with_name("traces") / f"azure_2023_{trace}.csv"
+    if not raw.is_file():
+        pytest.skip(f"{raw.name} is not here")
+    file = f"AzureLLMInferenceTrace_{trace}.csv of Azure/AzurePublicDataset"
+    summary = make_table(
+        raw,
+        tmp_path / "made.csv",
+        prompt_column="ContextTokens",
+        output_column="GeneratedTokens",
+        max_total=4096,
+        source=f"Azure LLM inference trace 2023, {what} ({file}; Patel et al., Splitwise, ISCA 2024), Microsoft, CC-BY",
+    )
+    assert (tmp_path / "made.csv").read_text() == LMSYS.with_name(f"azure-2023-{trace}.csv").read_text()
+    assert (summary.rows, summary.too_long, summary.kept) == (rows, dropped, kept)
+
+
+@given(lengths=st.lists(st.tuples(st.integers(1, 400), st.integers(1, 400)), min_size=1, max_size=60))
+def test_no_pair_is_longer_than_the_longest_total(lengths, tmp_path_factory):
+    """Nor after rounding, when the means of a cell are rounded up in both."""
+    folder = tmp_path_factory.mktemp("total")
+    (folder / "in.csv").write_text("prompt,output\n" + "".join(f"{p},{o}\n" for p, o in lengths))
+    most = sorted(p + o for p, o in lengths)[len(lengths) // 2]
+    summary = make_table(folder / "in.csv", folder / "out.csv", max_total=most)
+    table = read_table(folder / "out.csv")
+    assert (table.prompt + table.output).max() <= most
+    assert summary.kept == table.count.sum() == sum(p + o <= most for p, o in lengths)
+    assert f"# filter: prompt + output <= {most}\n" in (folder / "out.csv").read_text()
+
+
 def test_binning_moves_no_statistic_of_the_raw_sample_by_half_a_percent():
     columns = read_columns(shared_sample(), {"question_length": 0, "answer_length": 0})
     prompt, output = columns["question_length"], columns["answer_length"]
@@ -191,6 +240,7 @@ def test_a_data_set_without_empty_lengths_gives_the_same_table_whatever_is_said_
         ({"prompt_column": "in", "output_column": "text"}, "mine.csv: line 2, column 'text': 'a' is not a number"),
         ({"prompt_column": "in", "output_column": "in"}, "prompts and outputs cannot both be column 'in'"),
         ({"prompt_column": "in", "output_column": "out", "max_prompt": 0}, "max_prompt: must be at least 1, found 0"),
+        ({"prompt_column": "in", "output_column": "out", "max_total": 0}, "max_total: must be at least 1, found 0"),
         (
             {"prompt_column": "in", "output_column": "out", "max_output": 2, "max_prompt": 3},
             "mine.csv: no request is left of 7: all are too long",

@@ -101,6 +101,7 @@ class State(NamedTuple):
     first_token: np.ndarray  # float64, s, nan until it is there
     completion: np.ndarray  # float64, s, nan until it is there
     evictions: np.ndarray  # int64
+    recomputed: np.ndarray  # int64, tokens whose KV cache an eviction dropped, all of which are computed again
     waiting: np.ndarray  # uint64, a window [head, tail) of request indices in the order of the queue
     resident: np.ndarray  # uint64, the first n are request indices in admission order
     tokens: np.ndarray  # int64, the plan: tokens per resident
@@ -116,7 +117,7 @@ def new_state(requests, semantics: Semantics) -> State:
     """
     n = len(requests.arrival)
     most_resident = min(n, semantics.blocks) + 1
-    integers = [np.zeros(n, dtype=np.int64) for _ in range(4)]
+    integers = [np.zeros(n, dtype=np.int64) for _ in range(5)]
     if semantics.remote_prefill:
         integers[0] += np.asarray(requests.prompt, dtype=np.int64) - 1
     return State(
@@ -134,6 +135,7 @@ def new_state(requests, semantics: Semantics) -> State:
         np.full(n, np.nan),
         np.full(n, np.nan),
         integers[3],
+        integers[4],
         np.zeros(n, dtype=np.uint64),  # unsigned: no test for negative indices at every access
         np.zeros(most_resident, dtype=np.uint64),
         np.zeros(most_resident, dtype=np.int64),
@@ -238,6 +240,7 @@ def evict(state, semantics, r):
         state.first_token[r] = np.nan
     elif state.cached[r] >= state.goal[r]:
         state.goal[r] = state.prompt[r] + state.generated[r]
+    state.recomputed[r] += state.cached[r]
     state.cached[r] = 0
     state.evictions[r] += 1
     return freed

@@ -40,7 +40,7 @@ class Run(NamedTuple):
     busy: float  # s spent in iterations
     peak_blocks: int  # most KV blocks in use during any iteration
     log: np.ndarray | None  # float64[iterations, 6] with LOG_COLUMNS, when asked for
-    recomputed: np.ndarray | None = None  # int64[N], tokens that were computed and dropped, where the engine tells
+    recomputed: np.ndarray | None = None  # int64[N], tokens computed again after an eviction; where the engine tells
 
 
 def simulate(
@@ -104,7 +104,8 @@ def _once(requests, policy, knobs, time_model, semantics, rows, check) -> Run:
     )
     if status != DONE:
         raise EngineError(explain(status, where, at, policy.use, state))
-    return Run(state.first_token, state.completion, state.evictions, iterations, busy, peak, None)
+    times = (state.first_token, state.completion)
+    return Run(*times, state.evictions, iterations, busy, peak, None, state.recomputed)
 
 
 @cache

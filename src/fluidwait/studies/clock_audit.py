@@ -49,7 +49,7 @@ def sample(study: E10, scale: str) -> list[tuple[str, Point]]:
 
 def _compare(case: Case, point: Point, scale: str) -> dict[str, Any]:
     rate = case.rate(point.share)
-    whole = case.requests(rate, point.replication, scale)
+    whole = case.drawn(rate, point.replication, scale)
     requests = Requests(*(column[: case.study.audit.requests] for column in whole))
     arguments = case.arguments(point.policy, rate, requests)
     ours, theirs = simulate(*arguments), simulate_vllm_clock(*arguments)

@@ -12,9 +12,10 @@ from fluidwait.base.yaml_files import load_yaml
 from fluidwait.studies.e6 import E6, check
 from fluidwait.studies.e10 import E10
 from fluidwait.studies.e11 import E11
+from fluidwait.studies.e12 import E12
 from fluidwait.studies.study import Study
 
-MODELS: dict[str, type[Study]] = {"e6": E6, "e10": E10, "e11": E11}
+MODELS: dict[str, type[Study]] = {"e6": E6, "e10": E10, "e11": E11, "e12": E12}
 """The model of each study, by its id."""
 
 
@@ -52,3 +53,7 @@ def check_study(name: str, study: Study, scale: str) -> None:
         from fluidwait.studies import clock  # it imports the compiler
 
         clock.check(study, scale)
+    if isinstance(study, E12):
+        from fluidwait.studies import frontier
+
+        frontier.check(study, scale)

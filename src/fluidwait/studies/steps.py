@@ -7,10 +7,11 @@ from pathlib import Path
 
 from fluidwait.artifacts.step import Rule, Step, results_rule
 from fluidwait.drawing.products import figure_products, figure_rule
-from fluidwait.studies import clock, clock_audit, e6, gaps, overflow, scaling, toy
+from fluidwait.studies import clock, clock_audit, e6, frontier, frontier_tables, gaps, overflow, scaling, toy
 from fluidwait.studies.e6 import E6
 from fluidwait.studies.e10 import E10
 from fluidwait.studies.e11 import E11, GAP_TABLES
+from fluidwait.studies.e12 import E12
 from fluidwait.studies.figures import FIGURES
 from fluidwait.studies.study import Study
 
@@ -18,7 +19,7 @@ MEMORY = results_rule("study_memory", "results/{scale}/{study}/memory.csv", "res
 """The memory terms of Nested WAIT, and what they say under other choices."""
 
 RUNS = Rule("study_runs", ("results/{scale}/{study}/runs/{part}.csv",))
-"""One part of the scaling table: all its cases, all replications."""
+"""All runs of one part of the scaling table, or of one load."""
 
 SCALING = results_rule("study_scaling", "results/{scale}/{study}/scaling.csv", "results/{scale}/{study}/exponents.csv")
 """Means against the horizon, and the fitted exponents."""
@@ -32,6 +33,14 @@ LATENCY = results_rule("study_latency", "results/{scale}/{study}/latency.csv")
 AUDIT = results_rule("study_audit", "results/{scale}/{study}/vllm_audit.csv")
 """E10: a sample of the runs repeated in vLLM's real scheduler; it fails if any request differs."""
 
+STATICS = Rule("study_statics", ("results/{scale}/{study}/statics/{part}.csv",))
+"""E12: the static policies on one load."""
+
+FRONTIER = results_rule(
+    "study_frontier", *(f"results/{{scale}}/{{study}}/{table}.csv" for table in ("frontier", "latency", "envelope"))
+)
+"""E12: what each policy carries, latencies beside the best static policies, and these."""
+
 TABLE = results_rule("study_table", "results/{scale}/{study}/{table}.csv")
 """The toy example, or how often Nested WAIT exceeds its memory bound."""
 
@@ -44,6 +53,7 @@ def study_steps(name: str, study: Study, scale: str) -> list[Step]:
     tables = _e11(name, study, scale) if isinstance(study, E11) else []
     tables += _e6(name, study, scale) if isinstance(study, E6) else []
     tables += _e10(name, study, scale) if isinstance(study, E10) else []
+    tables += _e12(name, study.at(scale), scale) if isinstance(study, E12) else []
     return tables + [_figure(name, study, figure, scale) for figure in FIGURES[study.id]]
 
 
@@ -75,6 +85,21 @@ def _e10(name: str, study: E10, scale: str) -> list[Step]:
     if find_spec("vllm"):
         found.append(Step(AUDIT, (name,), at, (clock_audit.audit(study, scale),)))
     return found
+
+
+def _e12(name: str, study: E12, scale: str) -> list[Step]:
+    at, runs, statics = {"scale": scale, "study": name}, [], []
+    for load in study.loads:
+        part = at | {"part": load}
+        runs.append(Step(RUNS, (name, load), part, (frontier.runs(study, load, scale),)))
+        statics.append(Step(STATICS, (name, load), part, (frontier.statics(study, load, scale),)))
+    of_runs, of_statics = (tuple(file for step in steps for file in step.outputs) for steps in (runs, statics))
+    tables = (
+        frontier_tables.frontier(study, of_runs, of_statics, scale),
+        frontier_tables.latency(study, of_runs, of_statics, scale),
+        frontier_tables.envelope(study, of_statics, scale),
+    )
+    return [*runs, *statics, Step(FRONTIER, (name,), at, tables)]
 
 
 def _figure(name: str, study: Study, figure: str, scale: str) -> Step:

@@ -50,6 +50,7 @@ def make_table(
     output_column: str = "output",
     max_prompt: int | None = None,
     max_output: int | None = None,
+    max_total: int | None = None,
     empty: str = "refuse",
     source: str | None = None,
 ) -> TableSummary:
@@ -59,7 +60,7 @@ def make_table(
         csv_in: CSV with one request per row; only the two named columns are read.
         out: the table to write; it appears under its name only when it is complete.
         prompt_column, output_column: names of the columns with the lengths, tokens.
-        max_prompt, max_output: longest lengths kept, tokens, inclusive.
+        max_prompt, max_output, max_total: longest prompt, output and sum of both kept, tokens, inclusive.
         empty: what becomes of requests with an empty prompt or output: ``refuse`` the data set, ``drop`` them, or take
             the length for ``one`` token. The table's header counts them.
         source: one line saying where the data come from, for the table's header; the file's name when None.
@@ -71,14 +72,15 @@ def make_table(
     """
     if empty not in EMPTY:
         raise ConfigError(f"empty: must be refuse, drop or one, found '{empty}'{nearest(empty, list(EMPTY))}")
-    for name, limit in (("max_prompt", max_prompt), ("max_output", max_output)):
+    limits = {"prompt": max_prompt, "output": max_output, "prompt + output": max_total}
+    for name, limit in (("max_prompt", max_prompt), ("max_output", max_output), ("max_total", max_total)):
         if limit is not None and limit < 1:
             raise ConfigError(f"{name}: must be at least 1, found {limit}")
     if prompt_column == output_column:
         raise ConfigError(f"{csv_in}: prompts and outputs cannot both be column '{prompt_column}'")
     columns = read_columns(csv_in, {prompt_column: 0, output_column: 0})
     prompt, output = columns[prompt_column], columns[output_column]
-    short = _within(prompt, max_prompt) & _within(output, max_output)
+    short = _within(prompt, max_prompt) & _within(output, max_output) & _within(prompt + output, max_total)
     bare = short & ((prompt == 0) | (output == 0))
     if empty == "refuse" and bare.any():
         first = int(np.argmax(bare))
@@ -91,6 +93,8 @@ def make_table(
         why = "all are too long" if not short.any() else "all are too long or empty"
         raise ConfigError(f"{csv_in}: no request is left of {kept.size}: {why}")
     table = histogram(np.maximum(prompt[kept], 1), np.maximum(output[kept], 1))
+    if max_total is not None:  # both means of a cell may have been rounded up
+        table = table._replace(prompt=np.minimum(table.prompt, np.maximum(max_total - table.output, 1)))
     summary = TableSummary(
         rows=kept.size,
         too_long=int((~short).sum()),
@@ -98,7 +102,7 @@ def make_table(
         kept=int(kept.sum()),
         cells=table.count.size,
     )
-    header = _header(source or Path(csv_in).name, max_prompt, max_output, empty, summary)
+    header = _header(source or Path(csv_in).name, limits, empty, summary)
     _write(table, header, Path(out))
     return summary
 
@@ -157,19 +161,17 @@ def _within(length: np.ndarray, limit: int | None) -> np.ndarray:
     return np.ones(length.shape, dtype=bool) if limit is None else length <= limit
 
 
-def _header(
-    source: str, max_prompt: int | None, max_output: int | None, empty: str, summary: TableSummary
-) -> list[str]:
+def _header(source: str, limits: dict[str, int | None], empty: str, summary: TableSummary) -> list[str]:
     if empty == "drop":
         kept = f"{summary.empty} with an empty prompt or output dropped, {summary.kept} kept"
     else:
         kept = f"{summary.kept} kept, {summary.empty} of them with an empty prompt or output"
         kept += ", counted as 1 token" if empty == "one" else ""
-    limits = [f"{n} <= {v}" for n, v in (("prompt", max_prompt), ("output", max_output)) if v is not None]
+    filters = [f"{name} <= {most}" for name, most in limits.items() if most is not None]
     return [
         "Joint histogram of request lengths, tokens. Each row stands for `count` requests.",
         f"source: {' '.join(source.split())}",
-        f"filter: {' and '.join(limits or ['none'])}",
+        f"filter: {' and '.join(filters or ['none'])}",
         f"requests: {summary.rows} read, {summary.too_long} too long dropped, {kept}",
         f"cells: {summary.cells}, widths 1 token up to {EXACT_UP_TO}, then 2 up to 200, 5 up to 500, ...; "
         "a row is the rounded mean of its cell",

@@ -33,12 +33,13 @@ SMALL = {
     "semantics": "vllm",
     "rates": [8, 20],
     "figures": ["latency"],
-    "boundary": {"resolution": 1},
-    "scales": {"tiny": {"requests": 200, "replications": 2, "audit_requests": 60}},
+    "boundary": {"resolution": 1, "requests": {"tiny": 800}},
+    "scales": {"tiny": {"requests": 500, "replications": 2, "audit_requests": 60}},
     "policies": {
         "vllm": {"use": "vllm_v1", "label": "vLLM"},
         "small": {"use": "vllm_v1", "label": "vLLM, small batches", "settings": {"token_budget": 384}},
         "auto": {"use": "fluid_budget", "label": "fluid batch"},
+        "learned": {"use": "fluid_budget", "label": "auto mode", "learns": True},
         "plans": {"use": "sarathi", "label": "Sarathi", "settings": {"token_budget": 384}},
     },
 }
@@ -65,7 +66,9 @@ def test_an_experiment_from_the_sweep_to_the_figure(tmp_path, monkeypatch):
     assert latency["small"] < 0.8 * latency["vllm"] and latency["auto"] < 0.8 * latency["vllm"]
     assert (project / "figures" / "tiny" / "small_latency.png").is_file()
     stability = pl.read_csv(results / "stability.csv")
-    assert stability.filter(pl.col("policy") != "auto")["predicted"].null_count() == 0
+    assert stability.filter(~pl.col("policy").is_in(["auto", "learned"]))["predicted"].null_count() == 0
+    # it starts as vLLM, knowing nothing, and takes smaller batches once it knows
+    assert latency["auto"] < latency["learned"] < latency["vllm"]
     if find_spec("vllm"):
         audit = pl.read_csv(results / "audit.csv")
         assert set(audit["scheduler"]) == {"vLLM's", "ours in vLLM"}
@@ -89,6 +92,15 @@ def test_asynchronous_and_synchronous_engines_differ(tmp_path, monkeypatch):
         (
             {"policies": {"few": {"use": "vllm_v1", "label": "Few", "settings": {"token_budget": 64}}}},
             "policies.few: 'vllm_v1': 256 requests in service, but batches of 64 tokens: vLLM does not start",
+        ),
+        (
+            {"semantics": "serving", "policies": {"auto": SMALL["policies"]["learned"]}},
+            "policies.auto: learns: the plug-in learns inside vLLM (nearest valid semantics: 'vllm')",
+        ),
+        (
+            {"policies": {"plans": SMALL["policies"]["plans"] | {"learns": True}}},
+            "policies.plans: learns: 'sarathi' is no policy for that: it plans by itself, or has nothing to learn "
+            "(nearest valid value: 'fluid_budget')",
         ),
         ({"semantics": "vlm"}, "semantics: 'vlm' is not a valid value (did you mean 'vllm'?)"),
     ],

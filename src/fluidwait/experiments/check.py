@@ -11,6 +11,7 @@ import numpy as np
 from fluidwait.base.errors import ConfigError, FluidwaitError
 from fluidwait.engines import rehearsal
 from fluidwait.engines.feasibility import check_requests, reservation
+from fluidwait.engines.learning import check_learns
 from fluidwait.experiments import bisection
 from fluidwait.experiments.experiment import KEY, Experiment
 from fluidwait.experiments.kinds import figure_kinds, table_kinds
@@ -133,6 +134,8 @@ def _feasible(setting: Setting, key: str, combinations: list[dict[str, Any]], ra
     for change in combinations:
         try:
             policy = setting.policy(key, change)
+            if setting.experiment.entry(key).learns:
+                check_learns(policy, setting.semantics)
             knobs = policy.prepare(setting.context(rate))
             semantics = reservation(policy, knobs, setting.semantics)
             check_requests(_every_length(setting), policy, knobs, semantics)

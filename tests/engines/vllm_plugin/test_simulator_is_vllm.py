@@ -87,8 +87,9 @@ def test_the_plug_in_with_given_knobs(asynchronous):
         knobs = policy.prepare(Context(law, rate, A100, (np.nan, np.nan), blocks * 16, True))
         requests = generate(workload, n=400, rate=rate, seed=5)
         rules = vllm(blocks, asynchronous=asynchronous)
-        theirs = simulate_vllm_clock(requests, policy, knobs, A100, rules)
+        theirs = simulate_vllm_clock(requests, policy, knobs, A100, rules, log=True)
         ours = simulator.simulate(requests, policy, knobs, A100, rules, check=True)
+        assert theirs.log[:, 3].max() <= change.get("max_requests", 256)  # in a server that runs more
         assert np.array_equal(ours.completion, theirs.completion)
         assert np.array_equal(ours.first_token, theirs.first_token)
         assert np.array_equal(ours.evictions, theirs.evictions)
@@ -119,11 +120,11 @@ def test_nothing_is_left_patched():
     assert (clock.time, preparation.ThreadPoolExecutor) == before and before[0] is time
 
 
-def of_the_plugin(case, asynchronous):
+def of_the_plugin(load, asynchronous):
     """Auto mode, which looks twice a second from the tenth request on, so that short runs see several plans."""
     learned = Learned(SchedulerSettings(least=10, refresh=0.5, length_window=50, iteration_window=40))
-    rules = vllm(case.blocks, asynchronous=asynchronous, caching=case.hashes is not None)
-    return load_policy({"policy": "fluid_budget"}), learned, A100, rules
+    rules = vllm(load.blocks, asynchronous=asynchronous, caching=load.hashes is not None)
+    return load_policy({"policy": "fluid_budget"} | load.settings), learned, A100, rules
 
 
 class Load(NamedTuple):
@@ -132,6 +133,7 @@ class Load(NamedTuple):
     blocks: int
     requests: int
     hashes: list | None = None
+    settings: dict = {}
 
 
 LOADS = {
@@ -140,6 +142,7 @@ LOADS = {
     "lmsys": Load("lmsys-chat-1m", 30.0, 700, 400),
     "long prompts": Load("p2000d50", 5.4, 8448, 150),
     "shared prefixes": Load("p512d20", 22.0, 2000, 300, [[100 * (i % 7) + j for j in range(10)] for i in range(300)]),
+    "few in service": Load("p512d20", 9.0, 8448, 200, settings={"max_requests": 8}),
 }
 
 

@@ -103,7 +103,8 @@ class Serving:
     """A run that can be paused; arguments and errors as of :func:`serve`.
 
     Attributes:
-        rules: those in force; the tokens of a batch and the watermark may change at a pause.
+        rules: those in force; the tokens of a batch, the watermark and, below those of the beginning, the running
+            requests may change at a pause.
         notes: for an observer, who asks for ``noted`` steps between two pauses.
     """
 

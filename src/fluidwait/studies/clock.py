@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from fluidwait.artifacts.step import Artifact, names
-from fluidwait.base.errors import ConfigError, nearest
+from fluidwait.base.errors import ConfigError, named, nearest
 from fluidwait.base.paths import project_root
 from fluidwait.base.tables import column_names, load_table
 from fluidwait.base.yaml_files import load_yaml
@@ -27,7 +27,6 @@ from fluidwait.engines.presets import most_tokens, semantics_of
 from fluidwait.engines.simulator import Run, simulate
 from fluidwait.engines.v1.limits import plans
 from fluidwait.engines.v1.rules import NULL_BLOCK, Rules
-from fluidwait.experiments.check import named
 from fluidwait.experiments.sweep import columns_of
 from fluidwait.fluid.calibrated import calibrated_boundary
 from fluidwait.policies import Policy, load_policy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -96,6 +97,13 @@ class E10(Study):
             if not KEY.fullmatch(key):
                 raise ValueError(f"'{key}': a key consists of letters, digits and _ . + -")
         return self
+
+    def named_files(self) -> Iterator[tuple[str, str, str]]:
+        yield "hardware", "data/hardware", self.hardware
+        for key, load in self.loads.items():
+            yield f"loads.{key}.workload", "config/workloads", load.workload
+        for key, curve in self.policies.items():
+            yield f"policies.{key}.use", "config/policies", curve.use
 
     def shares_at(self, scale: str) -> list[float]:
         """Shares of the boundary's rate at a scale."""

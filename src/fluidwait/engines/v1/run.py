@@ -120,10 +120,7 @@ class Serving:
         check_lengths(requests, rules)
         self.rules, self.state = rules, new_state(requests, priority)
         n = len(self.state.arrival)
-        known = (hashes or [[] for _ in range(n)]) if rules.caching else None
-        room = min(n, rules.requests)
-        pool = new_pool(rules.blocks, rules.block_size, room, self.state.prompt, self.state.output, known)
-        self._fixed = (self.state, new_lists(n, rules), pool, time_model)
+        self._fixed = (self.state, new_lists(n, rules), new_pool(self.state, rules, hashes), time_model)
         self._log = np.empty((0, 6)) if rows is None else rows
         self._check = check
         self.notes = new_notes(n if noted else 0, noted)

@@ -56,6 +56,17 @@ def random_case(seed: int, depth: int, most: int = 80) -> Case:
     return Case(Requests(arrival, prompt, output, np.zeros(n, dtype=np.int64)), rules, priority, hashes)
 
 
+def for_release(case: Case, version: str) -> Case:
+    """The case without the rules that releases of vLLM before 0.32 do not share.
+
+    They have no watermark, hold a prompt that is alone to the limit on chunks, and find other blocks of a prefix in
+    their cache. Everything else is the same.
+    """
+    if version.startswith("0.32."):
+        return case
+    return case._replace(rules=case.rules._replace(watermark=0, chunk=0, caching=False), hashes=None)
+
+
 def prefixes(g: np.random.Generator, prompt: np.ndarray) -> list[list[int]]:
     """Numbers of the full blocks of each prompt: some share their beginning with others."""
     roots, found, new = int(g.integers(1, 6)), [], 10**6

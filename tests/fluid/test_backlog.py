@@ -68,8 +68,6 @@ def test_the_values_solve_the_equation_of_average_cost(of, share):
     own, tokens = mean.decodes * step, np.minimum(found.sizes, bound.tokens)
     residual = []
     for n in range(1, 200):
-        empties = n / (bound.rate - rate)
-        omega = empties / (empties + own)
         m = min(n + rate * own, bound.requests * mean.decodes)
         q, after = found.prompt_token[n], found.prompt_token[n + 1]
         following = (n + 1) / (bound.rate - rate)

@@ -395,3 +395,10 @@ def test_a_wrong_name_is_one_line_with_the_nearest(only, told, capsys):
 
 def test_this_is_the_checkout():
     assert project_root() == CHECKOUT
+
+
+def test_a_step_of_what_only_leaves_out_is_refused(capsys):
+    assert cli.main(["make", "sweep/e1/wait", "--scale", "quick", "--only", "e2,cpu"]) == 2
+    told = "'sweep/e1/wait' is a step of 'e1', which only=e2,cpu leaves out"
+    assert capsys.readouterr().err == f"fluidwait: error: {told}\n"
+    assert shipped("quick", only="e1").step("sweep/e1/wait").name == "sweep/e1/wait"

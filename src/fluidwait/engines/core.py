@@ -300,7 +300,7 @@ def victim_of(policy: ModuleType) -> Any:
 
 def kept(function: Any, sources: list[ModuleType]) -> Any:
     """Compile ``function``, which is made of these files, for all policies; cached as by :func:`specialise`."""
-    digest = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in sources))
+    digest = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in (contract, *sources)))
     return jit_cached(bind(function, f"{function.__name__}_{digest.hexdigest()[:16]}"))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fluidwait.base.errors import ConfigError
+from fluidwait.engines.v1.limits import limited
 from fluidwait.engines.v1.rules import NULL_BLOCK, Rules, model_length
 from fluidwait.engines.v1.run import Served, Serving
 from fluidwait.engines.vllm.preparation import AtOnce, Preparation
@@ -54,8 +55,7 @@ def serve_learning(requests, policy: Policy, learned: Learned, time_model, rules
         prepared = preparation.current(serving.place.now)
         if prepared is not None and prepared.knobs is not knobs:
             knobs = prepared.knobs
-            batch, spare = policy.engine_limits(knobs, rules.block_size)
-            serving.rules = rules._replace(batch=batch, watermark=max(rules.watermark, spare))
+            serving.rules = limited(policy, knobs, rules)
     return serving.served()
 
 

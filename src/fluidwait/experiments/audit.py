@@ -26,7 +26,7 @@ from fluidwait.engines.vidur import VERSION, native_policies, simulate_vidur
 from fluidwait.engines.vllm_clock import simulate_vllm_clock
 from fluidwait.experiments.experiment import Experiment
 from fluidwait.experiments.setting import Setting
-from fluidwait.experiments.sweep import code_of, identity, winners
+from fluidwait.experiments.sweep import code_of, identity, knobs_of, winners
 from fluidwait.workload import Requests, input_files
 
 TOLERANCE = 1e-9
@@ -107,7 +107,7 @@ def _compare(setting: Setting, key: str, scale: str, chosen: dict, point: tuple[
     experiment, (rate, horizon, replication) = setting.experiment, point
     n = min(horizon, experiment.scale(scale).audit_requests)
     policy = setting.policy(key, chosen.get(rate))
-    knobs = policy.prepare(setting.context(rate))
+    knobs = knobs_of(setting, key, policy, rate)
     requests = Requests(*(column[:n] for column in setting.evaluation(scale, horizon, rate, replication)))
     arguments = (requests, policy, knobs, setting.time_model, setting.semantics)
     ours = simulate(*arguments)

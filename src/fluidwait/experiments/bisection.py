@@ -184,6 +184,6 @@ def _replication(setting: Setting, key: str, scale: str, chosen: dict, replicati
 
     def serve(arrival: np.ndarray, rate: float) -> np.ndarray:
         policy = setting.policy(key, nearest_winner(chosen, rate))
-        return run_once(setting, policy, requests._replace(arrival=arrival), rate).completion
+        return run_once(setting, key, policy, requests._replace(arrival=arrival), rate).completion
 
     return lambda_star(serve, requests.arrival, *experiment.bracket_at(scale), experiment.search.resolution)

@@ -110,11 +110,14 @@ def predicted_boundary(setting: Setting, key: str) -> tuple[float | None, str]:
     """The calibrated fluid model's boundary (requests/s) under the limits of the policy, and which limit binds.
 
     A policy with a token budget fills every batch once it has a backlog, so full batches decide; one without is not
-    bound to the largest batch. None for a tuned policy, whose settings change with the rate, and for one that does
-    not say that a backlog fills its batches, prefills beside decodes, which is what the fluid model balances.
+    bound to the largest batch. None for a tuned policy, whose settings change with the rate, for one that learns its
+    limits, and for one that does not say that a backlog fills its batches, prefills beside decodes, which is what the
+    fluid model balances.
     """
     if setting.experiment.entry(key).grid:
         return None, "tuned per rate"
+    if setting.experiment.entry(key).learns:
+        return None, "learned from the traffic"
     policy = setting.policy(key)
     if not policy.fills_batches:
         return None, "not modelled"

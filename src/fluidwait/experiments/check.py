@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from fluidwait.base.errors import ConfigError, FluidwaitError
+from fluidwait.base.errors import ConfigError, named
 from fluidwait.engines import rehearsal
 from fluidwait.engines.feasibility import check_requests, reservation
+from fluidwait.engines.learning import check_learns
+from fluidwait.engines.v1.rules import Rules
 from fluidwait.experiments import bisection
 from fluidwait.experiments.experiment import KEY, Experiment
 from fluidwait.experiments.kinds import figure_kinds, table_kinds
@@ -37,20 +38,11 @@ def check(setting: Setting, scale: str) -> None:
             check_kinds(setting, scale, listed)
         _check_traces(experiment, scale)
         drawn = _most_requests(setting, scale)
+        _check_auditor(setting, scale)
         for key in experiment.policies:
             if not KEY.fullmatch(key):
                 raise ConfigError(f"policies: '{key}': a key consists of letters, digits and _ . + -")
             check_policy(setting, key, scale, drawn)
-
-
-@contextmanager
-def named(where: str) -> Iterator[None]:
-    """Put ``where`` in front of an error that does not say it yet."""
-    try:
-        yield
-    except FluidwaitError as error:
-        text = str(error)
-        raise type(error)(text if where in text else f"{where}: {text}") from error.__cause__
 
 
 def _check_labels(experiment: Experiment) -> None:
@@ -69,6 +61,16 @@ def check_kinds(setting: Setting, scale: str, listed: str) -> None:
         for kind in KINDS[listed](setting.experiment):
             if hasattr(kind.module, "check"):
                 kind.module.check(setting, scale)
+
+
+def _check_auditor(setting: Setting, scale: str) -> None:
+    """Under vLLM's rules the audit needs vLLM, which need not be installed."""
+    audited = setting.experiment.scale(scale).audit_requests > 0 and setting.experiment.audit_share > 0
+    if audited and isinstance(setting.semantics, Rules) and find_spec("vllm") is None:
+        raise ConfigError(
+            f"scales.{scale}.audit_requests: under '{setting.experiment.semantics}' the audit needs vLLM, which is not "
+            "installed (./run.sh setup-vllm; nearest valid value: 0)"
+        )
 
 
 def _check_traces(experiment: Experiment, scale: str) -> None:
@@ -133,6 +135,8 @@ def _feasible(setting: Setting, key: str, combinations: list[dict[str, Any]], ra
     for change in combinations:
         try:
             policy = setting.policy(key, change)
+            if setting.experiment.entry(key).learns:
+                check_learns(policy, setting.semantics)
             knobs = policy.prepare(setting.context(rate))
             semantics = reservation(policy, knobs, setting.semantics)
             check_requests(_every_length(setting), policy, knobs, semantics)

@@ -133,6 +133,9 @@ class PolicyEntry(Strict):
     grid: Grid | None = Field(
         None, description="settings to try in all combinations at every rate, on other seeds than the evaluation's"
     )
+    learns: bool = Field(
+        False, description="under vllm and vllm_sync: the plug-in's auto mode, limits from its own estimates"
+    )
 
     def combinations(self) -> list[dict[str, Any]]:
         """Every combination of the grid, in the order of the file; one empty combination without a grid."""

@@ -13,7 +13,7 @@ from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.step import Artifact, names
 from fluidwait.experiments.experiment import PolicyEntry
 from fluidwait.experiments.setting import Setting
-from fluidwait.experiments.sweep import identity
+from fluidwait.experiments.sweep import identity, knobs_of
 from fluidwait.workload import input_files
 
 
@@ -29,9 +29,9 @@ def parameters(settings: Sequence[Setting], scale: str) -> Artifact:
     Columns: experiment, title; workload, arrivals, rates (requests/s), requests (of a run), replications, window (share
     measured), seed; hardware, memory_margin, capacity_tokens (C), blocks, block_size (tokens), watermark_blocks,
     semantics, eviction, time_model; policy, label, name (of the rule); grid_size (combinations tried per rate, 1: not
-    tuned), tuning_seed, tuning_requests, tuning_replications; then a column per setting of any policy, in the
-    units of config/README.md. A setting that a policy does not have is empty, a limit that it does not apply is
-    ``none``, ``fluid: 9`` is 9 from the calibrated fluid model, and a tuned one lists what is tried.
+    tuned), learns (where any does), tuning_seed, tuning_requests, tuning_replications; then a column per setting of any
+    policy, in the units of config/README.md. A setting that a policy does not have is empty, a limit that it does not
+    apply is ``none``, ``fluid: 9`` is 9 from the calibrated fluid model, and a tuned one lists what is tried.
     """
     return Artifact(
         lambda path, _: table(settings, scale).write_csv(path),
@@ -96,13 +96,14 @@ def _policy(setting: Setting, key: str, scale: str) -> dict[str, Any]:
         "tuning_requests": sizes.tuning_requests,
         "tuning_replications": sizes.tuning_replications,
     }
-    knobs = policy.prepare(setting.context(experiment.rates_at(scale)[0]))
+    knobs = knobs_of(setting, key, policy, experiment.rates_at(scale)[0])
     values = policy.settings.model_dump()
     return {
         "policy": key,
         "label": entry.label,
         "name": policy.name,
         "grid_size": len(entry.combinations()),
+        **({"learns": True} if entry.learns else {}),
         **(tuning if entry.grid else dict.fromkeys(tuning)),
         **{name: _setting(name, value, entry, policy.resolved(knobs, name)) for name, value in values.items()},
     }

@@ -20,8 +20,9 @@ from fluidwait.artifacts.records import REQUESTS, RecordWriter
 from fluidwait.artifacts.step import Artifact, names
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.tables import load_table
+from fluidwait.engines.learning import Learned
 from fluidwait.engines.simulator import Run, simulate
-from fluidwait.experiments.experiment import replayed_rows
+from fluidwait.experiments.experiment import PolicyEntry, replayed_rows
 from fluidwait.experiments.setting import Setting
 from fluidwait.policies import Policy
 from fluidwait.stats.metrics import run_metrics
@@ -42,10 +43,15 @@ def columns_of(requests: Requests, run: Run) -> dict[str, np.ndarray]:
     }
 
 
-def run_once(setting: Setting, policy: Policy, requests: Requests, rate: float) -> Run:
-    """One simulation of one policy."""
-    knobs = policy.prepare(setting.context(rate))
-    return simulate(requests, policy, knobs, setting.time_model, setting.semantics)
+def knobs_of(setting: Setting, key: str, policy: Policy, rate: float) -> Any:
+    """The knobs of ``policy``, that of this entry, at a rate; where the plug-in learns them, that."""
+    return Learned() if setting.experiment.entry(key).learns else policy.prepare(setting.context(rate))
+
+
+def run_once(setting: Setting, key: str, policy: Policy, requests: Requests, rate: float, *, log: bool = False) -> Run:
+    """One simulation of one policy; ``log`` as of :func:`~fluidwait.engines.simulator.simulate`."""
+    knobs = knobs_of(setting, key, policy, rate)
+    return simulate(requests, policy, knobs, setting.time_model, setting.semantics, log=log)
 
 
 def identity(setting: Setting, key: str, scale: str) -> dict[str, Any]:
@@ -66,7 +72,7 @@ def identity(setting: Setting, key: str, scale: str) -> dict[str, Any]:
         "seed": experiment.seed_at(scale),
         "tuning_seed": experiment.tuning_seed_at(scale) if entry.grid else None,
         "scale": sizes,
-        "policy": {"use": entry.use, "grid": entry.grid} | _settings(setting, key),
+        "policy": {"use": entry.use, "grid": entry.grid} | _settings(setting, key) | _learns(entry),
     } | _trace(setting, scale)
 
 
@@ -75,8 +81,12 @@ def _trace(setting: Setting, scale: str) -> dict[str, Any]:
     return {} if rows is None else {"trace": rows}
 
 
-def _unused(entry) -> set[str]:
+def _unused(entry: PolicyEntry) -> set[str]:
     return set() if entry.grid else {"tuning_requests", "tuning_replications"}
+
+
+def _learns(entry: PolicyEntry) -> dict[str, bool]:
+    return {"learns": True} if entry.learns else {}
 
 
 def _settings(setting: Setting, key: str) -> dict[str, Any]:
@@ -131,8 +141,9 @@ def _try(setting: Setting, key: str, change: dict[str, Any], samples: list[Reque
     try:
         policy = setting.policy(key, change)
         latencies = [
-            run_metrics(columns_of(sample, run_once(setting, policy, sample, rate)), window=setting.experiment.window)
+            run_metrics(columns_of(sample, run), window=setting.experiment.window)
             for sample in samples
+            for run in [run_once(setting, key, policy, sample, rate)]
         ]
     except ConfigError as error:
         return row | {"reason": str(error)}
@@ -184,7 +195,7 @@ def _write_runs(setting, key, scale, chosen, config, path: Path, digest: str) ->
             settings = policy.settings.model_dump(mode="json")
             for n, replication in itertools.product(horizons, range(sizes.replications)):
                 requests = setting.evaluation(scale, n, rate, replication)
-                run = run_once(setting, policy, requests, rate)
+                run = run_once(setting, key, policy, requests, rate)
                 rows = _rows(setting, scale, n, replication)
                 own = {"rate": rate, "replication": replication} | ({"requests": n} if len(horizons) > 1 else {})
                 writer.append(

@@ -10,9 +10,9 @@ import polars as pl
 from fluidwait.artifacts.code import imported_modules
 from fluidwait.artifacts.step import Artifact, names
 from fluidwait.base.errors import ConfigError
-from fluidwait.engines.simulator import LOG_COLUMNS, simulate
+from fluidwait.engines.simulator import LOG_COLUMNS
 from fluidwait.experiments.setting import Setting
-from fluidwait.experiments.sweep import code_of, identity, winners
+from fluidwait.experiments.sweep import code_of, identity, run_once, winners
 from fluidwait.workload import input_files
 
 BUCKETS = 1000
@@ -59,8 +59,7 @@ def _one(setting: Setting, key: str, scale: str, rate: float, change: dict | Non
     policy = setting.policy(key, change)
     replication = experiment.traces_of(key).replication
     requests = setting.evaluation(scale, experiment.horizons_at(scale)[-1], rate, replication)
-    knobs = policy.prepare(setting.context(rate))
-    run = simulate(requests, policy, knobs, setting.time_model, setting.semantics, log=True)
+    run = run_once(setting, key, policy, requests, rate, log=True)
     assert run.log is not None  # asked for
     log = pl.DataFrame(run.log, schema=list(LOG_COLUMNS))
     capacity = setting.semantics.blocks * setting.semantics.block_size

@@ -76,7 +76,12 @@ def worth(
     mean = mean_sums(law, semantics=semantics)
     sizes = _sizes(boundary.tokens, budget)
     filled = np.minimum(sizes, boundary.tokens)
-    seconds = np.array([_seconds(model, mean, math.ceil(batch), batch / mean.tokens) for size, batch in zip(sizes, filled, strict=True)])
+    seconds = np.array(
+        [
+            _seconds(model, mean, math.ceil(batch), batch / mean.tokens)
+            for size, batch in zip(sizes, filled, strict=True)
+        ]
+    )
     rate = min(rate, MOST_LOAD * boundary.rate)
     step = calibrated_equilibrium(law, rate, model, semantics=semantics).iteration_time
     n = np.arange(MOST_WAITING + 1.0)
@@ -113,8 +118,8 @@ def _sizes(tokens: float, budget: float) -> np.ndarray:
 
 
 def _seconds(model: TimeModel, mean, size: int, requests: float) -> float:
-    sums = BatchSums(size, *(requests * part for part in mean[1:8]), mean.kv_tokens / mean.stages)
-    return iteration_time(model, sums)
+    parts = [requests * part for part in mean[1:8]]
+    return iteration_time(model, BatchSums._make([size, *parts, mean.kv_tokens / mean.stages]))
 
 
 def _differences(rate: float, gone: np.ndarray, cost: np.ndarray) -> np.ndarray:

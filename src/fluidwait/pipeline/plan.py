@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fluidwait.artifacts.step import Step
-from fluidwait.base.errors import ConfigError
+from fluidwait.base.errors import ConfigError, named
 from fluidwait.base.paths import project_root
 from fluidwait.experiments import check as experiments
 from fluidwait.experiments.experiment import load_experiment
@@ -158,6 +158,7 @@ class Plan:
         """
         kind, _, rest = name.partition("/")
         owner = rest.split("/")[0]
+        self._check_only(name, owner)
         known = None if kind.startswith("real_") else self._of_one(kind, owner)
         if known is not None and not any(
             f"{other}/".startswith(f"{name}/") for other in known
@@ -171,6 +172,12 @@ class Plan:
             hint = f"did you mean '{close[0]}'?" if close else "`fluidwait steps` lists them"
             raise ConfigError(f"'{name}' is no step of scale '{self.scale}' ({hint})")
         return known[name]
+
+    def _check_only(self, name: str, owner: str) -> None:
+        """Whether ``only`` names the experiment or study whose step is asked for."""
+        only = self.selection.only
+        if only is not None and owner not in only and any(is_there(key, owner) for key in ("experiments", "studies")):
+            raise ConfigError(f"'{name}' is a step of '{owner}', which only={','.join(only)} leaves out")
 
     def _of_one(self, kind: str | None, owner: str) -> dict[str, Step] | None:
         """The steps of an experiment, all or of this kind, or those of a study; None when there is no such file."""
@@ -219,7 +226,7 @@ def read_setting(name: str) -> Setting:
         ConfigError: the file, or one that it names, is missing or wrong, or has another id.
     """
     experiment = load_experiment(name)  # a mistake in its own file names that file
-    with experiments.named(f"experiment {name}"):
+    with named(f"experiment {name}"):
         setting = resolve(experiment)
     if experiment.id != name:
         raise ConfigError(

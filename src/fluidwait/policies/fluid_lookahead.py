@@ -57,6 +57,9 @@ LEAST_PREFILL = 16
 WATERMARK = 0.01
 """Share of the memory that admissions leave free; the fluid model fills the rest."""
 
+BLOCK = 16
+"""Tokens of a KV block in the flow, whose half is a small part of a request."""
+
 CLOCK, RESERVED, TABLE = 0, 1, 2
 """What the memory keeps: iterations since the forecast was made, plus 1, or 0 without one; the KV blocks of everybody
 in it at the longest output; the forecast, five columns of STEPS + 1 numbers."""
@@ -99,8 +102,15 @@ def prepare(settings: Settings, context: Context) -> Knobs:
     law, longest = context.law, int(context.law.output.max())
     usable = (1.0 - WATERMARK) * context.capacity
     most = (settings.token_budget or NO_LIMIT, settings.max_requests or NO_LIMIT)
-    limits = {"budget": _limit(most[0]), "cap": _limit(most[1]), "semantics": context.semantics}
-    found = worth(law, context.time_model, usable, context.rate, **limits)
+    found = worth(
+        law,
+        context.time_model,
+        usable,
+        context.rate,
+        semantics=context.semantics,
+        cap=_limit(most[1]),
+        budget=_limit(most[0]),
+    )
     if settings.batch_tokens != "fluid":
         found = found._replace(sizes=np.array([min(settings.batch_tokens, most[0])]), seconds=np.ones(1))
     step, age = -(-longest // (STEPS - 4)), -(-longest // AGES)
@@ -123,10 +133,6 @@ def prepare(settings: Settings, context: Context) -> Knobs:
         context.capacity,
         settings.overcommit,
     )
-
-
-BLOCK = 16
-"""Tokens of a KV block in the flow, whose half is a small part of a request."""
 
 
 def _limit(number: int) -> float:

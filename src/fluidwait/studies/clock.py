@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from fluidwait.artifacts.step import Artifact, names
-from fluidwait.base.errors import ConfigError
+from fluidwait.base.errors import ConfigError, named
 from fluidwait.engines.core import context_of
 from fluidwait.engines.feasibility import check_requests, reservation
 from fluidwait.engines.learning import Learned, check_learns
@@ -23,7 +23,6 @@ from fluidwait.engines.presets import most_tokens, semantics_of
 from fluidwait.engines.simulator import Run, simulate
 from fluidwait.engines.v1.limits import plans
 from fluidwait.engines.v1.rules import NULL_BLOCK, Rules
-from fluidwait.experiments.check import named
 from fluidwait.fluid.calibrated import calibrated_boundary
 from fluidwait.stats.metrics import mean_interval
 from fluidwait.studies.e10 import E10

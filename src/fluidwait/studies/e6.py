@@ -29,7 +29,7 @@ as theta_k depends on the ratios q_k only.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -87,6 +87,10 @@ class E6(Study):
     main: Choice = Choice()
     alternatives: dict[str, Choice] = Field(default_factory=dict, description="other choices, by name")
     scales: dict[str, E6Scale]
+
+    def named_files(self) -> Iterator[tuple[str, str, str]]:
+        yield "hardware", "data/hardware", self.hardware
+        yield "workload", "config/workloads", self.workload
 
     def choices(self) -> dict[str, Choice]:
         """All choices by name, ``main`` first."""

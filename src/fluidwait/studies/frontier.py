@@ -12,13 +12,13 @@ import polars as pl
 
 from fluidwait.artifacts.canonical import canonical_json
 from fluidwait.artifacts.step import Artifact, names
+from fluidwait.base.errors import named
 from fluidwait.base.models import parse
 from fluidwait.engines import core
 from fluidwait.engines.core import Semantics, context_of
 from fluidwait.engines.feasibility import check_requests, reservation
 from fluidwait.engines.presets import most_tokens
 from fluidwait.engines.simulator import Run, simulate
-from fluidwait.experiments.check import named
 from fluidwait.fluid.calibrated import calibrated_boundary
 from fluidwait.fluid.usable import usable_boundary
 from fluidwait.policies import Policy

@@ -7,7 +7,7 @@ from typing import Any
 
 from fluidwait.base.errors import ConfigError, nearest
 from fluidwait.base.models import parse
-from fluidwait.base.paths import project_root
+from fluidwait.base.paths import is_file, project_root
 from fluidwait.base.yaml_files import load_yaml
 from fluidwait.studies.e6 import E6, check
 from fluidwait.studies.e10 import E10
@@ -33,7 +33,17 @@ def load_study(path_or_name: str | Path) -> Any:
         raise ConfigError(f"{path}: id: required key is missing (valid: {', '.join(MODELS)})")
     if not isinstance(data["id"], str) or data["id"] not in MODELS:
         raise ConfigError(f"{path}: id: '{data['id']}' is not a study{nearest(str(data['id']), list(MODELS))}")
-    return parse(MODELS[data["id"]], data, path)
+    study = parse(MODELS[data["id"]], data, path)
+    _check_files(study, path)
+    return study
+
+
+def _check_files(study: Study, path: Path) -> None:
+    """Whether the files are there that it names; a path of a file is left to whoever reads it."""
+    for key, folder, name in study.named_files():
+        if Path(name).name == name and not is_file(project_root() / folder / f"{Path(name).stem}.yaml"):
+            known = sorted(file.stem for file in (project_root() / folder).glob("*.yaml"))
+            raise ConfigError(f"{path}: {key}: no file {folder}/{name}.yaml{nearest(name, known)}")
 
 
 def check_study(name: str, study: Study, scale: str) -> None:

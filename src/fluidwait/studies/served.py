@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
@@ -78,6 +79,13 @@ class Served(Study):
             if not KEY.fullmatch(key):
                 raise ValueError(f"'{key}': a key consists of letters, digits and _ . + -")
         return self
+
+    def named_files(self) -> Iterator[tuple[str, str, str]]:
+        yield "hardware", "data/hardware", self.hardware
+        for key, load in self.loads.items():
+            yield f"loads.{key}.workload", "config/workloads", load.workload
+        for key, entry in self.policies.items():
+            yield f"policies.{key}.use", "config/policies", entry.use
 
     def check_key(self, where: str, key: str, kind: str) -> None:
         """Whether ``loads`` or ``policies`` (``kind``) have this key, which stands at ``where``.

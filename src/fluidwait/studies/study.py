@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import polars as pl
@@ -20,6 +20,10 @@ class Study(Strict):
     id: str
     title: Words
     scales: dict[str, Any]
+
+    def named_files(self) -> Iterator[tuple[str, str, str]]:
+        """The files that it names: key in the study, folder from the project's root, name of the file."""
+        return iter(())
 
     def scale(self, name: str) -> Any:
         """The sizes of a scale; ``paper-seeds2`` has those of ``paper``.

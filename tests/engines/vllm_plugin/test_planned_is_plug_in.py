@@ -13,7 +13,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed (./run.sh setup-vllm)"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from own_policies import SHORTEST, write_policy  # noqa: E402
-from vllm_cases import planned_case  # noqa: E402
+from vllm_cases import for_release, planned_case  # noqa: E402
 
 from fluidwait.device.hardware import load_hardware  # noqa: E402
 from fluidwait.engines.core import EngineError  # noqa: E402
@@ -25,10 +25,6 @@ from fluidwait.policies import load_policy  # noqa: E402
 A100 = load_hardware("a100-80g_llama-2-7b").time_model("profile")
 CASES, AT_ONCE = 60, 20
 
-pytestmark = pytest.mark.skipif(
-    not engine_version().startswith("0.32."), reason="the rules are those of vLLM 0.32; earlier releases differ"
-)
-
 
 @pytest.mark.parametrize("depth", [1, 2], ids=["synchronous", "asynchronous"])
 @pytest.mark.parametrize("first", range(0, CASES, AT_ONCE))
@@ -36,6 +32,7 @@ def test_every_request_of_random_runs(first, depth):
     """Memory pressure, every limit, priorities, shared prefixes, five policies; to the last bit."""
     for seed in range(first, first + AT_ONCE):
         case, policy, knobs = planned_case(seed, depth, A100)
+        case = for_release(case, engine_version())
         given = {"priority": case.priority, "hashes": case.hashes}
         theirs = simulate_vllm_clock(case.requests, policy, knobs, A100, case.rules, log=True, **given)
         rows = np.empty_like(theirs.log)
@@ -74,7 +71,7 @@ def test_a_policy_without_patience_is_told_by_both(monkeypatch):
     case, policy, knobs = planned_case(1, 2, A100)
     few = case.requests._replace(**{name: column[:3] for name, column in case.requests._asdict().items()})
     for_ever = knobs._replace(thresholds=np.array([4]), max_wait=np.inf)
-    rules = case.rules._replace(by_priority=False, caching=False)
+    rules = for_release(case, engine_version()).rules._replace(by_priority=False, caching=False)
     for run in (serve_planned, simulate_vllm_clock):
         with pytest.raises(EngineError, match="requests stranded at t = "):
             run(few, policy, for_ever, A100, rules)

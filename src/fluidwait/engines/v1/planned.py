@@ -88,8 +88,7 @@ def serve_planned(
     within = with_chunks(policy, knobs, rules)
     desk = new_desk(requests, policy, knobs, rules, priority)
     state, n = state_on(desk, requests), len(requests.arrival)
-    known = (hashes or [[] for _ in range(n)]) if rules.caching else None
-    blocks = new_pool(rules.blocks, rules.block_size, min(n, rules.requests), state.prompt, state.output, known)
+    blocks = new_pool(state, rules, hashes)
     memory = np.zeros(policy.memory_size(knobs), dtype=np.int64)
     log = np.empty((0, 6)) if rows is None else rows
     lists = new_lists(n, rules)

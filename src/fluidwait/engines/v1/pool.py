@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fluidwait.engines.v1.rules import Rules, State
 from fluidwait.policies.contract import jit
 
 NONE = -1
@@ -34,21 +35,22 @@ class Pool(NamedTuple):
     own: np.ndarray  # int64 by request: where the hashes begin that are its alone, those of generated tokens
 
 
-def new_pool(blocks: int, block_size: int, rows: int, prompt, output, hashes: list | None) -> Pool:
-    """All blocks free and empty.
+def new_pool(state: State, rules: Rules, hashes: list[list[int]] | None) -> Pool:
+    """All blocks free and empty, for these requests.
 
     Args:
-        prompt, output: int64[N], tokens.
-        hashes: of each request, the hashes of the full blocks of its prompt; None without prefix caching.
+        hashes: of each request, numbers of the full blocks of its prompt; read when the rules are ``caching``, None
+            where no two prompts have a beginning in common.
     """
-    n = len(prompt)
-    longest = -(-(np.asarray(prompt) + np.asarray(output)) // block_size) + 1
-    per_request = [np.asarray(own, dtype=np.int64) for own in hashes] if hashes is not None else []
+    n = len(state.prompt)
+    rows = min(n, rules.requests)
+    longest = -(-(state.prompt + state.output) // rules.block_size) + 1
+    per_request = [np.asarray(own, dtype=np.int64) for own in (hashes or [[]] * n)] if rules.caching else []
     _, known = np.unique(np.concatenate([*per_request, np.zeros(0, dtype=np.int64)]), return_inverse=True)
     begin = np.concatenate([[0], np.cumsum([len(own) for own in per_request])]).astype(np.int64)
     distinct = int(known.max()) + 1 if len(known) else 0
     own = (distinct + np.concatenate([[0], np.cumsum(longest[:-1])])).astype(np.int64)
-    size, most = (blocks, int(longest.max())) if hashes is not None else (0, 0)
+    size, most = (rules.blocks, int(longest.max())) if rules.caching else (0, 0)
     ring = np.arange(size + 1, dtype=np.int64)
     return Pool(
         (ring - 1) % (size + 1),
@@ -56,8 +58,8 @@ def new_pool(blocks: int, block_size: int, rows: int, prompt, output, hashes: li
         np.zeros(size, dtype=np.int64),
         np.full(size, NONE),
         np.full(size, NONE),
-        np.full(distinct + int(longest.sum()) if hashes is not None else 0, NONE),
-        np.zeros((rows if hashes is not None else 0, most), dtype=np.int64),
+        np.full(distinct + int(longest.sum()) if rules.caching else 0, NONE),
+        np.zeros((rows if rules.caching else 0, most), dtype=np.int64),
         np.concatenate([np.arange(rows), [rows]]).astype(np.int64),
         np.zeros(n, dtype=np.int64),
         np.zeros(n, dtype=np.int64),

@@ -6,17 +6,23 @@ tokens on their way as computed; what the running step finishes keeps its place 
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fluidwait.base.errors import ConfigError
+from fluidwait.device import timing
 from fluidwait.device.timing import BatchSums, TimeModel, iteration_time
+from fluidwait.engines import core
 from fluidwait.engines.core import EngineError
+from fluidwait.engines.v1 import pool as pool_of
+from fluidwait.engines.v1 import rules as rules_of
+from fluidwait.engines.v1 import schedule
 from fluidwait.engines.v1.pool import new_pool, publish
 from fluidwait.engines.v1.rules import Rules, State, new_lists, new_state
 from fluidwait.engines.v1.schedule import enqueue, give_up, leave_queue, plan_step
-from fluidwait.policies.contract import jit, jit_cached
+from fluidwait.policies.contract import jit
 
 DONE, STRANDED, BROKEN_INVARIANT, PAUSED = range(4)
 
@@ -103,29 +109,18 @@ class Serving:
     """A run that can be paused; arguments and errors as of :func:`serve`.
 
     Attributes:
-        rules: those in force; the tokens of a batch and the watermark may change at a pause.
+        rules: those in force; the tokens of a batch, the watermark and, below those of the beginning, the running
+            requests may change at a pause.
         notes: for an observer, who asks for ``noted`` steps between two pauses.
     """
 
     def __init__(
-        self,
-        requests,
-        time_model: TimeModel,
-        rules: Rules,
-        *,
-        priority=None,
-        hashes=None,
-        rows=None,
-        check=False,
-        noted=0,
+        self, requests, time_model, rules: Rules, *, priority=None, hashes=None, rows=None, check=False, noted=0
     ):
         check_lengths(requests, rules)
         self.rules, self.state = rules, new_state(requests, priority)
         n = len(self.state.arrival)
-        known = (hashes or [[] for _ in range(n)]) if rules.caching else None
-        room = min(n, rules.requests)
-        pool = new_pool(rules.blocks, rules.block_size, room, self.state.prompt, self.state.output, known)
-        self._fixed = (self.state, new_lists(n, rules), pool, time_model)
+        self._fixed = (self.state, new_lists(n, rules), new_pool(self.state, rules, hashes), time_model)
         self._log = np.empty((0, 6)) if rows is None else rows
         self._check = check
         self.notes = new_notes(n if noted else 0, noted)
@@ -137,7 +132,7 @@ class Serving:
         Returns True when every request has completed.
         """
         self.notes.filled[0] = 0
-        status, place = _run(*self._fixed, self.rules, self._log, self._check, self.notes, self.place, when)
+        status, place = serve_until(*self._fixed, self.rules, self._log, self._check, self.notes, self.place, when)
         self.place = Place(*place)
         if status in (STRANDED, BROKEN_INVARIANT):
             raise EngineError(_explain(status, self.place.now, self.state))
@@ -178,7 +173,6 @@ def _explain(status: int, at: float, state: State) -> str:
     return f"vLLM's rules: invariant violated at t = {at:.6g} s (conservation of requests or blocks)"
 
 
-@jit_cached
 def _run(state, lists, pool, time_model, rules, rows, check, notes, place, until):
     n, zero = len(state.arrival), _zero()
     free, head, tail, running, finished = place.free, place.head, place.tail, place.running, place.finished
@@ -344,3 +338,7 @@ def _holds(state, lists, rules, free, head, tail, running, finished):
     if free < 0 or (blocks + free != rules.blocks if not rules.caching else blocks + free < rules.blocks):
         return False
     return running + (tail - head) + finished == tail
+
+
+PARTS = [timing, pool_of, rules_of, schedule, sys.modules[__name__]]
+serve_until = core.kept(_run, PARTS)

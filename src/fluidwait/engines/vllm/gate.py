@@ -5,7 +5,7 @@ plan, and vLLM's own ``schedule`` is called with only the requests that the plan
 Afterwards the others are put back. Everything else, memory, preemption, prefix caching, priorities, aborts, is
 vLLM's: between two calls its state is what it would be without us, except for what has not been scheduled yet.
 
-A policy whose rule is vLLM's own within ``engine_limits`` needs none of this: vLLM schedules by itself, with two
+A policy whose rule is vLLM's own within ``engine_limits`` needs none of this: vLLM schedules by itself, with three
 numbers of the policy's. What knobs set in the engine is put back when they go.
 
 With asynchronous scheduling a step is planned while the one before runs; tokens in flight count as generated.
@@ -103,9 +103,9 @@ class Gate:
         return output
 
     def _within_limits(self, now: float, schedule):
-        """vLLM's own step, with no larger a batch than the policy's: but no decode waits for tokens."""
+        """vLLM's own step, with no larger a batch and no more requests than the policy's: but no decode waits."""
         before = len(self.engine.running)
-        output = self.stock.within(max(self._batch_tokens, before), self._spare, schedule)
+        output = self.stock.within(max(self._batch_tokens, before), self._spare, self._requests, schedule)
         self.watch.took_off(output, now)
         inside = len(self.engine.running)
         entered = max(inside - before, 0)  # in one step vLLM preempts or admits
@@ -155,6 +155,7 @@ class Gate:
             self.planner.adopt(prepared)
             return
         self._batch_tokens, self._spare = self.policy.engine_limits(prepared.knobs, self.engine.block_size)
+        self._requests = self.policy.limits(prepared.knobs).requests
         self.stock.leave_free(self._spare)
 
     def _warm_up(self, first: Prepared | None) -> None:

@@ -30,6 +30,8 @@ class Stock:
         self.watermark = int(WATERMARK_SHARE * self.blocks)
         running = engine.max_num_running_reqs
         self.requests = min(running, getattr(engine, "max_num_active_reqs", running))
+        # what vLLM compares with when it admits; a release with both asserts the other one
+        self._seats = "max_num_active_reqs" if hasattr(engine, "max_num_active_reqs") else "max_num_running_reqs"
         self.by_priority = engine.policy == SchedulingPolicy.PRIORITY
         self._free_blocks = engine.kv_cache_manager.block_pool.get_num_free_blocks
         self._aside = (0, 0)  # running and waiting requests that vLLM's own step does not see
@@ -79,17 +81,24 @@ class Stock:
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
-    def within(self, tokens: int, spare: int, schedule):
-        """vLLM's own step with at most so many tokens and admissions that leave so many blocks free; its output."""
-        engine = self.engine
-        if self._watermark is None and spare and engine.waiting:
-            seen = self._above_the_watermark(len(engine.running), spare)
-            return self.over(list(engine.running), seen, len(seen) < len(engine.waiting), tokens, schedule)[0]
-        engine.max_num_scheduled_tokens = min(self.tokens, tokens)
+    def within(self, tokens: int, spare: int, requests: int, schedule):
+        """vLLM's own step with at most so many tokens and running requests; its output.
+
+        Args:
+            spare: KV blocks that admissions leave free.
+            requests: those that run already may be more.
+        """
+        engine, own = self.engine, getattr(self.engine, self._seats)
+        setattr(engine, self._seats, max(min(own, requests), len(engine.running)))
         try:
+            if self._watermark is None and spare and engine.waiting:
+                seen = self._above_the_watermark(len(engine.running), spare)
+                return self.over(list(engine.running), seen, len(seen) < len(engine.waiting), tokens, schedule)[0]
+            engine.max_num_scheduled_tokens = min(self.tokens, tokens)
             return schedule()
         finally:
             engine.max_num_scheduled_tokens = self.tokens
+            setattr(engine, self._seats, own)
 
     def _above_the_watermark(self, running: int, spare: int) -> list:
         """The head of the queue up to the first request that would not leave enough blocks free.

@@ -94,9 +94,8 @@ def _scheduler(job: Job):
     rules = limited(policy, knobs, job.rules)
     if policy.stock_limits(knobs) is not None:
         return make_scheduler(AsyncScheduler if rules.depth > 1 else Scheduler, **settings(rules, job.requests))
-    server = job.rules._replace(requests=rules.requests)  # the other limits are the plug-in's to keep
     given = partial(GivenScheduler, policy, knobs, job.requests)
-    return make_scheduler(given, **settings(server, job.requests))
+    return make_scheduler(given, **settings(job.rules, job.requests))  # the limits are the plug-in's to keep
 
 
 def settings(rules: Rules, requests) -> dict[str, Any]:

@@ -120,7 +120,9 @@ def of_the_plugin(load, asynchronous):
     """Auto mode, which looks twice a second from the tenth request on, so that short runs see several plans."""
     learned = Learned(SchedulerSettings(least=10, refresh=0.5, length_window=50, iteration_window=40))
     rules = vllm(load.blocks, asynchronous=asynchronous, caching=load.hashes is not None)
-    return load_policy({"policy": "fluid_budget"} | load.settings), learned, A100, rules
+    # releases before 0.32 have no watermark: the plug-in, which stands in for it, counts free blocks another way
+    without = {} if engine_version().startswith("0.32.") else {"watermark": 0.0}
+    return load_policy({"policy": "fluid_budget"} | load.settings | without), learned, A100, rules
 
 
 class Load(NamedTuple):

@@ -74,9 +74,10 @@ class Case(LoadCase):
         whole = self.workload.model_dump(exclude_none=True) | {"predictions": predictions.model_dump()}
         return parse(Workload, whole, f"study {self.study.id}: policies.{key}: workload {self.workload.name}")
 
-    def knobs(self, policy: Policy, rate: float) -> Any:
-        """The knobs of a policy that knows the law of the lengths and the rate."""
-        return policy.prepare(context_of(self.law, rate, self.times, self.hardware.linear, self.semantics))
+    def knobs(self, policy: Policy, rate: float, workload: Workload | None = None) -> Any:
+        """The knobs of a policy that knows the law of the lengths, the rate, and how good its predictions are."""
+        error = (workload or self.workload).prediction_error
+        return policy.prepare(context_of(self.law, rate, self.times, self.hardware.linear, self.semantics, error))
 
     def run(self, policy: Policy, knobs: Any, requests: Requests) -> Run:
         """A run of the policy."""
@@ -102,7 +103,7 @@ def check(study: E12, scale: str) -> None:
         served += [("envelope.grid", policy, case.workload) for _, policy in every_static(case)]
         for name, policy, workload in served:
             with named(f"study {study.id}: {name} on loads.{load}"):
-                knobs, requests = case.knobs(policy, highest), case.requests(highest, 0, most, scale, workload)
+                knobs, requests = case.knobs(policy, highest, workload), case.requests(highest, 0, most, scale, workload)
                 check_requests(requests, policy, knobs, reservation(policy, knobs, case.semantics))
 
 
@@ -143,7 +144,7 @@ def _rows(case: Case, scale: str) -> pl.DataFrame:
     for key in study.served(load):
         policy, workload = case.policy(key), case.told(key)
         for share, n in (*sizes.items(), (study.overload.share, study.overload_requests(load, scale))):
-            knobs = case.knobs(policy, case.rate(share))
+            knobs = case.knobs(policy, case.rate(share), workload)
             for replication in range(study.scale(scale).replications):
                 requests = case.requests(case.rate(share), replication, n, scale, workload)
                 row = {"workload": load, "share": share, "policy": key, "replication": replication}

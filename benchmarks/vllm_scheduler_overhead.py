@@ -52,6 +52,7 @@ def policies(running: int) -> dict[str, tuple]:
     return {
         "vLLM itself": (AsyncScheduler, None),
         "auto": (WaitScheduler, {"policy": "auto", "least": 50, "refresh": 0.5}),
+        "look-ahead": (WaitScheduler, {"policy": "fluid_lookahead", "least": 50, "refresh": 0.5}),
         "wait_chunked": (WaitScheduler, {"policy": "wait_chunked", "settings": chunked}),
         "nested_wait": (WaitScheduler, {"policy": "nested_wait", "settings": nested}),
     }

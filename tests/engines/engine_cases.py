@@ -95,6 +95,11 @@ def random_policy(name: str, seed: int, g: np.random.Generator) -> dict:
             "max_requests": cap,
             "watermark": [0.1, 0.0][seed % 2],
         },
+        "fluid_lookahead": {
+            "max_requests": cap,
+            "share": [0.9, 0.3][seed % 2],
+            "overcommit": [2.0, -1.0, 0.0][seed % 3],
+        },
         "orca": {"max_requests": cap, "max_model_len": int(g.choice([672, 704, 768]))},
         "wait_chunked": {
             "in_service": max(cap, 8),

@@ -39,6 +39,7 @@ CONFIGURATIONS = {
     "wait_chunked": 32,
     "vllm_v1": 12,
     "fluid_budget": 24,
+    "fluid_lookahead": 12,
     "nested_wait": 9,
     "wait": 9,
 }
@@ -48,6 +49,7 @@ CAPS = {
     "orca": ["max_requests"],
     "vllm_v1": ["max_requests", "token_budget"],
     "fluid_budget": ["max_requests", "batch_tokens"],
+    "fluid_lookahead": ["max_requests"],
     "wait_chunked": ["chunk", "max_wait"],
     "nested_wait": ["max_wait"],
     "wait": ["max_wait"],

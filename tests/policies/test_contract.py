@@ -25,6 +25,7 @@ SPECS = {
     "vllm_v0": {"max_requests": 12, "token_cap": 200},
     "vllm_v1": {"token_budget": 60, "max_requests": 12},
     "fluid_budget": {"batch_tokens": 60, "max_requests": 12},
+    "fluid_lookahead": {"max_requests": 12},
     "orca": {"max_requests": 12, "max_model_len": 192},
     "wait": {"thresholds": [3], "max_wait": 0.2},
     "nested_wait": {"boundaries": [10, 40, LONGEST], "thresholds": [3, 2, 1], "max_wait": 0.2},

@@ -11,6 +11,7 @@ LAW = law([4, 12, 30], [0.5, 0.3, 0.2])
 SPECS = {
     "nested_wait": {"policy": "nested_wait", "boundaries": [4, 30], "thresholds": [3, 2], "max_wait": 5.0},
     "wait_chunked": {"policy": "wait_chunked", "in_service": 12, "boundaries": [4, 30], "max_wait": 5.0},
+    "fluid_lookahead": {"policy": "fluid_lookahead", "max_requests": 12},
     "wait_chunked without gate": {"policy": "wait_chunked", "in_service": 40, "boundaries": [30], "gate": False},
 }
 STEP = st.tuples(st.integers(0, 30), st.lists(st.integers(1, 29), max_size=14), st.integers(0, 40), st.floats(0, 9))

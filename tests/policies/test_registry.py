@@ -18,6 +18,7 @@ ALL = [
         "eb_plus",
         "flow_control",
         "fluid_budget",
+        "fluid_lookahead",
         "lightllm",
         "lmdeploy",
         "mcsf",

@@ -103,7 +103,10 @@ def check(study: E12, scale: str) -> None:
         served += [("envelope.grid", policy, case.workload) for _, policy in every_static(case)]
         for name, policy, workload in served:
             with named(f"study {study.id}: {name} on loads.{load}"):
-                knobs, requests = case.knobs(policy, highest, workload), case.requests(highest, 0, most, scale, workload)
+                knobs, requests = (
+                    case.knobs(policy, highest, workload),
+                    case.requests(highest, 0, most, scale, workload),
+                )
                 check_requests(requests, policy, knobs, reservation(policy, knobs, case.semantics))
 
 

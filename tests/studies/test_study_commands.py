@@ -100,7 +100,7 @@ MISTAKES = {
     ),
     "no such study": ("study_table/e13/toy", "tiny", "(did you mean 'study_table/e11/toy'?)"),
     "a study without an id": ("study_table/none/toy", "tiny", "none.yaml: id: required key is missing"),
-    "an id that is none": ("study_table/odd/toy", "tiny", "odd.yaml: id: 'e1' is not a study (did you mean 'e11'?)"),
+    "an id that is none": ("study_table/odd/toy", "tiny", "odd.yaml: id: 'e1' is not a study (did you mean 'e12'?)"),
     "an id that is a list": ("study_table/list/toy", "tiny", "list.yaml: id: '[1.5]' is not a study"),
     "an id that is a mapping": ("study_table/mapping/toy", "tiny", "is not a study"),
     "missing runs": (

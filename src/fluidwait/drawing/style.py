@@ -3,7 +3,8 @@
 Colours are the Okabe-Ito palette, which colour-blind readers tell apart. In grey, policies stay apart by marker, by
 filled or open marker, and by line style. A policy's look depends on its key only, up to its place among its siblings:
 ``wait*`` is blue with circles and crosses, ``sarathi*`` vermilion with squares, ``vllm_v0*`` green with triangles up,
-``vllm_v1*`` purple with triangles down, ``orca*`` orange with crosses, anything else black or grey with stars and such.
+``vllm_v1*`` purple with triangles down, ``orca*`` orange with crosses, ``fluid*`` black with pentagons,
+``sglang*`` orange with hexagons, ``trtllm*`` green with octagons, anything else black or grey with stars and such.
 """
 
 from __future__ import annotations
@@ -156,6 +157,9 @@ FAMILIES: dict[str, tuple[Style, ...]] = {
     "vllm_v0": (Style("#009E73", "^", True, DASH_DOT), Style("#009E73", "^", False, DOTTED)),
     "vllm_v1": (Style("#B5549B", "v", True, DASHED), Style("#B5549B", "v", False, DOTTED)),
     "orca": (Style("#E69F00", "X", True, DOTTED), Style("#E69F00", "X", False, DASHED)),
+    "fluid": (Style("#000000", "p", True, SOLID), Style("#6B6B6B", "p", False, DASHED)),
+    "sglang": (Style("#E69F00", "h", True, DASH_DOT), Style("#E69F00", "h", False, DOTTED)),
+    "trtllm": (Style("#009E73", "8", True, DASHED), Style("#009E73", "8", False, DOTTED)),
     "other": (
         Style("#000000", "*", True, SOLID),
         Style("#6B6B6B", "P", True, DASHED),

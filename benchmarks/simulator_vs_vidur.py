@@ -35,7 +35,11 @@ from fluidwait.workload import generate, length_law, load_workload
 
 HARDWARE = "a100-80g_llama-2-7b"
 POINTS = [("p512d20", 16.0), ("lmsys-chat-1m", 30.0)]  # workload, requests/s
-POLICIES = [("sarathi", True), ("wait_chunked", False), ("fluid_lookahead", False)]  # policy, whether Vidur uses its own scheduler
+POLICIES = [
+    ("sarathi", True),
+    ("wait_chunked", False),
+    ("fluid_lookahead", False),
+]  # policy, whether Vidur uses its own scheduler
 LEAST_SECONDS = 0.2  # a run of the simulator is repeated until it can be timed
 
 

@@ -11,6 +11,7 @@ from small_studies import e12, e12_data
 
 from fluidwait.base.errors import ConfigError
 from fluidwait.base.models import parse
+from fluidwait.base.paths import project_root
 from fluidwait.experiments.bisection import lambda_star
 from fluidwait.stats.metrics import mean_interval
 from fluidwait.studies.e12 import E12
@@ -236,3 +237,40 @@ def test_what_ships_can_be_served():
     for scale in ("quick", "paper"):
         check(study, scale)
     assert len(every_static(Case(study, "single"))) == 11 * 6
+
+
+COMMITTED = pl.read_csv(project_root() / "paper" / "frontier.csv")
+LOOK = COMMITTED.filter(pl.col("policy").str.starts_with("look"))
+
+
+def test_the_committed_table_covers_the_study():
+    study = load_study("e12")
+    wanted = {(load, key) for load in study.loads for key in study.served(load)}
+    assert set(COMMITTED.select("workload", "policy").iter_rows()) == wanted
+
+
+def test_the_committed_table_is_what_the_study_gives():
+    """One load, vLLM's rule and the look-ahead, their overload runs, all replications."""
+    study = load_study("e12")
+    policies = {key: study.policies[key] for key in ("vllm_v1", "look_known")}
+    grid = {"token_budget": [256], "max_requests": [64]}
+    envelope = study.envelope.model_copy(update={"grid": grid})
+    drawn = study.drawn.model_copy(update={"policies": ["vllm_v1"]})
+    loads = {"long_tight": study.loads["long_tight"]}
+    some = study.model_copy(update={"policies": policies, "loads": loads, "envelope": envelope, "drawn": drawn})
+    rows = _rows(Case(some, "long_tight"), "paper").filter(pl.col("carried").is_not_null())
+    for key in policies:
+        carried = rows.filter(pl.col("policy") == key)["carried"].mean()
+        committed = COMMITTED.filter((pl.col("workload") == "long_tight") & (pl.col("policy") == key))
+        assert committed["share_of_usable_bound"].item() == pytest.approx(carried, rel=1e-9)
+
+
+def test_the_look_ahead_is_at_the_frontier():
+    """What docs/frontier.md says of the committed numbers."""
+    assert LOOK["share_of_usable_bound"].min() >= 0.965
+    calm = LOOK.filter(~pl.col("workload").is_in(["bursty", "decode"]))
+    assert calm["worst_latency_ratio"].max() <= 1.025 and LOOK["worst_latency_ratio"].max() <= 1.08
+    assert LOOK["latency_change"].max() <= 0
+    assert LOOK.filter(pl.col("lengths") == "known")["recomputed_share"].max() == 0
+    elsewhere = LOOK.filter(pl.col("workload") != "chat_tight")
+    assert elsewhere["recomputed_share"].max() <= 0.001 and LOOK["recomputed_share"].max() <= 0.02

@@ -18,11 +18,13 @@ from vllm_cases import for_release, random_case  # noqa: E402
 from fluidwait.base.errors import ConfigError  # noqa: E402
 from fluidwait.device.hardware import load_hardware  # noqa: E402
 from fluidwait.engines import simulator  # noqa: E402
+from fluidwait.engines.core import EngineError  # noqa: E402
 from fluidwait.engines.learning import Learned, serve_learning  # noqa: E402
 from fluidwait.engines.v1.rules import vllm  # noqa: E402
 from fluidwait.engines.v1.run import serve  # noqa: E402
 from fluidwait.engines.vllm.load.engine import engine_version  # noqa: E402
 from fluidwait.engines.vllm.settings import SchedulerSettings  # noqa: E402
+from fluidwait.engines.vllm_clock import run as clock_engine  # noqa: E402
 from fluidwait.engines.vllm_clock import simulate_vllm_clock  # noqa: E402
 from fluidwait.policies import load_policy  # noqa: E402
 from fluidwait.policies.contract import Context  # noqa: E402
@@ -36,6 +38,17 @@ def stock(rules):
     """The policy that is vLLM's own scheduler with these limits, and its knobs."""
     policy = load_policy({"policy": "vllm_v1", "token_budget": rules.tokens, "max_requests": rules.requests})
     return policy, policy.prepare(None)
+
+
+def test_two_prompts_that_evict_each_other_for_ever(monkeypatch):
+    """With priorities and asynchronous scheduling vLLM can come to that; both engines end with one line."""
+    case = random_case(52411, 2)
+    given = {"priority": case.priority, "hashes": case.hashes}
+    with pytest.raises(EngineError, match="no end in sight"):
+        serve(case.requests, A100, case.rules, **given)
+    monkeypatch.setattr(clock_engine, "most_fruitless", lambda requests: 500)
+    with pytest.raises(EngineError, match="no end in sight"):
+        simulate_vllm_clock(case.requests, *stock(case.rules), A100, case.rules, **given)
 
 
 @pytest.mark.parametrize("depth", [1, 2], ids=["synchronous", "asynchronous"])

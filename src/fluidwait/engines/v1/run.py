@@ -15,7 +15,7 @@ from fluidwait.base.errors import ConfigError
 from fluidwait.device import timing
 from fluidwait.device.timing import BatchSums, TimeModel, iteration_time
 from fluidwait.engines import core
-from fluidwait.engines.core import EngineError
+from fluidwait.engines.core import EngineError, most_fruitless
 from fluidwait.engines.v1 import pool as pool_of
 from fluidwait.engines.v1 import rules as rules_of
 from fluidwait.engines.v1 import schedule
@@ -24,7 +24,7 @@ from fluidwait.engines.v1.rules import Rules, State, new_lists, new_state
 from fluidwait.engines.v1.schedule import enqueue, give_up, leave_queue, plan_step
 from fluidwait.policies.contract import jit
 
-DONE, STRANDED, BROKEN_INVARIANT, PAUSED = range(4)
+DONE, STRANDED, BROKEN_INVARIANT, PAUSED, FRUITLESS = range(5)
 
 
 class Served(NamedTuple):
@@ -51,6 +51,7 @@ class Place(NamedTuple):
     flights: int  # steps that have not ended
     empty: int  # steps in a row that planned nothing
     evictions: int
+    fruitless: int  # evictions since a request last came or completed
     peak: int  # most KV blocks in use
     ended: int  # requests that the step that ended last has completed, until the next one is planned
     now: float  # s
@@ -69,7 +70,7 @@ class Notes(NamedTuple):
 
 def new_place(rules: Rules) -> Place:
     """The beginning of a run."""
-    return Place(rules.blocks, *[0] * 10, *[0.0] * 3)
+    return Place(rules.blocks, *[0] * 11, *[0.0] * 3)
 
 
 def new_notes(requests: int = 0, steps: int = 0) -> Notes:
@@ -134,7 +135,7 @@ class Serving:
         self.notes.filled[0] = 0
         status, place = serve_until(*self._fixed, self.rules, self._log, self._check, self.notes, self.place, when)
         self.place = Place(*place)
-        if status in (STRANDED, BROKEN_INVARIANT):
+        if status in (STRANDED, BROKEN_INVARIANT, FRUITLESS):
             raise EngineError(_explain(status, self.place.now, self.state))
         return status == DONE
 
@@ -170,6 +171,11 @@ def _explain(status: int, at: float, state: State) -> str:
     if status == STRANDED:
         left = int(np.argmax(np.isnan(state.completion)))
         return f"vLLM's rules: requests stranded at t = {at:.6g} s: request {left} would wait for ever"
+    if status == FRUITLESS:
+        return (
+            f"vLLM's rules: no end in sight at t = {at:.6g} s: {most_fruitless(state)} evictions since the last arrival "
+            "and completion; running requests evict each other for ever"
+        )
     return f"vLLM's rules: invariant violated at t = {at:.6g} s (conservation of requests or blocks)"
 
 
@@ -178,18 +184,24 @@ def _run(state, lists, pool, time_model, rules, rows, check, notes, place, until
     free, head, tail, running, finished = place.free, place.head, place.tail, place.running, place.finished
     iterations, flights, empty, evictions = place.iterations, place.flights, place.empty, place.evictions
     peak, ended, now, device_free, busy = place.peak, place.ended, place.now, place.device_free, place.busy
+    fruitless, most = place.fruitless, most_fruitless(state)
     observed, status = len(notes.landed) > 0, DONE
     while finished < n:
         while tail < n and state.arrival[tail] <= now:
             if observed:
                 notes.taken_in[tail] = now
             tail = enqueue(state, lists, rules, tail, head, tail)
+            fruitless = zero
         asked = running > 0 or head < tail or ended > 0
         if asked and (now >= until or (observed and notes.filled[0] == len(notes.landed))):
             status = PAUSED
             break
         free, head, running, preempted = plan_step(state, lists, pool, rules, free, head, tail, running)
         evictions += preempted
+        fruitless += preempted
+        if fruitless > most:
+            status = FRUITLESS
+            break
         ended = zero
         slot = iterations % 2
         sums, batch = _take_off(state, lists, slot, running)
@@ -215,6 +227,8 @@ def _run(state, lists, pool, time_model, rules, rows, check, notes, place, until
             now = max(now, lists.end[slot])
             free, head, running, ended = _land(state, lists, pool, rules, slot, now, free, head, running)
             finished += ended
+            if ended > 0:
+                fruitless = zero
             flights -= 1
             if observed:
                 _note(notes, slot, now)
@@ -229,7 +243,7 @@ def _run(state, lists, pool, time_model, rules, rows, check, notes, place, until
         if check and not _holds(state, lists, rules, free, head, tail, running, finished):
             status = BROKEN_INVARIANT
             break
-    counts = (free, head, tail, running, finished, iterations, flights, empty, evictions, peak, ended)
+    counts = (free, head, tail, running, finished, iterations, flights, empty, evictions, fruitless, peak, ended)
     return status, (*counts, now, device_free, busy)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from fluidwait.device.timing import BatchSums, TimeModel, iteration_time
-from fluidwait.engines.core import EngineError
+from fluidwait.device.timing import BatchSums, TimeModel, in_python, iteration_time
+from fluidwait.engines.core import EngineError, most_fruitless
 from fluidwait.engines.learning import Learned
 from fluidwait.engines.simulator import LOG_COLUMNS, Run
 from fluidwait.engines.v1.limits import limited
@@ -130,6 +130,7 @@ class Loop:
         self.flights: deque = deque()  # (output, end in s), oldest first
         self.device_free = 0.0  # s
         self.sent = self.done = self.empty = 0
+        self.fruitless = 0  # evictions since a request last came or completed
         self.predicted = predicted_output(requests)
         self.known: dict[str, Any] = {}  # vLLM's request by name
         self.goal: dict[str, int] = {}  # tokens to prefill
@@ -143,14 +144,20 @@ class Loop:
         """All of it.
 
         Raises:
-            EngineError: the scheduler plans nothing any more.
+            EngineError: the scheduler plans nothing any more, or requests evict each other for ever.
         """
-        n, scheduler = len(self.requests.arrival), self.scheduler
+        n, scheduler, seen = len(self.requests.arrival), self.scheduler, 0
+        most = in_python(most_fruitless)(self.requests)
         while self.done < n:
             self._arrivals()
             began = self.clock.now
             output = scheduler.schedule() if scheduler.has_requests() else None
-            self.evictions += len(getattr(output, "preempted_req_ids", None) or ())
+            evicted = len(getattr(output, "preempted_req_ids", None) or ())
+            self.evictions += evicted
+            self.fruitless = self.fruitless + evicted if self.sent + self.done == seen else 0
+            seen = self.sent + self.done
+            if self.fruitless > most:
+                raise EngineError(f"vLLM: no end in sight: {most} evictions since the last arrival and completion")
             planned = output is not None and output.total_num_scheduled_tokens > 0
             if planned:
                 self._take_off(output)

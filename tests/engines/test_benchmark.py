@@ -18,7 +18,7 @@ def test_quick_benchmark(tmp_path):
     script = project_root() / "benchmarks" / "simulator_vs_vidur.py"
     done = subprocess.run([sys.executable, script, "--quick", "--out", out], capture_output=True, text=True, check=True)
     tables = json.loads(out.read_text())
-    assert len(tables["against_vidur"]) == 4
+    assert len(tables["against_vidur"]) == 6
     for row in tables["against_vidur"]:
         assert row["max_apart_s"] <= 1e-9
         assert row["ratio"] > 50  # hundreds to thousands; far below that something is broken

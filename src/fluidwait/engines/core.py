@@ -300,7 +300,8 @@ def victim_of(policy: ModuleType) -> Any:
 
 def kept(function: Any, sources: list[ModuleType]) -> Any:
     """Compile ``function``, which is made of these files, for all policies; cached as by :func:`specialise`."""
-    digest = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in (contract, *sources)))
+    parts = (contract, tools, *sources)
+    digest = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in parts))
     return jit_cached(bind(function, f"{function.__name__}_{digest.hexdigest()[:16]}"))
 
 

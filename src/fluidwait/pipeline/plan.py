@@ -158,8 +158,10 @@ class Plan:
         """
         kind, _, rest = name.partition("/")
         owner = rest.split("/")[0]
-        self._check_only(name, owner)
-        known = None if kind.startswith("real_") else self._of_one(kind, owner)
+        known = None
+        if not kind.startswith("real_"):  # a step of what several targets share
+            self._check_only(name, owner)
+            known = self._of_one(kind, owner)
         if known is not None and not any(
             f"{other}/".startswith(f"{name}/") for other in known
         ):  # mistaken: the nearest may be of another kind

@@ -173,8 +173,8 @@ def _explain(status: int, at: float, state: State) -> str:
         return f"vLLM's rules: requests stranded at t = {at:.6g} s: request {left} would wait for ever"
     if status == FRUITLESS:
         return (
-            f"vLLM's rules: no end in sight at t = {at:.6g} s: {most_fruitless(state)} evictions since the last arrival "
-            "and completion; running requests evict each other for ever"
+            f"vLLM's rules: no end in sight at t = {at:.6g} s: {most_fruitless(state)} evictions since the last "
+            "arrival and completion; running requests evict each other for ever"
         )
     return f"vLLM's rules: invariant violated at t = {at:.6g} s (conservation of requests or blocks)"
 
@@ -354,5 +354,5 @@ def _holds(state, lists, rules, free, head, tail, running, finished):
     return running + (tail - head) + finished == tail
 
 
-PARTS = [timing, pool_of, rules_of, schedule, sys.modules[__name__]]
+PARTS = [core, timing, pool_of, rules_of, schedule, sys.modules[__name__]]
 serve_until = core.kept(_run, PARTS)
